@@ -1,0 +1,167 @@
+//! What people, scripts and peers ask of any node. A node that does not lead passes the call on to the leader.
+
+use serde::{Deserialize, Serialize};
+
+use crate::runner::OutputChunk;
+use crate::status::ClusterStatus;
+use crate::task::{TaskSpec, TaskState, TaskView};
+use crate::{NodeId, TaskId};
+
+/// Served by every node.
+#[tarpc::service]
+pub trait Api {
+    /// Submits tasks. Each is accepted durably or refused on its own, in order.
+    ///
+    /// The caller draws the ids and keeps them when it retries: a task that exists is reported as
+    /// [`Submitted::Existing`], never doubled. While there is no leader the call waits, within its deadline.
+    async fn submit(via: Via, tasks: Vec<Submission>) -> Result<Vec<Submitted>, ApiError>;
+
+    /// One task by id or by a unique prefix of it (at least 4 digits).
+    async fn show(via: Via, id: String) -> Result<TaskView, ApiError>;
+
+    /// Tasks, newest first, without payloads.
+    async fn list(via: Via, filter: ListFilter) -> Result<TaskPage, ApiError>;
+
+    /// Why a task is where it is, and what would change it.
+    async fn why(via: Via, id: String) -> Result<Why, ApiError>;
+
+    /// Asks for a task to be cancelled and returns its present state; cancelled means that its processes are gone.
+    async fn cancel(via: Via, id: String) -> Result<TaskView, ApiError>;
+
+    /// Queues a task that ended without success again, with a fresh budget of attempts.
+    async fn retry(via: Via, id: String) -> Result<TaskView, ApiError>;
+
+    /// Waits until at least one of the tasks is past the given revision or final, or `patience_ms` has passed;
+    /// returns them all, without payloads.
+    async fn watch(via: Via, tasks: Vec<(TaskId, u64)>, patience_ms: u64) -> Result<Vec<TaskView>, ApiError>;
+
+    /// Part of the output of a task's attempt (0 = the newest one), from whichever node has it.
+    async fn output(
+        via: Via,
+        id: String,
+        attempt: u32,
+        offset: u64,
+        bytes_max: u32,
+    ) -> Result<OutputChunk, ApiError>;
+
+    /// The cluster as this node sees it, completed by the leader's knowledge if there is one. Works without a leader.
+    async fn status(via: Via) -> Result<ClusterStatus, ApiError>;
+
+    /// Asks the leader to hand over, to `to` if given. Returns who took over.
+    async fn handover(via: Via, to: Option<NodeId>) -> Result<NodeId, ApiError>;
+
+    /// Sets a node's priority for leading; higher leads.
+    async fn set_priority(via: Via, node: NodeId, priority: i32) -> Result<(), ApiError>;
+}
+
+/// Whether a call comes from a client or was passed on by a peer; a peer's call is not passed on again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// From a client.
+    Client,
+    /// Passed on by a node that takes us for the leader.
+    Peer,
+}
+
+/// A task to accept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// Drawn at random by the client.
+    pub id: TaskId,
+    /// What to do.
+    pub spec: TaskSpec,
+}
+
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Submitted {
+    /// Accepted and committed.
+    Accepted {
+        /// The task.
+        id: TaskId,
+    },
+    /// The same id or idempotency key was accepted before.
+    Existing {
+        /// That task, whose id differs from the submission's if the key matched.
+        id: TaskId,
+        /// Where it stands.
+        state: TaskState,
+    },
+    /// Not accepted; nothing was queued.
+    Refused(ApiError),
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListFilter {
+    /// Only tasks in this state.
+    #[serde(default)]
+    pub state: Option<TaskState>,
+    /// At most this many; the server caps it at 10,000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// A page of tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskPage {
+    /// Newest first, without payloads.
+    pub tasks: Vec<TaskView>,
+    /// How many match in all.
+    pub total: u64,
+}
+
+/// Why a task is where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// The task.
+    pub id: TaskId,
+    /// Where it stands.
+    pub state: TaskState,
+    /// The reason, as a sentence.
+    pub reason: String,
+    /// The command that would change it, if one would.
+    #[serde(default)]
+    pub remedy: Option<String>,
+}
+
+/// A failure that reaches a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For scripts.
+    pub kind: ApiErrorKind,
+    /// What failed, on what, and what to do.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// What sort of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiErrorKind {
+    /// The request makes no sense as it is; retrying does not help.
+    Invalid,
+    /// No such task or node.
+    NotFound,
+    /// The prefix fits several tasks.
+    Ambiguous,
+    /// The task's state does not allow it.
+    Conflict,
+    /// The task database or the queue is full; later it may work.
+    Full,
+    /// There is no leader to ask; nothing was done.
+    NoLeader,
+    /// The answer did not come in time; it is not known whether it was done.
+    Unknown,
+    /// A bug or a broken peer.
+    Internal,
+}

@@ -1,0 +1,436 @@
+//! Tasks: what a user asks for, and what became of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FencingToken, Grant, Incarnation, NodeId, PAYLOAD_BYTES_MAX, TaskId};
+
+/// What a user asks for. Immutable once accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Name of a registered task service: `exec`, `sleep`, `noop`, or one of the embedder's.
+    pub kind: String,
+    /// What the service gets, at most [`PAYLOAD_BYTES_MAX`] bytes. JSON for the built-in kinds.
+    #[serde(with = "serde_bytes", default)]
+    pub payload: Vec<u8>,
+    /// For people.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// −100 to 100; higher runs first.
+    #[serde(default)]
+    pub priority: i32,
+    /// Labels that the node must carry.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Attempts after the first.
+    #[serde(default)]
+    pub retries: Retries,
+    /// How long one attempt may run, in milliseconds; none = as long as it likes.
+    #[serde(default)]
+    pub run_timeout_ms: Option<u64>,
+    /// What to do when the node that runs it is lost.
+    #[serde(default)]
+    pub on_lost: LostPolicy,
+    /// A second submission with the same key returns the first one's task.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
+/// Why a [`TaskSpec`] is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// See the message.
+    #[error(
+        "the payload has {bytes} bytes, the limit is {PAYLOAD_BYTES_MAX}: put the data on shared storage and pass its path"
+    )]
+    PayloadTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// See the message.
+    #[error("priority {0} is out of range: use -100 to 100")]
+    Priority(i32),
+    /// See the message.
+    #[error("{what} has {chars} bytes, the limit is {limit}")]
+    TooLong {
+        /// The field.
+        what: &'static str,
+        /// Its length in bytes.
+        chars: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// See the message.
+    #[error("{0} labels, the limit is 32")]
+    TooManyLabels(usize),
+    /// See the message.
+    #[error("the run timeout is zero: leave it out to have none")]
+    ZeroTimeout,
+    /// See the message.
+    #[error("{0} retries, the limit is 1000")]
+    TooManyRetries(u32),
+    /// See the message.
+    #[error("the task has no kind: use exec, sleep, noop or a kind that the nodes register")]
+    NoKind,
+}
+
+impl TaskSpec {
+    /// A task of `kind` with `payload` and every option at its default.
+    pub fn new(kind: impl Into<String>, payload: Vec<u8>) -> Self {
+        Self {
+            kind: kind.into(),
+            payload,
+            name: None,
+            priority: 0,
+            labels: BTreeMap::new(),
+            retries: Retries::default(),
+            run_timeout_ms: None,
+            on_lost: LostPolicy::default(),
+            idempotency_key: None,
+        }
+    }
+
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first limit that is exceeded, with what to do about it.
+    pub fn check(&self) -> Result<(), InvalidSpec> {
+        let length = |what, text: &str, limit| {
+            if text.len() > limit {
+                Err(InvalidSpec::TooLong { what, chars: text.len(), limit })
+            } else {
+                Ok(())
+            }
+        };
+        if self.kind.is_empty() {
+            return Err(InvalidSpec::NoKind);
+        }
+        if self.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(InvalidSpec::PayloadTooLarge { bytes: self.payload.len() });
+        }
+        if !(-100..=100).contains(&self.priority) {
+            return Err(InvalidSpec::Priority(self.priority));
+        }
+        if self.run_timeout_ms == Some(0) {
+            return Err(InvalidSpec::ZeroTimeout);
+        }
+        if self.retries.max > 1000 {
+            return Err(InvalidSpec::TooManyRetries(self.retries.max));
+        }
+        if self.labels.len() > 32 {
+            return Err(InvalidSpec::TooManyLabels(self.labels.len()));
+        }
+        length("the kind", &self.kind, 64)?;
+        length("the name", self.name.as_deref().unwrap_or(""), 256)?;
+        length("the idempotency key", self.idempotency_key.as_deref().unwrap_or(""), 256)?;
+        for (key, value) in &self.labels {
+            length("a label's key", key, 64)?;
+            length("a label's value", value, 256)?;
+        }
+        Ok(())
+    }
+}
+
+/// How often a failed attempt is followed by another, and after what pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retries {
+    /// Attempts after the first; lost attempts count too, so that poison ends as [`TaskState::Dead`].
+    pub max: u32,
+    /// Pause before the first retry, in milliseconds; doubles each time.
+    pub backoff_ms: u64,
+    /// Longest pause, in milliseconds.
+    pub backoff_ms_max: u64,
+}
+
+impl Default for Retries {
+    /// None for failures; see [`LostPolicy`] for lost nodes.
+    fn default() -> Self {
+        Self { max: 0, backoff_ms: 1_000, backoff_ms_max: 300_000 }
+    }
+}
+
+impl Retries {
+    /// Pause after `failed` failed attempts, in milliseconds: `backoff × 2^(failed − 1)`, capped.
+    pub fn pause_ms(&self, failed: u32) -> u64 {
+        let doubled = self.backoff_ms.saturating_mul(1u64 << failed.saturating_sub(1).min(32));
+        doubled.min(self.backoff_ms_max)
+    }
+}
+
+/// What becomes of a task whose node is lost while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LostPolicy {
+    /// Run it elsewhere once its processes are certainly gone (the default).
+    #[default]
+    Requeue,
+    /// Run it elsewhere at once: for work that may run twice.
+    RequeueNow,
+    /// Give up and report [`TaskState::Lost`].
+    Fail,
+}
+
+impl fmt::Display for LostPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requeue => "requeue",
+            Self::RequeueNow => "requeue-now",
+            Self::Fail => "fail",
+        })
+    }
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Accepted, waiting for a slot.
+    Queued,
+    /// Assigned to a node.
+    Running,
+    /// An attempt failed; the next one waits for its time.
+    Retrying,
+    /// To be cancelled; its processes are not yet known to be gone.
+    Cancelling,
+    /// Done.
+    Succeeded,
+    /// Its attempt failed and it asked for no retry.
+    Failed,
+    /// Cancelled, and its processes are gone.
+    Cancelled,
+    /// Its last attempt ran longer than it may.
+    TimedOut,
+    /// Its node was lost and its policy is [`LostPolicy::Fail`].
+    Lost,
+    /// Out of attempts.
+    Dead,
+}
+
+impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [TaskState; 10] = [
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Cancelling,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::Lost,
+        Self::Dead,
+    ];
+
+    /// Whether nothing will happen to the task any more.
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut | Self::Lost | Self::Dead
+        )
+    }
+
+    /// The name on the wire and the screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::Lost => "lost",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for TaskState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|state| state.as_str()).collect();
+            format!("{text:?} is not a task state: use one of {}", names.join(", "))
+        })
+    }
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptEnd {
+    /// The process ended by itself, or an in-process service returned (`code` 0).
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// A signal that taskd did not send ended the process.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It ran longer than its run timeout and was ended.
+    TimedOut,
+    /// It was ended because its task is cancelled.
+    Cancelled,
+    /// It was ended because its right to run had lapsed, or with its node; its processes are gone.
+    Lost {
+        /// What happened, for people.
+        reason: String,
+    },
+    /// It could not be run, or an in-process service returned an error.
+    Failed {
+        /// What went wrong, for people.
+        message: String,
+    },
+}
+
+impl AttemptEnd {
+    /// Whether the attempt did what it was asked to.
+    pub const fn is_success(&self) -> bool {
+        matches!(self, Self::Exited { code: 0 })
+    }
+}
+
+impl fmt::Display for AttemptEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exit {code}"),
+            Self::Signaled { signal } => write!(f, "signal {signal}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Lost { reason } => write!(f, "lost: {reason}"),
+            Self::Failed { message } => write!(f, "failed: {message}"),
+        }
+    }
+}
+
+/// One attempt, as the task database remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// Where.
+    pub node: NodeId,
+    /// Which life of that node's daemon.
+    pub incarnation: Incarnation,
+    /// Under which leader it was assigned.
+    pub token: FencingToken,
+    /// The runner's grant at that time.
+    pub grant: Grant,
+    /// When it was assigned: milliseconds since 1970, by the leader's clock.
+    pub assigned_ms: u64,
+    /// When its end was recorded.
+    #[serde(default)]
+    pub ended_ms: Option<u64>,
+    /// How it ended.
+    #[serde(default)]
+    pub end: Option<AttemptEnd>,
+}
+
+/// A task as a person or a script sees it. Its JSON form is stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// The task.
+    pub id: TaskId,
+    /// Grows with every change.
+    pub revision: u64,
+    /// What was asked for; in lists without the payload.
+    pub spec: TaskSpec,
+    /// Where it stands.
+    pub state: TaskState,
+    /// When it was accepted: milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// When it became final.
+    #[serde(default)]
+    pub finished_ms: Option<u64>,
+    /// When the next attempt may start, while retrying.
+    #[serde(default)]
+    pub not_before_ms: Option<u64>,
+    /// How many attempts there have been.
+    pub attempt_count: u32,
+    /// The newest attempts, oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+impl TaskView {
+    /// The end of the newest attempt that has one.
+    pub fn last_end(&self) -> Option<&AttemptEnd> {
+        self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref())
+    }
+}
+
+/// Payload of the built-in kind `exec`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecPayload {
+    /// Program and arguments; never a shell string.
+    pub argv: Vec<String>,
+    /// Added to the task's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; the attempt's own directory if none.
+    #[serde(default)]
+    pub cwd: Option<String>,
+}
+
+/// Payload of the built-in kind `sleep`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SleepPayload {
+    /// How long, in milliseconds.
+    pub ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_and_is_capped() {
+        let retries = Retries { max: 9, backoff_ms: 100, backoff_ms_max: 1_000 };
+        let pauses: Vec<_> = (1..=6).map(|n| retries.pause_ms(n)).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(retries.pause_ms(u32::MAX), 1_000);
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        let with = |change: fn(&mut TaskSpec)| {
+            let mut spec = TaskSpec::new("noop", vec![]);
+            change(&mut spec);
+            spec.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(with(|_| ()), Ok(()));
+        type Change = fn(&mut TaskSpec);
+        let refused: [(Change, &str); 5] = [
+            (|s| s.payload = vec![0; PAYLOAD_BYTES_MAX + 1], "262145 bytes"),
+            (|s| s.priority = 101, "-100 to 100"),
+            (|s| s.kind.clear(), "no kind"),
+            (|s| s.run_timeout_ms = Some(0), "leave it out"),
+            (|s| s.name = Some("x".repeat(257)), "the limit is 256"),
+        ];
+        for (change, message) in refused {
+            let error = with(change).unwrap_err();
+            assert!(error.contains(message), "{error:?} should say {message:?}");
+        }
+    }
+
+    #[test]
+    fn states_parse_as_they_print() {
+        for state in TaskState::ALL {
+            assert_eq!(state.to_string().parse(), Ok(state));
+        }
+        assert!("done".parse::<TaskState>().unwrap_err().contains("succeeded"));
+    }
+}
