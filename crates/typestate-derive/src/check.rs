@@ -1,0 +1,137 @@
+//! What a well-formed machine is. Every finding carries the span to look at and says what to do.
+
+use quote::ToTokens;
+
+use crate::diagram;
+use crate::model::{Family, Machine};
+
+/// Findings, gathered so that one compile shows them all.
+#[derive(Default)]
+pub(crate) struct Findings(Option<syn::Error>);
+
+impl Findings {
+    pub(crate) fn push(&mut self, at: impl ToTokens, message: impl std::fmt::Display) {
+        self.add(syn::Error::new_spanned(at, message));
+    }
+
+    pub(crate) fn add(&mut self, error: syn::Error) {
+        match &mut self.0 {
+            Some(first) => first.combine(error),
+            None => self.0 = Some(error),
+        }
+    }
+
+    pub(crate) fn into_result(self) -> syn::Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Judges the graph: each phase on a way from the initial one to a terminal one, each edge unambiguous.
+pub(crate) fn check(machine: &Machine) -> syn::Result<()> {
+    let mut findings = Findings::default();
+    ways(machine, &mut findings);
+    names(machine, &mut findings);
+    for family in machine.families() {
+        agreement(machine, &family, &mut findings);
+    }
+    findings.into_result()
+}
+
+fn ways(machine: &Machine, findings: &mut Findings) {
+    let from_initial = machine.reached([machine.initial], true);
+    let terminals = (0..machine.phases.len()).filter(|&index| machine.phases[index].terminal);
+    let to_terminal = machine.reached(terminals, false);
+    for (index, phase) in machine.phases.iter().enumerate() {
+        let ident = &phase.ident;
+        if !from_initial[index] {
+            findings.push(
+                ident,
+                format!(
+                    "phase `{ident}` is unreachable: no path of edges leads to it from `{}`; \
+                     add an edge with `to = {ident}`, or remove the phase",
+                    machine.phase(machine.initial).ident
+                ),
+            );
+        }
+        let dead_end = machine.edges_from(index).next().is_none();
+        if dead_end && !phase.terminal {
+            findings.push(
+                ident,
+                format!(
+                    "phase `{ident}` is a dead end: no edge leaves it; \
+                     add an edge in `impl {}<{ident}>`, or list it in `terminal = [..]`",
+                    machine.ident
+                ),
+            );
+        } else if !to_terminal[index] {
+            findings.push(
+                ident,
+                format!(
+                    "phase `{ident}` never ends: its edges lead to no terminal phase; \
+                     add an edge towards one, or list a phase of the cycle in `terminal = [..]`"
+                ),
+            );
+        }
+    }
+    for edge in machine.edges.iter().filter(|edge| machine.phase(edge.from).terminal) {
+        let (name, from) = (&edge.name, &machine.phase(edge.from).ident);
+        findings.push(
+            name,
+            format!(
+                "edge `{name}` leaves the terminal phase `{from}`; \
+                 take `{from}` out of `terminal = [..]`, or make this a plain function that does not change the phase"
+            ),
+        );
+    }
+}
+
+fn names(machine: &Machine, findings: &mut Findings) {
+    for (index, edge) in machine.edges.iter().enumerate() {
+        let name = &edge.name;
+        if machine.edges[..index].iter().any(|other| other.name == *name && other.from == edge.from) {
+            findings.push(
+                name,
+                format!(
+                    "`{}` already has an edge `{name}`; give one of the two another name ({})",
+                    machine.phase(edge.from).ident,
+                    diagram::edges_out(machine, edge.from)
+                ),
+            );
+        }
+    }
+    for plain in &machine.plain {
+        if machine.edges.iter().any(|edge| edge.name == *plain) {
+            findings.push(
+                plain,
+                format!(
+                    "`{plain}` is an edge of `{}`, so it exists in every phase as far as the compiler is concerned; \
+                     give this function another name, or mark it `#[edge(to = ..)]`",
+                    machine.ident
+                ),
+            );
+        }
+    }
+    let taken = machine.plain.iter().chain(machine.edges.iter().map(|edge| &edge.name));
+    for name in taken.filter(|name| *name == "phase_id") {
+        findings.push(name, "`phase_id` is generated for every machine; give this function another name");
+    }
+}
+
+/// One method stands for all edges of a name.
+fn agreement(machine: &Machine, family: &Family<'_>, findings: &mut Findings) {
+    let first = family.edges[0];
+    for other in &family.edges[1..] {
+        let (expect, found) = (first.signature.call_text(), other.signature.call_text());
+        if expect != found {
+            let name = family.name;
+            findings.push(
+                &other.name,
+                format!(
+                    "edge `{name}` differs from the edge `{name}` out of `{}`: `{found}` here, `{expect}` there; \
+                     edges of one name share visibility, `async` and arguments: align them, or rename one",
+                    machine.phase(first.from).ident
+                ),
+            );
+        }
+    }
+}
