@@ -1,1 +1,3 @@
-//! coord
+//! Coordination through ZooKeeper: the only crate that names `zookeeper-client`.
+
+pub mod log;

@@ -1,0 +1,1 @@
+//! The fenced, chained, compacted log of task states (D6).
