@@ -3,7 +3,7 @@
 use quote::ToTokens;
 
 use crate::diagram;
-use crate::model::{Family, Machine};
+use crate::model::{Edge, Machine};
 
 /// Findings, gathered so that one compile shows them all.
 #[derive(Default)]
@@ -31,9 +31,6 @@ pub(crate) fn check(machine: &Machine) -> syn::Result<()> {
     let mut findings = Findings::default();
     ways(machine, &mut findings);
     names(machine, &mut findings);
-    for family in machine.families() {
-        agreement(machine, &family, &mut findings);
-    }
     findings.into_result()
 }
 
@@ -99,39 +96,14 @@ fn names(machine: &Machine, findings: &mut Findings) {
             );
         }
     }
-    for plain in &machine.plain {
-        if machine.edges.iter().any(|edge| edge.name == *plain) {
-            findings.push(
-                plain,
-                format!(
-                    "`{plain}` is an edge of `{}`, so it exists in every phase as far as the compiler is concerned; \
-                     give this function another name, or mark it `#[edge(to = ..)]`",
-                    machine.ident
-                ),
-            );
+    for (plain, phase) in &machine.plain {
+        let clash = |edge: &&Edge| edge.name == *plain && phase.is_none_or(|phase| phase == edge.from);
+        if machine.edges.iter().any(|edge| clash(&edge)) {
+            findings.push(plain, format!("`{plain}` is also an edge; give this function another name"));
         }
     }
-    let taken = machine.plain.iter().chain(machine.edges.iter().map(|edge| &edge.name));
+    let taken = machine.plain.iter().map(|(name, _)| name).chain(machine.edges.iter().map(|edge| &edge.name));
     for name in taken.filter(|name| *name == "phase_id") {
         findings.push(name, "`phase_id` is generated for every machine; give this function another name");
-    }
-}
-
-/// One method stands for all edges of a name.
-fn agreement(machine: &Machine, family: &Family<'_>, findings: &mut Findings) {
-    let first = family.edges[0];
-    for other in &family.edges[1..] {
-        let (expect, found) = (first.signature.call_text(), other.signature.call_text());
-        if expect != found {
-            let name = family.name;
-            findings.push(
-                &other.name,
-                format!(
-                    "edge `{name}` differs from the edge `{name}` out of `{}`: `{found}` here, `{expect}` there; \
-                     edges of one name share visibility, `async` and arguments: align them, or rename one",
-                    machine.phase(first.from).ident
-                ),
-            );
-        }
     }
 }

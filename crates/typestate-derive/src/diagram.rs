@@ -45,14 +45,9 @@ pub(crate) fn sources(machine: &Machine, family: &Family<'_>) -> String {
     }
 }
 
-/// The line that an edge's documentation ends with: "**Edge:** Booting → Running | BootFailure"
-pub(crate) fn doc_line(machine: &Machine, family: &Family<'_>) -> String {
-    let edges: Vec<String> = family
-        .edges
-        .iter()
-        .map(|edge| format!("`{} → {}`", machine.phase(edge.from).ident, target(machine, edge)))
-        .collect();
-    format!("**Edge:** {}", edges.join(", "))
+/// The line that an edge's documentation ends with: "**Edge:** `Booting → Running | BootFailure`"
+pub(crate) fn doc_line(machine: &Machine, edge: &Edge) -> String {
+    format!("**Edge:** `{} → {}`", machine.phase(edge.from).ident, target(machine, edge))
 }
 
 fn target(machine: &Machine, edge: &Edge) -> String {

@@ -1,186 +1,111 @@
-//! The edges: per name a trait that tells the phases it leaves, and one method for all phases, bounded by it.
+//! The edges: the user's functions stay as they are; the phases that an edge does not leave gain a hidden method of its
+//! name whose bound no caller can meet.
 //!
-//! The method exists in every phase as far as name lookup is concerned, so a call in a wrong one fails at the bound, whose
-//! text is ours, rather than at "no method named ..", whose text is not. Where all edges of a name return the same type,
-//! the method selects the body by a value (`..Source`) instead of a trait method: its future then shows whether it
-//! is `Send`, as a trait's could not.
+//! Without it, a call in a wrong phase would fail with "no method named ..", and nothing could be said about the graph. With
+//! it, name lookup succeeds and the bound fails, with the text of `#[diagnostic::on_unimplemented]`. (One generic method
+//! per name, bounded by a trait, was the other way: it forwards to moved bodies, has to erase whether a future is `Send`,
+//! and reports each asynchronous misuse three times, since an opaque type inherits the bound.)
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
+use syn::{ImplItem, Item, parse_quote};
 
 use crate::diagram;
-use crate::model::{Edge, Family, Machine};
+use crate::expand::nested;
+use crate::model::{Edge, Family, Machine, PhaseIndex};
 
-/// The name under which the user's body lives on.
-pub(crate) fn body_name(name: &Ident) -> Ident {
-    format_ident!("__edge_{name}", span = name.span())
-}
-
-/// The method that a caller sees.
-pub(crate) fn method(machine: &Machine, family: &Family<'_>, param: Option<&Ident>) -> TokenStream {
-    let Machine { ident, .. } = machine;
-    let name = family.name;
-    let signature = &family.edges[0].signature;
-    let vis = &signature.vis;
-    let (generics, _, filter) = signature.generics.split_for_impl();
-    let filter = filter.map(|filter| &filter.predicates);
-    let (args, types): (Vec<_>, Vec<_>) = signature.args.iter().map(|(name, ty)| (name, ty)).unzip();
-    let bound = trait_name(name);
-    let attrs = attributes(machine, family);
-    let clause = quote!(where #param: #bound, #filter);
-    let Some(output) = family.shared_output() else {
-        let output = quote!(<#param as #bound>::Output);
-        let output = if signature.is_async { send_future(&output) } else { output };
-        return quote! {
-            #attrs
-            #vis fn #name #generics (self, #(#args: #types),*) -> #output #clause {
-                <#param as #bound>::__take(self, #(#args),*)
-            }
-        };
-    };
-    let body = body_name(name);
-    let source = quote!(<#param as #bound>::__source(self));
-    if let [edge] = family.edges[..] {
-        let from = &machine.phase(edge.from).ident;
-        let output = if signature.is_async {
-            quote!(impl ::core::future::Future<Output = #output>)
-        } else {
-            output.clone()
-        };
-        return quote! {
-            #attrs
-            #vis fn #name #generics (self, #(#args: #types),*) -> #output #clause {
-                #ident::<#from>::#body(#source, #(#args),*)
-            }
-        };
-    }
-    let (asyncness, wait) =
-        if signature.is_async { (quote!(async), quote!(.await)) } else { Default::default() };
-    let sources = source_name(name);
-    let arms = family.edges.iter().map(|edge| {
-        let from = &machine.phase(edge.from).ident;
-        quote!(#sources::#from(machine) => #ident::<#from>::#body(machine, #(#args),*) #wait)
-    });
-    quote! {
-        #attrs
-        #vis #asyncness fn #name #generics (self, #(#args: #types),*) -> #output #clause {
-            match #source { #(#arms,)* }
-        }
+/// Documents the user's function as an edge, and warns whoever drops its result.
+pub(crate) fn dress(items: &mut [Item], machine: &Machine, edge: &Edge) {
+    let (item, function) = edge.place;
+    let Some(Item::Impl(block)) = items.get_mut(item) else { return };
+    let Some(ImplItem::Fn(function)) = block.items.get_mut(function) else { return };
+    let line = diagram::doc_line(machine, edge);
+    function.attrs.push(parse_quote!(#[doc = ""]));
+    function.attrs.push(parse_quote!(#[doc = #line]));
+    if !function.attrs.iter().any(|attr| attr.path().is_ident("must_use")) {
+        let message = format!("`{}` consumed the machine: this is its next phase", edge.name);
+        function.attrs.push(parse_quote!(#[must_use = #message]));
     }
 }
 
-/// Per edge name, the trait behind the method's bound and its impls.
-pub(crate) fn traits(machine: &Machine) -> TokenStream {
-    machine.families().iter().map(|family| edge_trait(machine, family)).collect()
-}
-
-fn edge_trait(machine: &Machine, family: &Family<'_>) -> TokenStream {
-    let Machine { ident, vis, .. } = machine;
-    let name = family.name;
-    let trait_name = trait_name(name);
-    let sources = diagram::sources(machine, family);
-    let doc = format!("The phases that [`{ident}::{name}`] leaves: {sources}.");
-    let message = format!("`{ident}` cannot `{name}` from phase `{{Self}}`");
-    let label = format!("`{name}` leaves only {sources}");
-    let notes = (0..machine.phases.len()).map(|phase| diagram::edges_out(machine, phase));
-    let head = quote! {
-        #[doc = #doc]
-        #[diagnostic::on_unimplemented(message = #message, label = #label, #(note = #notes),*)]
-        #vis trait #trait_name: Phase
-    };
-    if family.shared_output().is_none() {
-        return diverging(machine, family, &head);
-    }
-    if let [edge] = family.edges[..] {
-        let from = &machine.phase(edge.from).ident;
-        return quote! {
-            #head {
-                #[doc(hidden)]
-                fn __source(machine: #ident<Self>) -> #ident<#from>;
-            }
-            impl #trait_name for #from {
-                fn __source(machine: #ident<Self>) -> #ident<#from> { machine }
-            }
-        };
-    }
-    let source = source_name(name);
-    let froms: Vec<&Ident> = family.edges.iter().map(|edge| &machine.phase(edge.from).ident).collect();
-    quote! {
-        #[doc(hidden)]
-        #[allow(missing_debug_implementations)]
-        #vis enum #source { #(#froms(#ident<#froms>),)* }
-        #head {
-            #[doc(hidden)]
-            fn __source(machine: #ident<Self>) -> #source;
-        }
-        #(impl #trait_name for #froms {
-            fn __source(machine: #ident<Self>) -> #source { #source::#froms(machine) }
-        })*
-    }
-}
-
-/// Edges of one name with different results: the trait carries the result and the body.
-fn diverging(machine: &Machine, family: &Family<'_>, head: &TokenStream) -> TokenStream {
-    let Machine { ident, .. } = machine;
-    let (trait_name, body) = (trait_name(family.name), body_name(family.name));
-    let take = |edge: &Edge, output: TokenStream| {
-        let signature = &edge.signature;
-        let (generics, _, filter) = signature.generics.split_for_impl();
-        let args = signature.args.iter().map(|(name, ty)| quote!(#name: #ty));
-        let output = if signature.is_async { send_future(&output) } else { output };
-        quote!(fn __take #generics (machine: #ident<Self>, #(#args),*) -> #output #filter)
-    };
-    let declared = take(family.edges[0], quote!(Self::Output));
-    let impls = family.edges.iter().map(|edge| {
-        let (from, output) = (&machine.phase(edge.from).ident, &edge.signature.output);
-        let defined = take(edge, output.clone());
-        let args = edge.signature.args.iter().map(|(name, _)| name);
+/// For every phase, the methods of the edges that do not leave it. Each has a bound of its own, so that its text can name
+/// the phase that the caller is in.
+pub(crate) fn refusals(machine: &Machine) -> TokenStream {
+    let families = machine.families();
+    let refused = |phase| families.iter().filter(move |family| !taken(machine, family, phase));
+    let phases = 0..machine.phases.len();
+    let bounds =
+        phases.clone().flat_map(|phase| refused(phase).map(move |family| bound(machine, family, phase)));
+    let impls = phases.map(|phase| {
+        let methods = refused(phase).map(|family| refusal(machine, family, phase));
+        let (ident, from) = (&machine.ident, &machine.phase(phase).ident);
         quote! {
-            impl #trait_name for #from {
-                type Output = #output;
-                #defined { #ident::<#from>::#body(machine, #(#args),*) }
-            }
+            #[doc(hidden)]
+            impl #ident<#from> { #(#methods)* }
         }
     });
     quote! {
-        #head {
-            /// What the edge returns from this phase.
-            type Output;
-            #[doc(hidden)]
-            #declared;
+        mod __edges {
+            #(#bounds)*
         }
         #(#impls)*
     }
 }
 
-fn attributes(machine: &Machine, family: &Family<'_>) -> TokenStream {
-    let outer = family.edges.iter().flat_map(|edge| &edge.outer);
-    let line = diagram::doc_line(machine, family);
-    let own = family.edges.iter().any(|edge| edge.outer.iter().any(|attr| attr.path().is_ident("must_use")));
-    let must_use = (!own).then(|| {
-        let message = format!("`{}` consumed the machine: this is its next phase", family.name);
-        quote!(#[must_use = #message])
-    });
-    quote!(#(#outer)* #[doc = ""] #[doc = #line] #must_use)
+fn taken(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> bool {
+    family.edges.iter().any(|edge| edge.from == phase)
+        || machine.plain.iter().any(|(name, at)| name == family.name && *at == Some(phase))
 }
 
-fn send_future(output: &TokenStream) -> TokenStream {
-    quote!(impl ::core::future::Future<Output = #output> + ::core::marker::Send)
+/// A trait that nothing implements, for the sake of its text.
+fn bound(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> TokenStream {
+    let (ident, name, from) = (&machine.ident, family.name, &machine.phase(phase).ident);
+    let trait_name = bound_name(family, from);
+    let vis = nested(&machine.vis);
+    let message = format!("`{ident}` cannot `{name}` from phase `{from}`");
+    let label = format!("`{name}` leaves only {}", diagram::sources(machine, family));
+    let others = (0..machine.phases.len()).filter(|other| *other != phase);
+    let notes = std::iter::once(phase).chain(others).map(|phase| diagram::edges_out(machine, phase));
+    quote! {
+        #[diagnostic::on_unimplemented(message = #message, label = #label, #(note = #notes),*)]
+        #vis trait #trait_name {}
+    }
 }
 
-fn trait_name(name: &Ident) -> Ident {
-    format_ident!("{}Edge", camel(name), span = name.span())
+/// Takes what the edge takes and claims to return what it returns, so that the bound is the only thing that fails.
+fn refusal(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> TokenStream {
+    let signature = &family.edges[0].signature;
+    let from = &machine.phase(phase).ident;
+    let vis = &signature.vis;
+    let types = &signature.args;
+    let (generics, _, filter) = signature.generics.split_for_impl();
+    let filter = filter.map(|filter| &filter.predicates);
+    let bound = bound_name(family, from);
+    let bounds = format_ident!("__edges", span = family.name.span());
+    let mut name = family.name.clone();
+    // Points at the edge, yet counts as generated, so that lints do not judge it.
+    name.set_span(name.span().resolved_at(Span::call_site()));
+    let output = &signature.output;
+    // A future with a name: an opaque one would inherit the bound, and repeat its failure at `.await`.
+    let output = if signature.is_async { quote!(::core::future::Ready<#output>) } else { output.clone() };
+    quote! {
+        #vis fn #name #generics (self, #(_: #types),*) -> #output
+        where
+            // The binder keeps the compiler from judging the bound here rather than at the call.
+            for<'__call> #from: #bounds::#bound,
+            #filter
+        {
+            ::core::unreachable!()
+        }
+    }
 }
 
-fn source_name(name: &Ident) -> Ident {
-    format_ident!("{}Source", camel(name))
-}
-
-fn camel(name: &Ident) -> String {
-    let name = name.to_string();
-    let words = name.trim_start_matches("r#").split('_').map(|word| {
+/// `StopFromBooting`
+fn bound_name(family: &Family<'_>, from: &Ident) -> Ident {
+    let words = family.name.to_string();
+    let words = words.trim_start_matches("r#").split('_').map(|word| {
         let mut chars = word.chars();
         chars.next().map(|first| first.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
     });
-    words.collect()
+    format_ident!("{}From{from}", words.collect::<String>(), span = family.name.span())
 }

@@ -2,11 +2,10 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
-use syn::{GenericParam, ImplItem, Item, ItemMod, ItemStruct, Visibility, parse_quote};
+use syn::{GenericParam, Item, ItemMod, ItemStruct, Visibility, parse_quote};
 
-use crate::edges::{self, body_name};
 use crate::model::{Machine, text};
-use crate::{check, diagram, parse};
+use crate::{check, diagram, edges, parse};
 
 /// The whole macro. Findings come with the module as plain Rust, so that they are not buried under errors that follow from them.
 pub(crate) fn typestate(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -40,7 +39,7 @@ pub(crate) fn typestate(args: TokenStream, item: TokenStream) -> TokenStream {
 fn extend(module: &mut ItemMod, machine: &Machine) {
     let Some((_, items)) = &mut module.content else { return };
     for edge in &machine.edges {
-        hide_body(items, edge.body);
+        edges::dress(items, machine, edge);
     }
     let Some(Item::Struct(item)) = items.get_mut(machine.item) else { return };
     dress_struct(item, machine);
@@ -49,20 +48,11 @@ fn extend(module: &mut ItemMod, machine: &Machine) {
         phases(machine),
         graph(machine),
         methods(machine, &item),
-        edges::traits(machine),
+        edges::refusals(machine),
         no_drop(machine, &item),
     ] {
         items.push(Item::Verbatim(tokens));
     }
-}
-
-/// The user's function stays where it is, under a name that the generated method forwards to.
-fn hide_body(items: &mut [Item], (item, function): (usize, usize)) {
-    let Some(Item::Impl(block)) = items.get_mut(item) else { return };
-    let Some(ImplItem::Fn(function)) = block.items.get_mut(function) else { return };
-    function.attrs.retain(|attr| !crate::syntax::is_outer(attr));
-    function.vis = Visibility::Inherited;
-    function.sig.ident = body_name(&function.sig.ident);
 }
 
 fn dress_struct(item: &mut ItemStruct, machine: &Machine) {
@@ -182,7 +172,6 @@ fn methods(machine: &Machine, item: &ItemStruct) -> TokenStream {
     let (ident, vis) = (&machine.ident, &machine.vis);
     let (impl_generics, ty_generics, filter) = item.generics.split_for_impl();
     let param = item.generics.type_params().next().map(|param| &param.ident);
-    let edges = machine.families().into_iter().map(|family| edges::method(machine, &family, param));
     quote! {
         impl #impl_generics #ident #ty_generics #filter {
             /// The phase that this machine is in, as a value.
@@ -190,8 +179,6 @@ fn methods(machine: &Machine, item: &ItemStruct) -> TokenStream {
             #vis fn phase_id(&self) -> PhaseId {
                 <#param as Phase>::ID
             }
-
-            #(#edges)*
         }
     }
 }
@@ -212,7 +199,7 @@ fn no_drop(machine: &Machine, item: &ItemStruct) -> TokenStream {
 }
 
 /// The same reach, written one module further in.
-fn nested(vis: &Visibility) -> TokenStream {
+pub(crate) fn nested(vis: &Visibility) -> TokenStream {
     match vis {
         Visibility::Inherited => quote!(pub(super)),
         Visibility::Restricted(restricted) if restricted.path.is_ident("self") => quote!(pub(super)),

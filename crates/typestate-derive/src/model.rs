@@ -15,8 +15,8 @@ pub(crate) struct Machine {
     pub(crate) initial: PhaseIndex,
     pub(crate) phases: Vec<Phase>,
     pub(crate) edges: Vec<Edge>,
-    /// Functions of the machine that are not edges: their names must not shadow one.
-    pub(crate) plain: Vec<Ident>,
+    /// Functions of the machine that are not edges, with their phase, or `None` where they belong to all.
+    pub(crate) plain: Vec<(Ident, Option<PhaseIndex>)>,
 }
 
 pub(crate) struct Phase {
@@ -30,20 +30,17 @@ pub(crate) struct Edge {
     pub(crate) from: PhaseIndex,
     pub(crate) to: PhaseIndex,
     pub(crate) fails: Option<Type>,
-    /// (item of the module, item of that impl block): where the body stands.
-    pub(crate) body: (usize, usize),
+    /// (item of the module, item of that impl block): where the function stands.
+    pub(crate) place: (usize, usize),
     pub(crate) signature: Signature,
-    /// Attributes that belong to the method a caller sees: docs, `must_use`, `deprecated`.
-    pub(crate) outer: Vec<Attribute>,
 }
 
-/// What edges of one name must agree on, since one method stands for all of them.
+/// What a call of an edge looks like, with `Self` written out.
 pub(crate) struct Signature {
     pub(crate) vis: Visibility,
     pub(crate) is_async: bool,
     pub(crate) generics: Generics,
-    pub(crate) args: Vec<(Ident, TokenStream)>,
-    /// The full return type, with `Self` written out.
+    pub(crate) args: Vec<TokenStream>,
     pub(crate) output: TokenStream,
 }
 
@@ -96,31 +93,6 @@ impl Machine {
 impl Edge {
     pub(crate) fn fails_text(&self) -> Option<String> {
         self.fails.as_ref().map(text)
-    }
-}
-
-impl Family<'_> {
-    /// One return type for all: then a caller's type does not depend on the phase's.
-    pub(crate) fn shared_output(&self) -> Option<&TokenStream> {
-        let first = &self.edges[0].signature.output;
-        let same = self.edges.iter().all(|edge| text(&edge.signature.output) == text(first));
-        same.then_some(first)
-    }
-}
-
-impl Signature {
-    /// What a caller writes, as text: equal text means interchangeable calls.
-    pub(crate) fn call_text(&self) -> String {
-        let args: Vec<String> = self.args.iter().map(|(_, ty)| text(ty)).collect();
-        let (generics, _, filter) = self.generics.split_for_impl();
-        let asyncness = if self.is_async { "async " } else { "" };
-        format!(
-            "{} {asyncness}fn{}({}){}",
-            text(&self.vis),
-            text(&generics),
-            args.join(", "),
-            filter.map(text).unwrap_or_default()
-        )
     }
 }
 

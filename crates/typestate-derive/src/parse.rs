@@ -1,17 +1,16 @@
 //! From the module's syntax to the [`Machine`]. Takes our attributes out, so that what is left is plain Rust.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{ToTokens, format_ident};
+use quote::ToTokens;
 use syn::{
-    FnArg, GenericParam, ImplItem, Item, ItemImpl, ItemMod, Pat, ReturnType, Type, Visibility, parse_quote,
+    FnArg, GenericParam, ImplItem, ImplItemFn, Item, ItemImpl, ItemMod, ReturnType, Type, Visibility,
+    parse_quote,
 };
 
 use crate::args::{EdgeArgs, MachineArgs};
 use crate::check::Findings;
 use crate::model::{Edge, Machine, Phase, PhaseIndex, Signature, text};
-use crate::syntax::{
-    argument_of, docs, is_outer, last_ident, result_of, take, unconditional, write_out_self,
-};
+use crate::syntax::{argument_of, docs, last_ident, result_of, take, unconditional, write_out_self};
 
 /// Strips `module` of our attributes and reads the machine from them.
 pub(crate) fn parse(module: &mut ItemMod) -> syn::Result<Machine> {
@@ -173,52 +172,45 @@ fn block_of(machine: &mut Machine, at: usize, block: &ItemImpl, marks: &[Mark], 
             ),
         );
     }
-    let from = ours.filter(|_| block.trait_.is_none());
+    let ours = ours.filter(|_| block.trait_.is_none());
+    let from = ours.filter(|_| block.generics.params.is_empty()).and_then(last_ident);
+    let from = from.and_then(|phase| lookup(machine, phase).ok());
     for (index, member) in block.items.iter().enumerate() {
         let ImplItem::Fn(function) = member else { continue };
         let name = &function.sig.ident;
-        match marks.iter().find(|mark| (mark.item, mark.function) == (at, index)) {
-            None if from.is_some() => {
-                undeclared(machine, &function.vis, &function.sig, findings);
-                machine.plain.push(name.clone());
+        let Some(mark) = marks.iter().find(|mark| (mark.item, mark.function) == (at, index)) else {
+            if ours.is_some() {
+                undeclared(machine, from, function, findings);
+                machine.plain.push((name.clone(), from));
             }
-            None => {}
-            Some(mark) => {
-                let phase = from.and_then(last_ident).and_then(|phase| lookup(machine, phase).ok());
-                let (Some(from), true) = (phase, block.generics.params.is_empty()) else {
-                    findings.push(
-                        name,
-                        format!(
-                            "edge `{name}` leaves no known phase; move it to an `impl {}<Phase>` block",
-                            machine.ident
-                        ),
-                    );
-                    continue;
-                };
-                let Some(args) = &mark.args else { continue };
-                match edge(machine, from, (at, index), args, function) {
-                    Ok(edge) => machine.edges.push(edge),
-                    Err(error) => findings.add(error),
-                }
-            }
+            continue;
+        };
+        let Some(from) = from else {
+            let help = format!("move it to an `impl {}<Phase>` block", machine.ident);
+            findings.push(name, format!("edge `{name}` leaves no known phase; {help}"));
+            continue;
+        };
+        let Some(args) = &mark.args else { continue };
+        match edge(machine, from, (at, index), args, function) {
+            Ok(edge) => machine.edges.push(edge),
+            Err(error) => findings.add(error),
         }
     }
 }
 
 /// A public function that takes `self` and returns another phase is an edge that the diagram would not know.
-fn undeclared(machine: &Machine, vis: &Visibility, sig: &syn::Signature, findings: &mut Findings) {
+fn undeclared(machine: &Machine, from: Option<PhaseIndex>, function: &ImplItemFn, findings: &mut Findings) {
+    let sig = &function.sig;
     let consumes = sig.receiver().is_some_and(|receiver| receiver.reference.is_none());
     let ReturnType::Type(_, output) = &sig.output else { return };
     let ok = result_of(output).map_or(&**output, |(ok, _)| ok);
-    if consumes && !matches!(vis, Visibility::Inherited) && argument_of(ok, &machine.ident).is_some() {
-        let name = &sig.ident;
+    let Some(to) = argument_of(ok, &machine.ident) else { return };
+    let stays = from.is_some_and(|from| last_ident(to) == Some(&machine.phase(from).ident));
+    if consumes && !stays && !matches!(function.vis, Visibility::Inherited) {
+        let (name, found) = (&sig.ident, text(ok));
         findings.push(
             name,
-            format!(
-                "`{name}` takes `self` and returns `{}`: that is an edge; mark it `#[edge(to = ..)]`, \
-                 return `Self` if the phase stays, or make it private",
-                text(ok)
-            ),
+            format!("`{name}` takes `self` and returns `{found}`, so it is an edge; mark it `#[edge(to = ..)]` or make it private"),
         );
     }
 }
@@ -226,9 +218,9 @@ fn undeclared(machine: &Machine, vis: &Visibility, sig: &syn::Signature, finding
 fn edge(
     machine: &Machine,
     from: PhaseIndex,
-    body: (usize, usize),
+    place: (usize, usize),
     args: &EdgeArgs,
-    function: &syn::ImplItemFn,
+    function: &ImplItemFn,
 ) -> syn::Result<Edge> {
     let sig = &function.sig;
     let mut findings = Findings::default();
@@ -245,28 +237,23 @@ fn edge(
         ReturnType::Type(_, ty) => substitute(ty),
     };
     returns(machine, args, sig, &output, &mut findings);
-    let mut inputs = Vec::new();
-    for (index, input) in sig.inputs.iter().enumerate() {
-        let FnArg::Typed(input) = input else { continue };
-        let name = match &*input.pat {
-            Pat::Ident(pat) => pat.ident.clone(),
-            _ => format_ident!("arg{index}"),
-        };
-        inputs.push((name, substitute(&input.ty)));
-    }
+    let types = sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(input) => Some(substitute(&input.ty)),
+        FnArg::Receiver(_) => None,
+    });
+
     findings.into_result()?;
     Ok(Edge {
         name: sig.ident.clone(),
         from,
         to,
         fails: args.fails.clone(),
-        body,
-        outer: function.attrs.iter().filter(|attr| is_outer(attr)).cloned().collect(),
+        place,
         signature: Signature {
             vis: function.vis.clone(),
             is_async: sig.asyncness.is_some(),
             generics: sig.generics.clone(),
-            args: inputs,
+            args: types.collect(),
             output,
         },
     })

@@ -16,11 +16,6 @@ pub(crate) fn docs(attrs: &[Attribute]) -> Vec<Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect()
 }
 
-/// Belongs to the method a caller sees rather than to the body that it forwards to.
-pub(crate) fn is_outer(attr: &Attribute) -> bool {
-    ["doc", "must_use", "deprecated"].iter().any(|name| attr.path().is_ident(name))
-}
-
 /// The graph is judged at expansion, when `cfg` on its parts is not decided yet.
 pub(crate) fn unconditional(attrs: &[Attribute], findings: &mut Findings) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr")) {

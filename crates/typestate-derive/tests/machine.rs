@@ -74,7 +74,7 @@ pub mod runner {
 
         /// Takes one more.
         #[edge(to = Running)]
-        pub fn add(mut self, task: u32) -> Self {
+        pub fn accept(mut self, task: u32) -> Self {
             self.phase.tasks.push(task);
             self
         }
@@ -193,7 +193,7 @@ fn a_machine_walks_its_edges() {
     assert_eq!(booting.phase_id(), PhaseId::Booting);
     let running = now(send(booting.boot((1_u8, 2), &mut room))).expect("there is room for two");
     assert_eq!((running.phase_id(), room), (PhaseId::Running, 1));
-    let running = running.add(3);
+    let running = running.accept(3);
     assert_eq!(running.tasks(), [1, 2, 3]);
     let stopped = running.next().next();
     assert!(stopped.phase_id().is_terminal());
@@ -230,7 +230,7 @@ fn the_graph_is_data() {
         edges,
         [
             ("boot", Booting, Running, Some("BootFailure")),
-            ("add", Running, Running, None),
+            ("accept", Running, Running, None),
             ("next", Running, Draining, None),
             ("stop", Running, Stopped, None),
             ("next", Draining, Stopped, None),
@@ -240,7 +240,7 @@ fn the_graph_is_data() {
     assert_eq!(
         MERMAID,
         "stateDiagram-v2\n    [*] --> Booting\n    Booting --> Running : boot\n    Booting --> [*] : boot fails with BootFailure\n    \
-         Running --> Running : add\n    Running --> Draining : next\n    Running --> Stopped : stop\n    \
+         Running --> Running : accept\n    Running --> Draining : next\n    Running --> Stopped : stop\n    \
          Draining --> Stopped : next\n    Draining --> Stopped : stop\n    Stopped --> [*]\n"
     );
 }
