@@ -107,3 +107,84 @@ fn names(machine: &Machine, findings: &mut Findings) {
         findings.push(name, "`phase_id` is generated for every machine; give this function another name");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use crate::{check, parse};
+
+    /// All findings of a module with phases `A`, `B`, `C` and these edges, given as `from name to`.
+    fn findings(initial: &str, terminal: &[&str], edges: &[(&str, &str, &str)]) -> Vec<String> {
+        let ident = |name: &str| syn::Ident::new(name, proc_macro2::Span::call_site());
+        let (initial, terminal) = (ident(initial), terminal.iter().map(|name| ident(name)));
+        let impls = edges.iter().map(|(from, name, to)| -> syn::ItemImpl {
+            let (from, name, to) = (ident(from), ident(name), ident(to));
+            parse_quote!(impl M<#from> {
+                #[edge(to = #to)]
+                fn #name(self) -> M<#to> {}
+            })
+        });
+        let mut module = parse_quote! {
+            mod m {
+                #[machine(initial = #initial, terminal = [#(#terminal),*])]
+                struct M<P>(P);
+                #[phase] struct A;
+                #[phase] struct B;
+                #[phase] struct C;
+                #(#impls)*
+            }
+        };
+        match parse::parse(&mut module).and_then(|machine| check::check(&machine)) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.into_iter().map(|error| error.to_string()).collect(),
+        }
+    }
+
+    #[test]
+    fn well_formed_graphs_pass() {
+        for edges in [
+            &[("A", "go", "B"), ("B", "go", "C")][..],
+            &[("A", "go", "B"), ("B", "stay", "B"), ("B", "back", "A"), ("B", "go", "C")],
+            &[("A", "b", "B"), ("A", "c", "C"), ("B", "c", "C")],
+        ] {
+            assert_eq!(findings("A", &["C"], edges), [""; 0], "{edges:?}");
+        }
+        assert_eq!(findings("A", &["B", "C"], &[("A", "b", "B"), ("A", "c", "C")]), [""; 0]);
+    }
+
+    #[test]
+    fn every_flaw_is_found_once() {
+        for (terminal, edges, expect) in [
+            (&["C"][..], &[("A", "go", "C"), ("B", "go", "C")][..], &["phase `B` is unreachable"][..]),
+            (&["C"], &[("A", "go", "C"), ("A", "b", "B")], &["phase `B` is a dead end"]),
+            (&["C"], &[("A", "go", "C"), ("A", "b", "B"), ("B", "b", "B")], &["phase `B` never ends"]),
+            (&["B", "C"], &[("A", "b", "B"), ("B", "c", "C")], &["edge `c` leaves the terminal phase `B`"]),
+            (
+                &["C"],
+                &[("A", "go", "B"), ("A", "go", "C"), ("B", "go", "C")],
+                &["`A` already has an edge `go`"],
+            ),
+            (&["C"], &[("A", "phase_id", "B"), ("B", "go", "C")], &["`phase_id` is generated"]),
+            (&["C"], &[("A", "go", "X")], &["unknown phase `X`"]),
+            (&["X"], &[], &["unknown phase `X`"]),
+            (&[], &[], &["a machine ends somewhere"]),
+            (
+                &["C"],
+                &[],
+                &[
+                    "phase `A` is a dead end",
+                    "phase `B` is unreachable",
+                    "phase `B` is a dead end",
+                    "phase `C` is unreachable",
+                ],
+            ),
+        ] {
+            let found = findings("A", terminal, edges);
+            assert_eq!(found.len(), expect.len(), "{edges:?}: {found:?}");
+            for (found, expect) in found.iter().zip(expect) {
+                assert!(found.starts_with(expect), "{found}");
+            }
+        }
+    }
+}

@@ -57,7 +57,7 @@ fn taken(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> bool {
         || machine.plain.iter().any(|(name, at)| name == family.name && *at == Some(phase))
 }
 
-/// A trait that nothing implements, for the sake of its text.
+/// A trait that no phase implements, for the sake of its text. The unit type does, or the compiler would suggest an impl.
 fn bound(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> TokenStream {
     let (ident, name, from) = (&machine.ident, family.name, &machine.phase(phase).ident);
     let trait_name = bound_name(family, from);
@@ -69,6 +69,8 @@ fn bound(machine: &Machine, family: &Family<'_>, phase: PhaseIndex) -> TokenStre
     quote! {
         #[diagnostic::on_unimplemented(message = #message, label = #label, #(note = #notes),*)]
         #vis trait #trait_name {}
+        #[diagnostic::do_not_recommend]
+        impl #trait_name for () {}
     }
 }
 

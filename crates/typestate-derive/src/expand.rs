@@ -30,9 +30,7 @@ pub(crate) fn typestate(args: TokenStream, item: TokenStream) -> TokenStream {
         }
     };
     let findings = check::check(&machine).err().map(syn::Error::into_compile_error);
-    if findings.is_none() {
-        extend(&mut module, &machine);
-    }
+    extend(&mut module, &machine);
     quote!(#findings #module)
 }
 
