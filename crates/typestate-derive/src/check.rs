@@ -21,6 +21,11 @@ impl Findings {
         }
     }
 
+    /// For where no machine came of the module, which has always left a finding.
+    pub(crate) fn into_error(self, module: &syn::Ident) -> syn::Error {
+        self.0.unwrap_or_else(|| syn::Error::new_spanned(module, "this module declares no machine"))
+    }
+
     pub(crate) fn into_result(self) -> syn::Result<()> {
         self.0.map_or(Ok(()), Err)
     }

@@ -40,7 +40,9 @@ pub(crate) fn refusals(machine: &Machine) -> TokenStream {
         let methods = refused(phase).map(|family| refusal(machine, family, phase));
         let (ident, from) = (&machine.ident, &machine.phase(phase).ident);
         quote! {
+            // Lints judge the edge itself, where the user can answer them.
             #[doc(hidden)]
+            #[allow(warnings, clippy::all, clippy::pedantic)]
             impl #ident<#from> { #(#methods)* }
         }
     });

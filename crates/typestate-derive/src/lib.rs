@@ -138,11 +138,12 @@
 //! - a phase that no path of edges reaches, a dead end that is not terminal, a cycle that no terminal phase can be reached from, an edge out of a terminal phase;
 //! - an edge that does not take `self` by value, or whose return type is not the declared one (written out, without an alias);
 //! - a public function that takes `self` and returns another phase without being declared an edge;
-//! - an unknown phase, two edges of one name out of one phase, a generic phase, `#[cfg]` on a phase or an edge;
+//! - an unknown phase, two edges of one name out of one phase, a generic phase, `#[cfg]` on the machine, a phase or an edge;
 //! - no machine or two machines in the module, a machine with other than one parameter;
 //! - `Drop` for the machine.
 //!
-//! An edge has one target. Where a step can end in two phases, branch before it, and declare an edge for each.
+//! The module is written inline, since a macro does not see into another file; a long body may well be a function elsewhere that the edge
+//! calls. An edge has one target. Where a step can end in two phases, branch before it, and declare an edge for each.
 //!
 //! # `Drop` belongs on an inner guard
 //!

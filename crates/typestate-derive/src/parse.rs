@@ -25,10 +25,7 @@ pub(crate) fn parse(module: &mut ItemMod) -> syn::Result<Machine> {
     let head = head(&module.ident, items, &mut findings);
     let edges = take_edges(items, &mut findings);
     let Some(head) = head else {
-        return Err(findings
-            .into_result()
-            .err()
-            .unwrap_or_else(|| syn::Error::new_spanned(&module.ident, "no machine")));
+        return Err(findings.into_error(&module.ident));
     };
     let mut machine = resolve(head, phases, &mut findings);
     for (at, item) in items.iter().enumerate() {
@@ -171,6 +168,9 @@ fn block_of(machine: &mut Machine, at: usize, block: &ItemImpl, marks: &[Mark], 
                 machine.ident
             ),
         );
+    }
+    if marks.iter().any(|mark| mark.item == at) {
+        unconditional(&block.attrs, findings);
     }
     let ours = ours.filter(|_| block.trait_.is_none());
     let from = ours.filter(|_| block.generics.params.is_empty()).and_then(last_ident);

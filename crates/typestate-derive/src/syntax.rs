@@ -18,7 +18,7 @@ pub(crate) fn docs(attrs: &[Attribute]) -> Vec<Attribute> {
 
 /// The graph is judged at expansion, when `cfg` on its parts is not decided yet.
 pub(crate) fn unconditional(attrs: &[Attribute], findings: &mut Findings) {
-    for attr in attrs.iter().filter(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr")) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("cfg")) {
         findings.push(
             attr,
             "a machine's parts cannot be conditional; put the `cfg` inside the body or on the module",

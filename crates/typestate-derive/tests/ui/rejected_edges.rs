@@ -53,6 +53,14 @@ mod phase {
         }
     }
 
+    #[cfg(unix)]
+    impl File<Open> {
+        #[edge(to = Closed)]
+        pub fn sometimes(self) -> File<Closed> {
+            File { phase: Closed }
+        }
+    }
+
     impl<P> File<P> {
         #[edge(to = Closed)]
         pub fn from_anywhere(self) -> File<Closed> {
