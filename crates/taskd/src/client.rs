@@ -1,0 +1,479 @@
+//! Talks to any node of a cluster: the library behind the command line, benchmarks and embedders.
+//!
+//! A [`Client`] knows several addresses and uses whichever answers. Calls that may be made twice are made again, at the
+//! next address if need be, until their deadline; a submission is one of them, because the task's id is drawn here
+//! and a node reports a task that it already has as [`Submitted::Existing`].
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use proto::api::{ApiClient, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
+use proto::runner::OutputChunk;
+use proto::status::ClusterStatus;
+use proto::task::{TaskSpec, TaskView};
+use proto::{NodeId, TaskId};
+use tarpc::client::RpcError;
+use tarpc::context::Context;
+use tokio::time::Instant;
+
+use crate::config::parse_address;
+use crate::net::{ConnectError, Identity, Peers, SharedNetwork, Tcp};
+
+/// How long one attempt to connect may take; then the next address is tried.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// First pause when no address answers; doubles up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a call waits unless told otherwise.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// How much longer than its own patience a long poll may take on the way.
+const POLL_SLACK: Duration = Duration::from_secs(5);
+/// Most tasks in one call, so that a batch fits a frame whatever the payloads.
+const BATCH_TASKS_MAX: usize = 1_000;
+/// Most payload bytes in one call.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Where nodes listen: `HOST:PORT`, several separated by commas. At least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses(Vec<String>);
+
+impl FromStr for Addresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(|address| parse_address(address.trim()).map(str::to_owned))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl std::fmt::Display for Addresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No node could be reached.
+    #[error("{0}")]
+    Unreachable(Unreachable),
+    /// A node answered that it cannot.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The deadline passed with the call under way: it may have been done.
+    #[error("no answer from {address} within {}: it is not known whether it was done", humantime::format_duration(round(*within)))]
+    NoAnswer {
+        /// Who was asked last.
+        address: String,
+        /// How long it was waited for.
+        within: Duration,
+    },
+}
+
+/// What became of the attempts to reach a node.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// The last failure at each address.
+    pub failures: Vec<ConnectError>,
+}
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no node can be reached")?;
+        for failure in &self.failures {
+            write!(f, "\n  {failure}")?;
+            if let Some(source) = std::error::Error::source(failure) {
+                write!(f, ": {source}")?;
+            }
+        }
+        f.write_str("\nname a node that runs with --addr HOST:PORT[,HOST:PORT] or in TASKD_ADDR")
+    }
+}
+
+impl CallError {
+    /// The node's own words, if it is that.
+    pub fn kind(&self) -> Option<ApiErrorKind> {
+        match self {
+            Self::Api(error) => Some(error.kind),
+            _ => None,
+        }
+    }
+}
+
+/// A connection to a cluster through any of its nodes. Share it by reference.
+#[derive(Debug)]
+pub struct Client {
+    peers: Peers,
+    addresses: Vec<String>,
+    /// Which address is used; moves on when one fails.
+    current: AtomicUsize,
+}
+
+impl Client {
+    /// A client of the nodes at `addresses` over TCP. Connects when first used. Call it inside a runtime.
+    pub fn new(addresses: Addresses) -> Self {
+        Self::over(Tcp::shared(), addresses)
+    }
+
+    /// A client over `network`.
+    pub fn over(network: SharedNetwork, addresses: Addresses) -> Self {
+        Self {
+            peers: Peers::new(network, Identity::client(), CONNECT_DEADLINE),
+            addresses: addresses.0,
+            current: AtomicUsize::new(0),
+        }
+    }
+
+    /// A client of the nodes at `addresses`, one of which has answered within 10 s.
+    ///
+    /// # Errors
+    /// None of them can be reached.
+    pub async fn connect(addresses: Addresses) -> Result<Self, CallError> {
+        let client = Self::new(addresses);
+        match client.reach(Instant::now() + CALL_DEADLINE).await {
+            Ok(_) => Ok(client),
+            Err(error) => {
+                client.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the connections and waits for their tasks.
+    pub async fn close(&self) {
+        self.peers.close().await;
+    }
+
+    /// Submits a task; its id is drawn here.
+    ///
+    /// # Errors
+    /// As [`submit_all`](Self::submit_all).
+    pub async fn submit(&self, spec: TaskSpec, within: Duration) -> Result<Submitted, CallError> {
+        let answers = self.submit_all(vec![Submission { id: draw_id(), spec }], within).await?;
+        answers.into_iter().next().ok_or_else(|| too_few().into())
+    }
+
+    /// Submits tasks and answers for each, in order. While there is no leader, or the answer is lost, it goes on
+    /// trying under the same ids for as long as `within`.
+    ///
+    /// # Errors
+    /// No node was reached, or the fate of a batch is not known. What a node refuses is an answer, not an error.
+    pub async fn submit_all(
+        &self,
+        tasks: Vec<Submission>,
+        within: Duration,
+    ) -> Result<Vec<Submitted>, CallError> {
+        let deadline = Instant::now() + within;
+        let mut answers: Vec<Option<Submitted>> = vec![None; tasks.len()];
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let open: Vec<usize> = (0..tasks.len()).filter(|&i| !is_settled(answers[i].as_ref())).collect();
+            if open.is_empty() {
+                break;
+            }
+            for batch in batches(&tasks, &open) {
+                let sent: Vec<Submission> = batch.iter().map(|&i| tasks[i].clone()).collect();
+                let outcome = self
+                    .call(deadline, Repeat::Yes, move |api, context| {
+                        let sent = sent.clone();
+                        async move { api.submit(context, Via::Client, sent).await }
+                    })
+                    .await;
+                match outcome {
+                    Ok(got) if got.len() == batch.len() => {
+                        for (&i, answer) in batch.iter().zip(got) {
+                            answers[i] = Some(answer);
+                        }
+                    }
+                    Ok(_) => return Err(too_few().into()),
+                    Err(CallError::Api(error)) => {
+                        for &i in &batch {
+                            answers[i] = Some(Submitted::Refused(error.clone()));
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let settled = answers.iter().all(|answer| is_settled(answer.as_ref()));
+            if settled || Instant::now() + pause >= deadline {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// One task by id or a unique prefix of it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn show(&self, id: &str) -> Result<TaskView, CallError> {
+        self.about(
+            id,
+            Repeat::Yes,
+            |api, context, id| async move { api.show(context, Via::Client, id).await },
+        )
+        .await
+    }
+
+    /// Tasks, newest first, without payloads.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn list(&self, filter: ListFilter) -> Result<TaskPage, CallError> {
+        self.call(soon(), Repeat::Yes, move |api, context| {
+            let filter = filter.clone();
+            async move { api.list(context, Via::Client, filter).await }
+        })
+        .await
+    }
+
+    /// Why a task is where it is.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn why(&self, id: &str) -> Result<Why, CallError> {
+        self.about(id, Repeat::Yes, |api, context, id| async move { api.why(context, Via::Client, id).await })
+            .await
+    }
+
+    /// Asks for a task to be cancelled; it is only once its processes are gone.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cancel(&self, id: &str) -> Result<TaskView, CallError> {
+        self.about(
+            id,
+            Repeat::Yes,
+            |api, context, id| async move { api.cancel(context, Via::Client, id).await },
+        )
+        .await
+    }
+
+    /// Queues a task that ended without success again.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn retry(&self, id: &str) -> Result<TaskView, CallError> {
+        self.about(
+            id,
+            Repeat::No,
+            |api, context, id| async move { api.retry(context, Via::Client, id).await },
+        )
+        .await
+    }
+
+    /// Waits until at least one of the tasks is past the given revision or final, at most for `patience`; returns them
+    /// all.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn watch(
+        &self,
+        tasks: Vec<(TaskId, u64)>,
+        patience: Duration,
+    ) -> Result<Vec<TaskView>, CallError> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.call(Instant::now() + patience + POLL_SLACK, Repeat::Yes, move |api, context| {
+            let tasks = tasks.clone();
+            async move { api.watch(context, Via::Client, tasks, patience_ms).await }
+        })
+        .await
+    }
+
+    /// Part of the output of a task's attempt (0 = the newest).
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn output(
+        &self,
+        id: &str,
+        attempt: u32,
+        offset: u64,
+        bytes_max: u32,
+    ) -> Result<OutputChunk, CallError> {
+        self.about(id, Repeat::Yes, move |api, context, id| async move {
+            api.output(context, Via::Client, id, attempt, offset, bytes_max).await
+        })
+        .await
+    }
+
+    /// The cluster as the node that answers sees it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn status(&self) -> Result<ClusterStatus, CallError> {
+        self.call(soon(), Repeat::Yes, |api, context| async move { api.status(context, Via::Client).await })
+            .await
+    }
+
+    /// Asks the leader to hand over, to `to` if given; returns who leads then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn handover(&self, to: Option<NodeId>) -> Result<NodeId, CallError> {
+        self.call(soon(), Repeat::No, move |api, context| {
+            let to = to.clone();
+            async move { api.handover(context, Via::Client, to).await }
+        })
+        .await
+    }
+
+    /// Sets a node's priority for leading.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn set_priority(&self, node: NodeId, priority: i32) -> Result<(), CallError> {
+        self.call(soon(), Repeat::Yes, move |api, context| {
+            let node = node.clone();
+            async move { api.set_priority(context, Via::Client, node, priority).await }
+        })
+        .await
+    }
+
+    async fn about<T, F>(
+        &self,
+        id: &str,
+        repeat: Repeat,
+        make: impl Fn(ApiClient, Context, String) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Result<T, ApiError>, RpcError>>,
+    {
+        self.call(soon(), repeat, |api, context| make(api, context, id.to_owned())).await
+    }
+
+    /// Makes a call, again if it may be, until it is answered or `deadline`.
+    async fn call<T, F>(
+        &self,
+        deadline: Instant,
+        repeat: Repeat,
+        make: impl Fn(ApiClient, Context) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Result<T, ApiError>, RpcError>>,
+    {
+        let begun = Instant::now();
+        let mut lost_at = None;
+        loop {
+            let (address, api) = match self.reach(deadline).await {
+                Ok(reached) => reached,
+                Err(error) => {
+                    return Err(match lost_at {
+                        Some(address) => CallError::NoAnswer { address, within: begun.elapsed() },
+                        None => error,
+                    });
+                }
+            };
+            let mut context = tarpc::context::current();
+            context.deadline = deadline.into_std();
+            match make(api, context).await {
+                Ok(answer) => return Ok(answer?),
+                Err(error) => {
+                    tracing::debug!(address, %error, "a call was not answered");
+                    self.peers.forget(&address);
+                    self.next_address();
+                    if matches!(repeat, Repeat::No) || Instant::now() >= deadline {
+                        return Err(CallError::NoAnswer { address, within: begun.elapsed() });
+                    }
+                    lost_at = Some(address);
+                }
+            }
+        }
+    }
+
+    /// A client of the first address that lets us in, the present one first; tries again until `deadline`.
+    ///
+    /// What one try finds, such as a stranger on the port, does not go away by itself: only what may change is tried
+    /// again.
+    async fn reach(&self, deadline: Instant) -> Result<(String, ApiClient), CallError> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let mut failures = Vec::new();
+            for _ in 0..self.addresses.len() {
+                let address = &self.addresses[self.current.load(Ordering::Relaxed) % self.addresses.len()];
+                match tokio::time::timeout_at(deadline, self.peers.api(address)).await {
+                    Ok(Ok(api)) => return Ok((address.clone(), api)),
+                    Ok(Err(error)) => failures.push(error),
+                    Err(_) => failures
+                        .push(ConnectError::Deadline { address: address.clone(), within: CONNECT_DEADLINE }),
+                }
+                self.next_address();
+            }
+            let hopeless = failures.iter().all(|failure| {
+                matches!(failure, ConnectError::Stranger { .. } | ConnectError::Closed { .. })
+            });
+            if hopeless || Instant::now() + pause >= deadline {
+                return Err(CallError::Unreachable(Unreachable { failures }));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn next_address(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether a call may be made twice.
+#[derive(Clone, Copy)]
+enum Repeat {
+    Yes,
+    No,
+}
+
+/// A task id, drawn at random.
+pub fn draw_id() -> TaskId {
+    TaskId::from_u128(rand::random())
+}
+
+fn soon() -> Instant {
+    Instant::now() + CALL_DEADLINE
+}
+
+fn too_few() -> ApiError {
+    ApiError::new(ApiErrorKind::Internal, "the node did not answer for every task")
+}
+
+/// Whether there is nothing to gain from asking again.
+fn is_settled(answer: Option<&Submitted>) -> bool {
+    match answer {
+        None => false,
+        Some(Submitted::Refused(error)) => {
+            !matches!(error.kind, ApiErrorKind::NoLeader | ApiErrorKind::Unknown)
+        }
+        Some(_) => true,
+    }
+}
+
+/// Cuts `open` into what fits one call each.
+fn batches(tasks: &[Submission], open: &[usize]) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut bytes = 0;
+    for &i in open {
+        let size = tasks[i].spec.payload.len();
+        match batches.last_mut() {
+            Some(batch) if batch.len() < BATCH_TASKS_MAX && bytes + size <= BATCH_BYTES_MAX => {
+                bytes += size;
+                batch.push(i);
+            }
+            _ => {
+                bytes = size;
+                batches.push(vec![i]);
+            }
+        }
+    }
+    batches
+}
+
+/// For people: no more digits than milliseconds.
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,416 @@
+//! What can be configured: plain data, parsed and checked once.
+//!
+//! Layers, later ones win: built-in defaults, the TOML file, the environment (`TASKD_<SECTION>__<KEY>`, for example
+//! `TASKD_COORDINATION__HOSTS`), flags of `taskd serve`. Only `coordination.hosts` must be given; `node.id` too where
+//! the machine's host name is no node id. Every error names the key and where its value came from.
+
+mod error;
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::{DEFAULT_PORT, NodeId};
+use serde::{Deserialize, Serialize};
+
+pub use error::{ConfigError, Problem};
+pub use load::{Flags, load};
+
+/// Everything that a node is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// The coordination service.
+    pub coordination: Coordination,
+    /// The election of the leader.
+    pub election: Election,
+    /// Tasks that run commands.
+    pub exec: Exec,
+    /// The task database and the running of tasks.
+    pub tasks: Tasks,
+    /// Stopping.
+    pub stop: Stop,
+    /// Logging; for the binary alone.
+    pub log: Log,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name, unique in the cluster.
+    pub id: NodeId,
+    /// Where it listens.
+    #[serde(with = "socket_address")]
+    pub listen: SocketAddr,
+    /// `HOST:PORT` under which the others reach it; none = as it listens.
+    pub advertise: Option<String>,
+    /// Where it keeps its identity, the output of tasks and outcomes not yet delivered.
+    pub data_dir: PathBuf,
+    /// Labels that tasks can ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Attempts that may run at a time; none = one per processor.
+    pub slots: Option<u32>,
+    /// Whether it may listen beyond loopback although nothing is encrypted or authenticated.
+    pub insecure: bool,
+    /// Whether it may lead.
+    pub eligible: bool,
+    /// Priority for leading that it sets when it joins, higher leads; none = leave what the cluster has.
+    pub priority: Option<i32>,
+    /// Connections that others may open to it.
+    pub connections_max: usize,
+}
+
+/// The coordination service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Coordination {
+    /// ZooKeeper's servers, `HOST:PORT,HOST:PORT,…`.
+    pub hosts: String,
+    /// Under which node everything lives.
+    pub root: String,
+    /// The session timeout to ask for.
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
+    /// The ensemble's `tickTime`. A client cannot learn it.
+    #[serde(with = "humantime_serde")]
+    pub tick: Duration,
+    /// How much earlier than the session a lease ends; none = `tick` + 100 ms.
+    #[serde(with = "humantime_serde")]
+    pub margin: Option<Duration>,
+    /// How long one call may take.
+    #[serde(with = "humantime_serde")]
+    pub call_deadline: Duration,
+    /// How long joining the cluster may take before the node gives up.
+    #[serde(with = "humantime_serde")]
+    pub join_deadline: Duration,
+    /// A file with `SCHEME:CREDENTIALS` on one line (for example `digest:user:password`); with it, only its bearer
+    /// can read and write the cluster's nodes.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// The election of the leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Election {
+    /// How many nodes may be candidates at a time.
+    pub eligible_max: usize,
+    /// How long the first candidate may hesitate before the next one claims.
+    #[serde(with = "humantime_serde")]
+    pub claim_grace: Duration,
+    /// How long an elected leader may take until it serves.
+    #[serde(with = "humantime_serde")]
+    pub serve_deadline: Duration,
+    /// How long a node is passed over after a failed term; doubles with each.
+    #[serde(with = "humantime_serde")]
+    pub hold_down: Duration,
+    /// The longest it is passed over.
+    #[serde(with = "humantime_serde")]
+    pub hold_down_max: Duration,
+}
+
+/// Tasks that run commands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Whether this node runs tasks of the kind `exec`, as its own user.
+    pub allow: bool,
+    /// Whether each task gets a PID namespace, so that nothing of it can survive its supervisor.
+    pub pid_namespace: PidNamespace,
+}
+
+/// Whether a task gets a PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PidNamespace {
+    /// Where the kernel permits it.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// The task database and the running of tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tasks {
+    /// How long a node may run tasks without a word from the leader; then it ends them, and they run elsewhere.
+    #[serde(with = "humantime_serde")]
+    pub fence_after: Duration,
+    /// How much clocks of different machines may drift apart within `fence_after`.
+    #[serde(with = "humantime_serde")]
+    pub drift: Duration,
+    /// How often a node tells the leader that it lives.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    #[serde(with = "humantime_serde")]
+    pub kill_grace: Duration,
+    /// Output kept of one attempt, in bytes.
+    pub output_bytes_max: u64,
+    /// Tasks that may be waiting or running at a time.
+    pub queue_tasks_max: usize,
+    /// Finished tasks that are remembered.
+    pub retention_count: usize,
+    /// How long a finished task is remembered.
+    #[serde(with = "humantime_serde")]
+    pub retention_age: Duration,
+    /// Bytes that the live part of the task log may take in the coordination service.
+    pub log_bytes_budget: u64,
+    /// Bytes beyond the budget that outcomes may still use.
+    pub log_bytes_reserve: u64,
+}
+
+/// Stopping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stop {
+    /// How long a stop may take in all; the process ends then, whatever is left.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,quorum=debug`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For eyes.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// A node `id` of the cluster behind `hosts`, everything else at its default.
+    pub fn new(id: NodeId, hosts: impl Into<String>) -> Self {
+        Self {
+            node: Node {
+                id,
+                listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
+                advertise: None,
+                data_dir: PathBuf::from("/var/lib/taskd"),
+                labels: BTreeMap::new(),
+                slots: None,
+                insecure: false,
+                eligible: true,
+                priority: None,
+                connections_max: 4_096,
+            },
+            coordination: Coordination {
+                hosts: hosts.into(),
+                root: "/taskd".to_owned(),
+                session_timeout: Duration::from_secs(4),
+                tick: Duration::from_secs(2),
+                margin: None,
+                call_deadline: Duration::from_secs(2),
+                join_deadline: Duration::from_secs(60),
+                auth_file: None,
+            },
+            election: Election {
+                eligible_max: 7,
+                claim_grace: Duration::from_secs(1),
+                serve_deadline: Duration::from_secs(10),
+                hold_down: Duration::from_secs(5),
+                hold_down_max: Duration::from_secs(300),
+            },
+            exec: Exec { allow: false, pid_namespace: PidNamespace::Auto },
+            tasks: Tasks {
+                fence_after: Duration::from_secs(30),
+                drift: Duration::from_secs(1),
+                heartbeat: Duration::from_secs(1),
+                kill_grace: Duration::from_secs(2),
+                output_bytes_max: 64 << 20,
+                queue_tasks_max: 1_000_000,
+                retention_count: 10_000,
+                retention_age: Duration::from_secs(24 * 60 * 60),
+                log_bytes_budget: 256 << 20,
+                log_bytes_reserve: 32 << 20,
+            },
+            stop: Stop { deadline: Duration::from_secs(5) },
+            log: Log { format: LogFormat::Human, level: "info".to_owned() },
+        }
+    }
+
+    /// Checks what no single key shows. [`load`] has done it.
+    ///
+    /// # Errors
+    /// Every problem that was found, each with its key and what to do.
+    pub fn check(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut unless = |ok: bool, key: &str, message: String| {
+            if !ok {
+                problems.push(Problem::at(key, message));
+            }
+        };
+        let (node, coordination, tasks) = (&self.node, &self.coordination, &self.tasks);
+        unless(
+            node.listen.ip().is_loopback() || node.insecure,
+            "node.listen",
+            format!(
+                "{} is reachable from other machines, and this release encrypts and authenticates nothing (TLS is to \
+                 come): listen on 127.0.0.1, or set node.insecure = true if the network is trusted",
+                node.listen
+            ),
+        );
+        match &node.advertise {
+            None => unless(
+                !node.listen.ip().is_unspecified(),
+                "node.advertise",
+                format!(
+                    "not set, and {} is no address that others can connect to: set it to this node's HOST:PORT",
+                    node.listen
+                ),
+            ),
+            Some(address) => {
+                if let Err(error) = parse_address(address) {
+                    unless(false, "node.advertise", error);
+                }
+            }
+        }
+        unless(node.slots != Some(0), "node.slots", "0 would run nothing: use 1 or more".to_owned());
+        unless(node.connections_max >= 8, "node.connections_max", "use 8 or more".to_owned());
+        for server in coordination.hosts.split(',') {
+            if let Err(error) = parse_address(server.trim()) {
+                unless(false, "coordination.hosts", error);
+            }
+        }
+        let root = &coordination.root;
+        unless(
+            root.len() > 1 && root.starts_with('/') && !root.ends_with('/') && !root.contains("//"),
+            "coordination.root",
+            format!("{root:?} is not the path of a node: use something like \"/taskd\""),
+        );
+        let margin = coordination.margin();
+        unless(
+            margin >= coordination.tick + Duration::from_millis(50) && margin < coordination.session_timeout,
+            "coordination.margin",
+            format!(
+                "{margin:?} must be at least tick + 50ms ({:?}) and less than session_timeout ({:?})",
+                coordination.tick + Duration::from_millis(50),
+                coordination.session_timeout
+            ),
+        );
+        unless(
+            self.election.eligible_max >= 1,
+            "election.eligible_max",
+            "0 would leave the cluster without a leader: use 1 or more".to_owned(),
+        );
+        unless(
+            tasks.kill_grace <= Duration::from_secs(2),
+            "tasks.kill_grace",
+            format!("{:?} is too long: use 2s or less", tasks.kill_grace),
+        );
+        unless(
+            tasks.heartbeat >= Duration::from_millis(50),
+            "tasks.heartbeat",
+            format!("{:?} is too short: use 50ms or more", tasks.heartbeat),
+        );
+        unless(
+            tasks.fence_after >= tasks.kill_grace + 3 * tasks.heartbeat,
+            "tasks.fence_after",
+            format!(
+                "{:?} is too short: use at least kill_grace + 3 × heartbeat ({:?})",
+                tasks.fence_after,
+                tasks.kill_grace + 3 * tasks.heartbeat
+            ),
+        );
+        unless(
+            self.stop.deadline >= tasks.kill_grace + Duration::from_secs(1),
+            "stop.deadline",
+            format!(
+                "{:?} is too short to end the tasks: use at least tasks.kill_grace + 1s ({:?})",
+                self.stop.deadline,
+                tasks.kill_grace + Duration::from_secs(1)
+            ),
+        );
+        if let Err(error) = crate::telemetry::directives(&self.log.level) {
+            unless(false, "log.level", error);
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+impl Node {
+    /// `HOST:PORT` under which the others reach this node.
+    pub fn address(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// Attempts that may run at a time.
+    pub fn slots(&self) -> u32 {
+        self.slots.unwrap_or_else(|| {
+            let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+            u32::try_from(processors).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+impl Coordination {
+    /// How much earlier than the session a lease ends.
+    pub fn margin(&self) -> Duration {
+        self.margin.unwrap_or(self.tick + Duration::from_millis(100))
+    }
+
+    /// Scheme and credentials from [`auth_file`](Self::auth_file).
+    ///
+    /// # Errors
+    /// The file cannot be read or does not say `SCHEME:CREDENTIALS`.
+    pub fn auth(&self) -> Result<Option<(String, Vec<u8>)>, Problem> {
+        let key = "coordination.auth_file";
+        let Some(path) = &self.auth_file else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Problem::at(key, format!("{}: {error}", path.display())))?;
+        let wrong = || Problem::at(key, format!("{} does not say SCHEME:CREDENTIALS", path.display()));
+        let (scheme, credentials) = text.trim_end().split_once(':').ok_or_else(wrong)?;
+        if scheme.is_empty() || credentials.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Some((scheme.to_owned(), credentials.as_bytes().to_vec())))
+    }
+}
+
+/// Checks `HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it, and how it should look.
+pub fn parse_address(text: &str) -> Result<&str, String> {
+    let wrong =
+        |what: &str| Err(format!("{text:?} {what}: use HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}"));
+    let Some((host, port)) = text.rsplit_once(':') else { return wrong("has no port") };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || host.contains(['/', ' ', '@']) || (host.contains(':') && !bracketed) {
+        return wrong("has no usable host");
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text),
+        _ => wrong("has no usable port"),
+    }
+}
+
+mod socket_address {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(address: &SocketAddr, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is not an address to listen on: use IP:PORT, for example 127.0.0.1:10601"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
