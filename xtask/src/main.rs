@@ -1,2 +1,114 @@
-//! Project automation.
-fn main() {}
+//! Project automation: `cargo xtask check|test|run|bench|acceptance`.
+//!
+//! Drives taskd the way its users do, through the command line and `-o json`, with real processes on loopback.
+//! Everything it starts, it ends: on success, on failure, on Ctrl-C, and (through the parent-death signal) when it is
+//! killed itself.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+mod acceptance;
+mod bench;
+mod check;
+mod depgraph;
+mod install;
+mod run;
+mod shell;
+mod stats;
+mod test;
+mod workspace;
+
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", about = "Builds, checks, tests, runs and measures taskd")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// The gate: format, lints, docs, licences, dependency graph, each crate alone
+    Check(check::Options),
+    /// Every test, on a fresh machine too
+    Test(test::Options),
+    /// A local cluster of real processes; Ctrl-C stops it
+    Run(RunArgs),
+    /// What it costs and what it does per second
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
+    /// Long runs with faults, each with a checker that explains everything it saw
+    Acceptance {
+        #[command(subcommand)]
+        what: acceptance::What,
+    },
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Scrub a directory tree as a few hundred tasks, kill the leader half-way, check the result, and end
+    #[arg(long)]
+    demo: bool,
+    /// A shorter demo, for a busy machine
+    #[arg(long, requires = "demo")]
+    small: bool,
+}
+
+/// Which cluster to start.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ClusterArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes: u16,
+    /// An existing ZooKeeper, as `host:port[,host:port…][/root]`, instead of one of its own
+    #[arg(long, value_name = "HOSTS")]
+    zookeeper: Option<String>,
+    /// The first node's port; the others follow
+    #[arg(long, value_name = "PORT", default_value_t = 10601)]
+    base_port: u16,
+}
+
+impl ClusterArgs {
+    fn plan(&self, profile: workspace::Profile) -> run::cluster::Plan {
+        run::cluster::Plan {
+            nodes: self.nodes,
+            base_port: self.base_port,
+            zookeeper: self.zookeeper.clone(),
+            profile,
+            ready_within: Duration::from_secs(60),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<shell::Interrupted>() => {
+            eprintln!("interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let workspace = workspace::Workspace::load()?;
+    match command {
+        Command::Check(options) => check::run(&workspace, &options),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Run(args) if args.demo => {
+            run::demo::run(&workspace, &args.cluster.plan(workspace::Profile::Dev), args.small)
+        }
+        Command::Run(args) => run::interactive(&workspace, &args.cluster.plan(workspace::Profile::Dev)),
+        Command::Bench { what } => bench::run(&workspace, &what),
+        Command::Acceptance { what } => acceptance::run(&workspace, &what),
+    }
+}

@@ -1,0 +1,197 @@
+//! Thousands of tasks through the deaths of the leader, of a runner and of ZooKeeper.
+//!
+//! Act one: ZooKeeper alone is killed and restarted, which must kill no task. Act two, while the rest is being submitted:
+//! the leader is killed and restarted, another node is killed and stays away, and ZooKeeper is restarted once more.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::ClusterArgs;
+use crate::run::client::{Client, Submission, lock};
+use crate::run::cluster::{self, Cluster};
+use crate::run::progress::Bar;
+use crate::run::trace::{self, Trace};
+use crate::shell::{self, Interrupt, Interrupted};
+use crate::stats;
+use crate::workspace::{Profile, Workspace};
+
+const ZOOKEEPER_DOWN: Duration = Duration::from_secs(10);
+/// A submission waits while nobody leads.
+const SUBMIT_WITHIN: Duration = Duration::from_secs(90);
+/// The session expires, another node claims, recovers and serves.
+const FAILOVER_WITHIN: Duration = Duration::from_secs(30);
+/// The fence of the node that stays away (30 s) and the work that is left.
+const FINISH_WITHIN: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Fifths of a second: long enough to live through ZooKeeper's restart.
+const LONG: u32 = 100;
+const LONG_TASKS: usize = 8;
+
+pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Result<()> {
+    if args.nodes < 3 {
+        bail!("one node is killed and one stays away: use --nodes 3 or more");
+    }
+    let interrupt = Interrupt::install()?;
+    let mut cluster = Cluster::start(workspace, &args.plan(Profile::Dev), &interrupt)?;
+    cluster.zookeeper()?;
+    let start = Instant::now();
+    let played = play(&mut cluster, tasks as usize, start, &interrupt);
+    if played.as_ref().is_err_and(|error| !error.is::<Interrupted>()) {
+        cluster.keep_files();
+    }
+    let stopped = cluster.stop();
+    println!("{}", played?);
+    print!("{}", stopped?);
+    println!("chaos: passed in {}", stats::human(start.elapsed()));
+    Ok(())
+}
+
+fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interrupt) -> Result<String> {
+    let trace = Trace::create(cluster.dir())?;
+    let say = |text: &str| println!("{:>7.1} s  {text}", start.elapsed().as_secs_f64());
+    let acknowledged: Mutex<BTreeSet<String>> = Mutex::default();
+    let accepted = |_, id| {
+        lock(&acknowledged).insert(id);
+    };
+    let submission =
+        |n: usize, pulses: u32| Submission { name: format!("t{n}"), argv: trace.argv(pulses, None) };
+    let mut bar = Bar::new();
+
+    let first: Vec<_> =
+        (0..total / 5).map(|n| submission(n, if n < LONG_TASKS { LONG } else { 1 + n as u32 % 4 })).collect();
+    cluster.client().submit_all(&first, SUBMIT_WITHIN, interrupt, &accepted)?;
+    say(&format!("{} tasks accepted; ZooKeeper is killed for {ZOOKEEPER_DOWN:?}", first.len()));
+    restart_zookeeper(cluster, interrupt)?;
+    say("ZooKeeper is back");
+    let ids = lock(&acknowledged).clone();
+    wait_final(&cluster.client(), &ids, &mut bar, interrupt)?;
+    let again: Vec<String> = cluster
+        .client()
+        .tasks()?
+        .into_iter()
+        .filter(|task| task.attempt_count != 1 || task.state != "succeeded")
+        .map(|task| format!("{} {} after {} attempts", task.id, task.state, task.attempt_count))
+        .collect();
+    if !again.is_empty() {
+        bail!("ZooKeeper's restart alone cost attempts:\n  {}", again.join("\n  "));
+    }
+    say("each of them succeeded with its first attempt: ZooKeeper's restart killed nothing");
+
+    let rest: Vec<_> = (first.len()..total).map(|n| submission(n, 1 + n as u32 % 4)).collect();
+    let client = cluster.client();
+    let (faults, submitted) = thread::scope(|scope| {
+        let submitter = scope.spawn(|| client.submit_all(&rest, SUBMIT_WITHIN, interrupt, &accepted));
+        let faults = faults(cluster, &say, interrupt);
+        if faults.is_err() {
+            interrupt.set();
+        }
+        (faults, submitter.join().unwrap_or_else(|_| bail!("the submitter panicked")))
+    });
+    let away = faults?;
+    submitted?;
+    say("everything is submitted");
+    let ids = lock(&acknowledged).clone();
+    let alive = cluster.client_of(|node| node.name != away);
+    wait_final(&alive, &ids, &mut bar, interrupt)?;
+    say("everything is final");
+
+    let (runs, tasks) = (trace.read()?, alive.tasks()?);
+    let mut findings = trace::check(&runs, &tasks, &ids);
+    let left = cluster::processes_below(&cluster.data_dir(&away));
+    if !left.is_empty() {
+        findings.violations.push(format!("{} processes of {away}'s tasks outlived their fence", left.len()));
+    }
+    let unsuccessful = tasks.iter().filter(|task| task.state != "succeeded").count();
+    if ids.len() != total || unsuccessful > 0 {
+        findings
+            .violations
+            .push(format!("{} acknowledged of {total}, {unsuccessful} without success", ids.len()));
+    }
+    let attempts: u32 = tasks.iter().map(|task| task.attempt_count).sum();
+    let report = format!(
+        "\n{total} tasks acknowledged and final, {attempts} attempts assigned, {} of them ran; {} cut short, {} ended \
+         unheard\n{} violations",
+        runs.len(),
+        findings.cut_short,
+        findings.unheard,
+        findings.violations.len()
+    );
+    if findings.violations.is_empty() {
+        return Ok(report);
+    }
+    let shown: Vec<_> = findings.violations.iter().take(30).cloned().collect();
+    bail!("{report}:\n  {}", shown.join("\n  "))
+}
+
+/// Act two. Returns the node that stays away.
+fn faults(cluster: &mut Cluster, say: &impl Fn(&str), interrupt: &Interrupt) -> Result<String> {
+    let old = cluster.client().leader()?.context("nobody leads before the faults")?;
+    let index = cluster.index_of(&old.node)?;
+    cluster.kill_node(index)?;
+    say(&format!("kill -9 of {}, the leader of epoch {}", old.node, old.epoch));
+    let survivors = cluster.client_of(|node| node.name != old.node);
+    let leads = |status: &crate::run::client::Status| {
+        status.leader.as_ref().is_some_and(|leader| leader.serving && leader.epoch > old.epoch)
+    };
+    let status = cluster.wait_status("another leader", &survivors, FAILOVER_WITHIN, interrupt, leads)?;
+    let new = status.leader.context("a leader that was just there")?;
+    say(&format!("{} leads and serves, epoch {}", new.node, new.epoch));
+    cluster.start_node(index)?;
+    let nodes = cluster.nodes().len();
+    let all = cluster.client();
+    cluster.wait_status("the return of the old leader", &all, FAILOVER_WITHIN, interrupt, |status| {
+        status.members.len() == nodes && status.leader.as_ref().is_some_and(|leader| leader.serving)
+    })?;
+    say(&format!("{} is back", old.node));
+
+    let leader = cluster.client().leader()?.context("nobody leads")?.node;
+    let away =
+        cluster.nodes().iter().map(|node| &node.name).find(|name| **name != leader && **name != old.node);
+    let away = away.context("no node is left to stay away")?.clone();
+    cluster.kill_node(cluster.index_of(&away)?)?;
+    say(&format!("kill -9 of {away}, which stays away"));
+
+    restart_zookeeper(cluster, interrupt)?;
+    say(&format!("ZooKeeper was down for {ZOOKEEPER_DOWN:?} and is back"));
+    Ok(away)
+}
+
+fn restart_zookeeper(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<()> {
+    cluster.zookeeper()?.kill()?;
+    let down = Instant::now();
+    while down.elapsed() < ZOOKEEPER_DOWN {
+        interrupt.check()?;
+        thread::sleep(shell::POLL);
+    }
+    cluster.zookeeper()?.start(interrupt)
+}
+
+fn wait_final(client: &Client, ids: &BTreeSet<String>, bar: &mut Bar, interrupt: &Interrupt) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        interrupt.check()?;
+        // A look may meet a moment without a leader.
+        let looked = client.unfinished(ids);
+        if let Ok(unfinished) = &looked {
+            bar.show(ids.len() - unfinished.len(), ids.len(), "final");
+            if unfinished.is_empty() {
+                bar.say("");
+                return Ok(());
+            }
+        }
+        if start.elapsed() > FINISH_WITHIN {
+            let unfinished = looked.context("the cluster does not answer")?;
+            let some: Vec<_> = unfinished.iter().take(10).cloned().collect();
+            bail!(
+                "{} tasks are not final after {FINISH_WITHIN:?}, such as {}",
+                unfinished.len(),
+                some.join(" ")
+            );
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: what an idle cluster costs, and how many durable tasks a second one does.
+
+mod idle;
+mod tasks;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::ClusterArgs;
+use crate::workspace::Workspace;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum What {
+    /// CPU, memory and ZooKeeper writes of nodes that have nothing to do
+    Idle {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// How long to look
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    /// Durable tasks a second and submit-to-start latency, beside the same ZooKeeper's raw writes
+    Tasks {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// How many tasks in the run that measures throughput
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+        tasks: u32,
+    },
+}
+
+pub(crate) fn run(workspace: &Workspace, what: &What) -> Result<()> {
+    match what {
+        What::Idle { cluster, seconds } => idle::run(workspace, cluster, *seconds),
+        What::Tasks { cluster, tasks } => tasks::run(workspace, cluster, *tasks),
+    }
+}

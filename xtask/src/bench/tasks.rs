@@ -1,0 +1,133 @@
+//! Throughput and latency of durable tasks, next to what the same ZooKeeper does raw in the same run.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::ClusterArgs;
+use crate::run::cluster::Cluster;
+use crate::shell::{self, Interrupt};
+use crate::stats;
+use crate::workspace::{Profile, Workspace};
+
+const RAW_WITHIN: Duration = Duration::from_secs(180);
+const LOAD_WITHIN: Duration = Duration::from_secs(600);
+/// The bar of this stage: a fifth of (multi ÷ 3), and 4 × the raw p50.
+const RATE_BAR: f64 = 0.2;
+const LATENCY_BAR: f64 = 4.0;
+
+/// What `crates/coord/examples/raw.rs` prints.
+#[derive(Debug, Deserialize)]
+struct Raw {
+    single_p50_us: f64,
+    single_per_s: f64,
+    pipelined_per_s: f64,
+    multi_creates_per_s: f64,
+}
+
+/// What `xtask/examples/load.rs` prints.
+#[derive(Debug, Deserialize)]
+struct Load {
+    tasks: u64,
+    tasks_per_s: f64,
+    accepted_p50_us: f64,
+    started_p50_us: f64,
+    started_p99_us: f64,
+    finished_p50_us: f64,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    let example = |package: &str, name: &str| {
+        let args = ["build", "--release", "--package", package, "--example", name];
+        shell::run(&format!("build the example {name}"), &mut workspace.cargo(&args))?;
+        anyhow::Ok(workspace.target.join("release/examples").join(name))
+    };
+    let (raw, load) = (example("coord", "raw")?, example("xtask", "load")?);
+    let mut cluster = Cluster::start(workspace, &args.plan(Profile::Release), &interrupt)?;
+    let measured = measure(&cluster, &raw, &load, tasks);
+    let stopped = cluster.stop();
+    println!("{}", measured?);
+    stopped.map(drop)
+}
+
+fn measure(cluster: &Cluster, raw: &Path, load: &Path, tasks: u32) -> Result<String> {
+    let hosts = cluster.coordination().split('/').next().unwrap_or_default();
+    println!("measuring ZooKeeper's raw writes");
+    let raw: Raw = json(Command::new(raw).arg(hosts), RAW_WITHIN)?;
+    println!("running {tasks} tasks");
+    let addresses: Vec<&str> = cluster.nodes().iter().map(|node| node.address.as_str()).collect();
+    let load: Load = json(Command::new(load).arg(addresses.join(",")).arg(tasks.to_string()), LOAD_WITHIN)?;
+    Ok(render(&raw, &load, cluster.nodes().len()))
+}
+
+/// Runs a program that prints one JSON object on its last line.
+fn json<T: serde::de::DeserializeOwned>(command: &mut Command, within: Duration) -> Result<T> {
+    let output = shell::output(command, within)?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({}): {}", output.status, output.stderr.trim());
+    }
+    let line = output.stdout.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("failed to read what {command:?} printed: {line:?}"))
+}
+
+fn render(raw: &Raw, load: &Load, nodes: usize) -> String {
+    let micros = |us: f64| stats::human(Duration::from_secs_f64(us / 1e6));
+    let rate = |per_s: f64| format!("{per_s:.0}/s");
+    let per_multi = load.tasks_per_s / (raw.multi_creates_per_s / 3.0);
+    let per_create = load.started_p50_us / raw.single_p50_us;
+    let verdict = |met: bool| if met { "met" } else { "MISSED" }.to_owned();
+    let rows = [
+        ["ZooKeeper: single creates, one at a time", &rate(raw.single_per_s), &micros(raw.single_p50_us), ""],
+        ["ZooKeeper: single creates, pipelined", &rate(raw.pipelined_per_s), "", ""],
+        ["ZooKeeper: creates in multi of 50", &rate(raw.multi_creates_per_s), "", ""],
+        [
+            &format!("taskd: {} durable noop tasks, {nodes} nodes", load.tasks),
+            &rate(load.tasks_per_s),
+            "",
+            &format!("{per_multi:.2} x (multi / 3): {}", verdict(per_multi >= RATE_BAR)),
+        ],
+        ["taskd: submit to accepted", "", &micros(load.accepted_p50_us), ""],
+        [
+            "taskd: submit to start",
+            "",
+            &micros(load.started_p50_us),
+            &format!("{per_create:.2} x single create: {}", verdict(per_create <= LATENCY_BAR)),
+        ],
+        ["taskd: submit to start, p99", "", &micros(load.started_p99_us), ""],
+        ["taskd: submit to known as finished", "", &micros(load.finished_p50_us), ""],
+    ]
+    .map(|row| row.map(str::to_owned).to_vec());
+    let head = ["", "rate", "p50", "ratio (bar: 0.20, 4.00)"].map(str::to_owned).to_vec();
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    format!("\n{}", stats::table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_to_the_raw_figures() {
+        let raw = Raw {
+            single_p50_us: 500.0,
+            single_per_s: 2e3,
+            pipelined_per_s: 1e4,
+            multi_creates_per_s: 60_000.0,
+        };
+        let load = Load {
+            tasks: 100,
+            tasks_per_s: 10_000.0,
+            accepted_p50_us: 1_000.0,
+            started_p50_us: 2_500.0,
+            started_p99_us: 9_000.0,
+            finished_p50_us: 4_000.0,
+        };
+        let text = render(&raw, &load, 3);
+        assert!(text.contains("0.50 x (multi / 3): met"), "{text}");
+        assert!(text.contains("5.00 x single create: MISSED"), "{text}");
+    }
+}

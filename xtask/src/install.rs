@@ -1,0 +1,91 @@
+//! What the checks and tests need beyond a Rust toolchain, and how it gets there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::run::zookeeper;
+use crate::shell;
+use crate::workspace::Workspace;
+
+/// A cargo subcommand from crates.io.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool {
+    /// The crate and its program.
+    name: &'static str,
+    /// Known to work here; a fresh machine gets this one.
+    version: &'static str,
+}
+
+pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+pub(crate) const NEXTEST: Tool = Tool { name: "cargo-nextest", version: "0.9.143" };
+
+impl Tool {
+    /// The command that a person would type to get it.
+    pub(crate) fn remedy(self) -> String {
+        format!("cargo install --locked {}@{}", self.name, self.version)
+    }
+
+    /// Where it is: on the path, or installed here by an earlier run.
+    pub(crate) fn find(self, workspace: &Workspace) -> Option<PathBuf> {
+        let ours = workspace.target.join("tools/bin").join(self.name);
+        [PathBuf::from(self.name), ours]
+            .into_iter()
+            .find(|program| shell::succeeds(Command::new(program).arg("--version")))
+    }
+
+    /// Builds it once, under the target folder; takes minutes.
+    pub(crate) fn install(self, workspace: &Workspace) -> Result<PathBuf> {
+        let root = workspace.target.join("tools");
+        println!(
+            "building {} {} into {} (once; takes some minutes)",
+            self.name,
+            self.version,
+            root.display()
+        );
+        let start = Instant::now();
+        let mut command =
+            workspace.cargo(&["install", "--quiet", "--locked", "--version", self.version, self.name]);
+        command.arg("--root").arg(&root);
+        // Its objects would only fill the target folder; the debug information is of no use to anybody.
+        command.env("CARGO_TARGET_DIR", root.join("build")).env("CARGO_PROFILE_RELEASE_DEBUG", "none");
+        shell::run(&format!("install {}", self.name), &mut command)?;
+        if let Err(error) = std::fs::remove_dir_all(root.join("build")) {
+            eprintln!("warning: failed to remove {}: {error}", root.join("build").display());
+        }
+        println!("built {} in {} s", self.name, start.elapsed().as_secs());
+        Ok(root.join("bin").join(self.name))
+    }
+
+    /// Finds it, or installs it.
+    pub(crate) fn ensure(self, workspace: &Workspace) -> Result<PathBuf> {
+        self.find(workspace).map_or_else(|| self.install(workspace), Ok)
+    }
+}
+
+/// The one command that installs ZooKeeper.
+pub(crate) const ZOOKEEPER_REMEDY: &str = "sudo apt-get install -y --no-install-recommends zookeeper";
+
+/// Debian's `zookeeper`: whether it is there in the end. Installs it where this process may.
+pub(crate) fn zookeeper() -> Result<()> {
+    if zookeeper::installed() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("ZooKeeper is not installed; this does it: {ZOOKEEPER_REMEDY}");
+    }
+    println!("installing Debian's zookeeper (and Java)");
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        shell::run("apt-get", &mut command)
+    };
+    apt(&["update"])?;
+    apt(&["install", "-y", "--no-install-recommends", "zookeeper"])?;
+    if !zookeeper::installed() {
+        bail!("the package zookeeper was installed, but {} is not there", zookeeper::JAR);
+    }
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! N taskd processes and their ZooKeeper on loopback: started, killed, restarted, and always cleaned up.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::client::{Client, Status};
+use super::logs::{self, Follower};
+use super::zookeeper::ZooKeeper;
+use crate::install;
+use crate::shell::{self, Interrupt};
+use crate::workspace::{Profile, Workspace};
+
+/// A node's own promise is 5 s; after this it is killed, loudly.
+const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// Which cluster to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: u16,
+    pub(crate) base_port: u16,
+    /// Somebody's ZooKeeper instead of our own.
+    pub(crate) zookeeper: Option<String>,
+    pub(crate) profile: Profile,
+    pub(crate) ready_within: Duration,
+}
+
+/// A folder of this run's own. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl RunDir {
+    /// Creates `BASE/PID-N`.
+    pub(crate) fn create(base: &Path) -> Result<Self> {
+        fs::create_dir_all(base).with_context(|| format!("failed to create {}", base.display()))?;
+        for n in 0..1_000 {
+            let path = base.join(format!("{}-{n}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path, keep: false }),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("failed to create {}", path.display()));
+                }
+            }
+        }
+        bail!("{} is full of folders of earlier runs: remove it", base.display())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if self.keep {
+            eprintln!("kept for a look: {}", self.path.display());
+        } else if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("warning: failed to remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    child: Option<Child>,
+}
+
+/// The running cluster. Dropping it kills what still runs.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    program: PathBuf,
+    nodes: Vec<Node>,
+    /// Hosts and root.
+    coordination: String,
+    zookeeper: Option<ZooKeeper>,
+    // Last, so that everything in it has ended when it is removed.
+    dir: RunDir,
+}
+
+impl Cluster {
+    /// Builds taskd, starts everything and waits until every node is a member and a leader serves.
+    pub(crate) fn start(workspace: &Workspace, plan: &Plan, interrupt: &Interrupt) -> Result<Self> {
+        let mut cluster = Self::prepare(workspace, plan, interrupt)?;
+        let start = || -> Result<()> {
+            for index in 0..cluster.nodes.len() {
+                cluster.start_node(index)?;
+            }
+            cluster.wait_ready(plan.ready_within, interrupt)
+        }();
+        if start.is_err() && !interrupt.is_set() {
+            cluster.keep_files();
+        }
+        start.map(|()| cluster)
+    }
+
+    /// Builds taskd and starts ZooKeeper, but no node yet.
+    pub(crate) fn prepare(workspace: &Workspace, plan: &Plan, interrupt: &Interrupt) -> Result<Self> {
+        let ports: Vec<u16> = (0..plan.nodes).map(|n| plan.base_port.saturating_add(n)).collect();
+        for port in &ports {
+            if TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err() {
+                bail!(
+                    "port {port} on 127.0.0.1 is taken, maybe by another cluster: stop that, or use --base-port"
+                );
+            }
+        }
+        if plan.zookeeper.is_none() {
+            install::zookeeper()?;
+        }
+        let program = workspace.build_taskd(plan.profile)?;
+        interrupt.check()?;
+        let dir = RunDir::create(&workspace.target.join("run"))?;
+        let (zookeeper, coordination) = match &plan.zookeeper {
+            Some(hosts) => (None, hosts.clone()),
+            None => {
+                let mut server = ZooKeeper::prepare(dir.path().join("zookeeper"))?;
+                server.start(interrupt)?;
+                let address = server.address();
+                (Some(server), address)
+            }
+        };
+        let mut nodes = Vec::new();
+        for (port, n) in ports.into_iter().zip(1..) {
+            let name = format!("n{n}");
+            fs::write(dir.path().join(format!("{name}.toml")), NODE_CONFIG)
+                .context("failed to write a node's file")?;
+            nodes.push(Node { name, address: format!("127.0.0.1:{port}"), child: None });
+        }
+        Ok(Self { program, nodes, coordination, zookeeper, dir })
+    }
+
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// This run's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+
+    /// From now on the run's folder outlives it.
+    pub(crate) fn keep_files(&mut self) {
+        self.dir.keep = true;
+    }
+
+    /// ZooKeeper's hosts (and root).
+    pub(crate) fn coordination(&self) -> &str {
+        &self.coordination
+    }
+
+    /// Our own ZooKeeper, if it is.
+    pub(crate) fn zookeeper(&mut self) -> Result<&mut ZooKeeper> {
+        self.zookeeper.as_mut().context("this needs a ZooKeeper of its own: leave out --zookeeper")
+    }
+
+    /// A client of every node.
+    pub(crate) fn client(&self) -> Client {
+        self.client_of(|_| true)
+    }
+
+    /// A client of those nodes that `wanted` picks.
+    pub(crate) fn client_of(&self, wanted: impl Fn(&Node) -> bool) -> Client {
+        let addresses: Vec<String> =
+            self.nodes.iter().filter(|node| wanted(node)).map(|node| node.address.clone()).collect();
+        Client::new(self.program.clone(), &addresses)
+    }
+
+    pub(crate) fn index_of(&self, name: &str) -> Result<usize> {
+        let found = self.nodes.iter().position(|node| node.name == name);
+        found.with_context(|| format!("{name} is not one of this cluster's nodes"))
+    }
+
+    /// The command that starts a node on these coordination hosts.
+    pub(crate) fn serve_command(&self, index: usize, coordination: &str) -> Result<Command> {
+        let node = self.nodes.get(index).context("no such node")?;
+        let log = File::options().create(true).append(true).open(self.log(&node.name))?;
+        let mut command = tied_to_us(&self.program, Signal::SIGTERM);
+        without_settings(&mut command);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.dir.path().join(format!("{}.toml", node.name)))
+            .args(["--node-id", &node.name, "--listen", &node.address, "--coordination", coordination])
+            .arg("--data-dir")
+            .arg(self.data_dir(&node.name))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+
+    /// Starts a node that does not run.
+    pub(crate) fn start_node(&mut self, index: usize) -> Result<()> {
+        let mut command = self.serve_command(index, &self.coordination)?;
+        let child = command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?;
+        self.nodes[index].child = Some(child);
+        Ok(())
+    }
+
+    /// `kill -9` of a node's daemon.
+    pub(crate) fn kill_node(&mut self, index: usize) -> Result<()> {
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        let mut child = node.child.take().with_context(|| format!("{} does not run", node.name))?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// A node's process.
+    pub(crate) fn pid(&self, index: usize) -> Option<u32> {
+        self.nodes.get(index)?.child.as_ref().map(Child::id)
+    }
+
+    /// Waits until every started node is a member, a leader serves, and all is well.
+    pub(crate) fn wait_ready(&mut self, within: Duration, interrupt: &Interrupt) -> Result<()> {
+        let client = self.client();
+        let mut last = String::from("no node answered");
+        let ready = shell::poll("a healthy cluster", within, interrupt, || {
+            if let Some((name, status)) = self.ended()?.into_iter().next() {
+                bail!("{name} ended ({status}) before it was ready:\n{}", logs::tail(&self.log(&name), 15));
+            }
+            let started = self.nodes.iter().filter(|node| node.child.is_some()).count();
+            match client.status() {
+                Ok(status) if status.health == "healthy" && status.members.len() == started => Ok(Some(())),
+                Ok(status) => {
+                    last = format!("{} ({} of {started} members)", status.summary, status.members.len());
+                    Ok(None)
+                }
+                Err(error) => {
+                    last = format!("{error:#}");
+                    Ok(None)
+                }
+            }
+        });
+        ready.with_context(|| format!("the cluster did not get ready; last seen: {last}"))
+    }
+
+    /// Nodes that have ended although nobody told them to; each is named once.
+    pub(crate) fn ended(&mut self) -> Result<Vec<(String, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child
+                && let Some(status) = child.try_wait()?
+            {
+                node.child = None;
+                ended.push((node.name.clone(), status));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Who leads, where the nodes are, and what to type next.
+    pub(crate) fn welcome(&self) -> Result<String> {
+        let status = self.client().status()?;
+        let mut text = format!("\n{}\n", status.summary);
+        for member in &status.members {
+            let leads = status.leader.as_ref().is_some_and(|leader| leader.node == member.node);
+            let _ = writeln!(
+                text,
+                "  {}  {}{}",
+                member.node,
+                member.address,
+                if leads { "  leader" } else { "" }
+            );
+        }
+        let bin = self.program.parent().unwrap_or(Path::new("."));
+        let _ = write!(
+            text,
+            "\nTry, in another terminal:\n  export PATH={}:$PATH{}\n  taskd cluster status\n  \
+             taskd task submit --wait -- sha256sum /etc/os-release\n  taskd task list\n\nCtrl-C stops everything.\n\n",
+            bin.display(),
+            match self.nodes.first() {
+                Some(node) if node.address != "127.0.0.1:10601" => format!(" TASKD_ADDR={}", node.address),
+                _ => String::new(),
+            }
+        );
+        Ok(text)
+    }
+
+    /// Follows every node's log.
+    pub(crate) fn follower(&self) -> Follower {
+        let sources = self.nodes.iter().map(|node| (node.name.clone(), self.log(&node.name)));
+        Follower::new(sources, logs::colours())
+    }
+
+    /// Waits until the members are exactly as expected by `accept`.
+    pub(crate) fn wait_status(
+        &self,
+        what: &str,
+        client: &Client,
+        within: Duration,
+        interrupt: &Interrupt,
+        mut accept: impl FnMut(&Status) -> bool,
+    ) -> Result<Status> {
+        shell::poll(what, within, interrupt, || Ok(client.status().ok().filter(|status| accept(status))))
+    }
+
+    /// Ends all nodes at once, then ZooKeeper, and looks for anything that was left. Says how it went; fails when
+    /// something had to be killed.
+    pub(crate) fn stop(&mut self) -> Result<String> {
+        let mut report = String::new();
+        let mut unclean = Vec::new();
+        let start = Instant::now();
+        for node in &self.nodes {
+            if let Some(child) = &node.child {
+                // One that has just ended by itself is reported below.
+                let _ = shell::signal(child, Signal::SIGTERM);
+            }
+        }
+        for node in &mut self.nodes {
+            let Some(mut child) = node.child.take() else { continue };
+            let name = &node.name;
+            match shell::wait(&mut child, STOP_WITHIN.saturating_sub(start.elapsed()))? {
+                Some(status) => {
+                    let _ = writeln!(
+                        report,
+                        "{name} stopped after {:.2} s ({status})",
+                        start.elapsed().as_secs_f64()
+                    );
+                    if !status.success() {
+                        unclean.push(format!("{name} ended with {status}"));
+                    }
+                }
+                None => {
+                    child.kill()?;
+                    child.wait()?;
+                    unclean.push(format!("{name} did not stop within {STOP_WITHIN:?} and was killed"));
+                }
+            }
+        }
+        if let Some(zookeeper) = &mut self.zookeeper {
+            zookeeper.stop()?;
+            report.push_str("ZooKeeper stopped\n");
+        }
+        for process in processes_below(self.dir.path()) {
+            unclean.push(format!("left behind and killed: process {} ({})", process.pid, process.command));
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        if !unclean.is_empty() {
+            self.keep_files();
+            bail!("{report}the cluster did not stop cleanly:\n  {}", unclean.join("\n  "));
+        }
+        Ok(report)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        self.zookeeper = None;
+        for process in processes_below(self.dir.path()) {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// What a local cluster needs beyond the flags: it may run commands.
+const NODE_CONFIG: &str = "[node]\nslots = 4\n\n[exec]\nallow = true\n";
+
+/// A process that belongs to a run.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) command: String,
+}
+
+/// The processes that work in `dir` or name it in their command line, ourselves apart.
+pub(crate) fn processes_below(dir: &Path) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let needle = dir.to_string_lossy();
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let command = fs::read(entry.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
+            let works_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+            let ours = pid != std::process::id().cast_signed() && (works_there || command.contains(&*needle));
+            ours.then_some(Process { pid, command })
+        })
+        .collect()
+}
+
+/// A command whose process is sent `signal` when we die, however we die, and that Ctrl-C does not reach: we stop it in
+/// order. Start it from the main thread: the kernel goes by the thread that started it.
+pub(crate) fn tied_to_us(program: impl AsRef<std::ffi::OsStr>, signal: Signal) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    let mut command = if setpriv.exists() {
+        let mut command = Command::new(setpriv);
+        command.args(["--pdeathsig", signal.as_str(), "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.process_group(0);
+    command
+}
+
+/// Takes the caller's `TASKD_…` settings away: they are meant for the caller's own taskd.
+pub(crate) fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TASKD_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// A port on loopback that nobody listens on just now.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_a_run_are_found_and_the_folder_goes() {
+        let dir = RunDir::create(&std::env::temp_dir()).unwrap();
+        let mut child =
+            tied_to_us("sleep", Signal::SIGKILL).arg("60").current_dir(dir.path()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        // setpriv becomes sleep in the same process.
+        let found = shell::poll("the process", Duration::from_secs(10), &Interrupt::never(), || {
+            Ok(processes_below(dir.path()).into_iter().find(|process| process.command == "sleep 60"))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.unwrap().pid, pid);
+        assert!(processes_below(dir.path()).is_empty());
+        let path = dir.path().to_owned();
+        drop(dir);
+        assert!(!path.exists());
+    }
+}
