@@ -1,1 +1,3 @@
-//! quorum
+//! Membership and leader election.
+mod election;
+mod record;
