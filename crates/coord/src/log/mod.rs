@@ -1,1 +1,180 @@
 //! The fenced, chained, compacted log of task states (D6).
+//!
+//! ```text
+//!  append ─▶ queue ─▶ segment n: one multi [check epoch, check log-(n-1), create log-n, delete log-<oldest> ..]
+//!                         └─▶ confirmed, in order, once the service has it
+//!
+//!  log-0000000041   log-0000000042   ...   log-0000000057
+//!  └ oldest: cleaned first                 └ tail: never deleted; says which one the oldest is
+//! ```
+//!
+//! Records are absolute states of keys, each with a revision; replay keeps the highest. What still counts of the
+//! oldest segments is written again at the head, and the segments are deleted in the transaction that writes the
+//! last of it. The cleaner runs inside the one writer, so it can never race an append.
+//!
+//! **Invariant:** an append is confirmed only when it and everything before it are in the service.
+//!
+//! **Invariant:** segments are contiguous from the tail's `oldest` to the tail; anything else is an error at replay.
+//!
+//! **Invariant:** every write checks the epoch: once another term has begun, nothing of this one is written.
+//!
+//! **Invariant:** nothing is returned by [`TaskLog::open`] before a segment of this term stands behind what was read.
+
+mod error;
+pub use error::{AppendRefused, BodyError, CommitError, LogFailure, OpenError, StopError};
+
+mod options;
+pub use options::{LogOptions, LogStats};
+
+mod handle;
+pub use handle::{Commit, LogHandle};
+
+mod body;
+pub use body::{BODY_BYTES_MAX, BodyRef};
+
+mod codec;
+mod core;
+mod driver;
+mod index;
+mod names;
+mod open;
+mod store;
+
+mod link;
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::core::Core;
+use self::handle::Shared;
+use self::names::Names;
+use self::store::Store;
+use crate::{Fence, Layout, Link};
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which key.
+    pub key: u128,
+    /// Grows with every change of the key.
+    pub revision: u64,
+    /// Its new state, encoded; `None` deletes it.
+    pub body: Option<Bytes>,
+    /// May use the reserve when the budget is used up: for what must not be refused, outcomes above all.
+    pub urgent: bool,
+}
+
+/// A key's state as replay found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Which key.
+    pub key: u128,
+    /// The highest revision.
+    pub revision: u64,
+    /// The state, encoded.
+    pub body: Bytes,
+}
+
+/// The owner of an open log: of its writer task. Dropped without [`stop`](Self::stop), it ends the task and leaves
+/// what is not confirmed unknown.
+#[derive(Debug)]
+pub struct TaskLog {
+    shared: Arc<Shared>,
+    writer: JoinSet<()>,
+}
+
+impl TaskLog {
+    /// Replays the log under `layout`, commits this term's opening segment, and returns the state of every key that
+    /// has one, by key. `link` should carry nothing else that is urgent: it is the *data* session.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. It tries for at most a minute and ends early when the session does.
+    ///
+    /// # Cancel safety
+    /// Safe: an opening segment may be left behind, which nobody minds.
+    pub async fn open(
+        link: Link,
+        layout: Layout,
+        fence: Fence,
+        options: LogOptions,
+    ) -> Result<(TaskLog, Vec<Live>), OpenError> {
+        let names = Names {
+            log: layout.log_dir(),
+            bodies: layout.bodies_dir(),
+            epoch_path: fence.epoch_path,
+            epoch: fence.version,
+        };
+        Self::open_on(Arc::new(link), names, options).await
+    }
+
+    async fn open_on(
+        store: Arc<dyn Store>,
+        names: Names,
+        options: LogOptions,
+    ) -> Result<(TaskLog, Vec<Live>), OpenError> {
+        options.check().map_err(OpenError::Options)?;
+        let opened = open::open(&store, &names).await?;
+        tracing::info!(
+            log = names.log,
+            epoch = names.epoch,
+            opening = opened.opening,
+            segments = opened.index.segments(),
+            bytes = opened.index.bytes(),
+            "task log open"
+        );
+        let linger = options.linger;
+        let core = Core::new(options, names.epoch as u64, store.writer(), opened.index, opened.body_bytes);
+        let live = core.live();
+        let shared = Arc::new(Shared::new(core, store, names, opened.opening));
+        let mut writer = JoinSet::new();
+        // Its death by itself is published through `LogHandle::failure`.
+        writer.spawn(driver::run(shared.clone(), linger));
+        Ok((TaskLog { shared, writer }, live))
+    }
+
+    /// A handle to append with.
+    pub fn handle(&self) -> LogHandle {
+        LogHandle { shared: self.shared.clone() }
+    }
+
+    /// Takes no more appends, writes what is queued, and ends the writer.
+    ///
+    /// # Errors
+    /// Not everything could be written `within`, or the log had failed before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the writer at once, as dropping the log does.
+    pub async fn stop(mut self, within: Duration) -> Result<(), StopError> {
+        self.shared.core().stop();
+        self.shared.wake.notify_one();
+        let ended = timeout(within, self.writer.join_next()).await;
+        if let Some(failure) = self.shared.failure.borrow().clone() {
+            return Err(StopError::Failed(failure));
+        }
+        let (segments, appends) = self.shared.core().backlog();
+        match ended {
+            Ok(Some(Ok(()))) | Ok(None) => Ok(()),
+            Ok(Some(Err(error))) if error.is_panic() => {
+                Err(StopError::Failed(LogFailure::Corrupt("the writer task panicked".to_owned())))
+            }
+            Ok(Some(Err(_))) | Err(_) => Err(StopError::Unflushed { segments, appends, within }),
+        }
+    }
+}
+
+impl Drop for TaskLog {
+    fn drop(&mut self) {
+        self.writer.abort_all();
+        let done = self.shared.core().give_up();
+        Shared::tell(done);
+    }
+}

@@ -1,0 +1,60 @@
+//! The whole log over a service in memory, on paused time.
+
+mod faults;
+mod model;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::memory::{Session, World};
+use super::names::Names;
+use super::{Change, Commit, CommitError, Live, LogOptions, OpenError, TaskLog};
+
+fn options() -> LogOptions {
+    LogOptions {
+        segment_bytes_max: 1024,
+        in_flight: 4,
+        linger: Duration::from_millis(1),
+        queue_bytes_max: 64 * 1024,
+        budget_bytes: 64 * 1024,
+        reserve_bytes: 8 * 1024,
+    }
+}
+
+async fn open_at(session: &Session, epoch: i32) -> Result<(TaskLog, Vec<Live>), OpenError> {
+    let names =
+        Names { log: "/tasks".into(), bodies: "/tasks/bodies".into(), epoch_path: "/epoch".into(), epoch };
+    TaskLog::open_on(Arc::new(session.clone()), names, options()).await
+}
+
+/// A new term on a session of its own.
+async fn term(world: &World) -> (Session, TaskLog, Vec<Live>) {
+    let session = Session::new(world);
+    let (log, live) = open_at(&session, world.elect()).await.unwrap();
+    (session, log, live)
+}
+
+fn put(key: u128, revision: u64, body: &str) -> Vec<Change> {
+    vec![Change { key, revision, body: Some(Bytes::copy_from_slice(body.as_bytes())), urgent: false }]
+}
+
+fn gone(key: u128, revision: u64) -> Vec<Change> {
+    vec![Change { key, revision, body: None, urgent: true }]
+}
+
+fn states(live: &[Live]) -> Vec<(u128, u64)> {
+    live.iter().map(|live| (live.key, live.revision)).collect()
+}
+
+/// Lets every task run until all of them wait, and half a second of the paused time pass.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// The commit's result, if it has one by now.
+fn told(commit: &mut Commit) -> Option<Result<(), CommitError>> {
+    futures::FutureExt::now_or_never(commit)
+}
