@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::workspace::Workspace;
 use crate::{depgraph, install, shell, stats};
@@ -14,26 +14,57 @@ pub(crate) struct Options {
     /// Accept the dependency graph as it is now, as the new snapshot
     #[arg(long)]
     bless: bool,
+    /// Only these steps
+    steps: Vec<Step>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// rustfmt has nothing to change
+    Format,
+    /// The crates depend on each other as written down, and as the rules allow
+    Graph,
+    /// Cargo.lock fits the manifests
+    Lock,
+    /// No lint, in tests neither
+    Clippy,
+    /// The docs build without a warning
+    Docs,
+    /// Each crate compiles by itself
+    Alone,
+    /// Licences, banned crates, sources, advisories
+    Deny,
+}
+
+/// How a step that did not fail ended.
+#[derive(Debug)]
+enum Outcome {
+    Passed,
+    /// With the reason, and what to do.
+    Skipped(String),
 }
 
 /// Runs every step, also after one has failed, and names those that failed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    type Step<'a> = (&'a str, Box<dyn Fn() -> Result<()> + 'a>);
-    let steps: [Step<'_>; 7] = [
-        ("format", Box::new(|| cargo(workspace, &["fmt", "--all", "--check"]))),
-        ("dependency graph", Box::new(|| depgraph::check(workspace, options.bless))),
-        ("lock file", Box::new(|| lock_file(workspace))),
-        ("clippy", Box::new(|| clippy(workspace))),
-        ("docs", Box::new(|| docs(workspace))),
-        ("each crate alone", Box::new(|| each_alone(workspace))),
-        ("licences, bans, sources", Box::new(|| deny(workspace))),
-    ];
+    let steps = if options.steps.is_empty() { Step::value_variants() } else { &options.steps };
     let mut failed = Vec::new();
-    for (name, step) in steps {
+    for step in steps {
+        let name = format!("{step:?}").to_lowercase();
         println!("== {name}");
         let start = Instant::now();
-        match step() {
-            Ok(()) => println!("ok: {name} ({})", stats::human(start.elapsed())),
+        let passed = |()| Outcome::Passed;
+        let done = match step {
+            Step::Format => cargo(workspace, &["fmt", "--all", "--check"]).map(passed),
+            Step::Graph => depgraph::check(workspace, options.bless).map(passed),
+            Step::Lock => lock_file(workspace).map(passed),
+            Step::Clippy => clippy(workspace).map(passed),
+            Step::Docs => docs(workspace).map(passed),
+            Step::Alone => each_alone(workspace).map(passed),
+            Step::Deny => deny(workspace),
+        };
+        match done {
+            Ok(Outcome::Passed) => println!("ok: {name} ({})", stats::human(start.elapsed())),
+            Ok(Outcome::Skipped(reason)) => println!("skipped: {name}: {reason}"),
             Err(error) => {
                 eprintln!("FAILED: {name}: {error:#}");
                 failed.push(name);
@@ -84,13 +115,13 @@ fn each_alone(workspace: &Workspace) -> Result<()> {
 
 /// cargo-deny. Advisories come from a repository outside the crate registry, which some places cannot reach: then the
 /// rest is checked, and that is said.
-fn deny(workspace: &Workspace) -> Result<()> {
+fn deny(workspace: &Workspace) -> Result<Outcome> {
     let program = match install::DENY.find(workspace) {
         Some(program) => program,
         None if shell::require_all() => install::DENY.install(workspace)?,
         None => {
-            println!("skipped: cargo-deny is not installed; this does it: {}", install::DENY.remedy());
-            return Ok(());
+            let reason = format!("cargo-deny is not installed; this does it: {}", install::DENY.remedy());
+            return Ok(Outcome::Skipped(reason));
         }
     };
     let deny = |args: &[&str]| {
@@ -98,10 +129,12 @@ fn deny(workspace: &Workspace) -> Result<()> {
         command.current_dir(&workspace.root).args(args);
         command
     };
-    let fetched = shell::succeeds(deny(&["fetch", "db"]).env("GIT_TERMINAL_PROMPT", "0"));
-    if fetched {
-        return shell::run("cargo deny", &mut deny(&["check"]));
+    let mut checks = vec!["check", "bans", "licenses", "sources"];
+    if shell::succeeds(deny(&["fetch", "db"]).env("GIT_TERMINAL_PROMPT", "0")) {
+        checks.push("advisories");
+    } else {
+        println!("not checked: advisories (their database cannot be fetched from here)");
     }
-    println!("not checked: advisories (their database cannot be fetched from here)");
-    shell::run("cargo deny", &mut deny(&["check", "bans", "licenses", "sources"]))
+    shell::run("cargo deny", &mut deny(&checks))?;
+    Ok(Outcome::Passed)
 }

@@ -52,6 +52,7 @@ impl Tool {
         // Its objects would only fill the target folder; the debug information is of no use to anybody.
         command.env("CARGO_TARGET_DIR", root.join("build")).env("CARGO_PROFILE_RELEASE_DEBUG", "none");
         shell::run(&format!("install {}", self.name), &mut command)?;
+        // Its objects would only fill the target folder.
         if let Err(error) = std::fs::remove_dir_all(root.join("build")) {
             eprintln!("warning: failed to remove {}: {error}", root.join("build").display());
         }
