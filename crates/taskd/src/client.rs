@@ -28,6 +28,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long a call waits unless told otherwise.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a call that has nothing to lose tries to reach a node.
+const REACH_WITHIN: Duration = Duration::from_millis(1_500);
 /// How much longer than its own patience a long poll may take on the way.
 const POLL_SLACK: Duration = Duration::from_secs(5);
 /// Most tasks in one call, so that a batch fits a frame whatever the payloads.
@@ -179,7 +181,7 @@ impl Client {
             for batch in batches(&tasks, &open) {
                 let sent: Vec<Submission> = batch.iter().map(|&i| tasks[i].clone()).collect();
                 let outcome = self
-                    .call(deadline, Repeat::Yes, move |api, context| {
+                    .call(deadline, deadline, Repeat::Yes, move |api, context| {
                         let sent = sent.clone();
                         async move { api.submit(context, Via::Client, sent).await }
                     })
@@ -227,7 +229,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn list(&self, filter: ListFilter) -> Result<TaskPage, CallError> {
-        self.call(soon(), Repeat::Yes, move |api, context| {
+        self.call(soon(), briefly(), Repeat::Yes, move |api, context| {
             let filter = filter.clone();
             async move { api.list(context, Via::Client, filter).await }
         })
@@ -280,7 +282,7 @@ impl Client {
         patience: Duration,
     ) -> Result<Vec<TaskView>, CallError> {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        self.call(Instant::now() + patience + POLL_SLACK, Repeat::Yes, move |api, context| {
+        self.call(Instant::now() + patience + POLL_SLACK, briefly(), Repeat::Yes, move |api, context| {
             let tasks = tasks.clone();
             async move { api.watch(context, Via::Client, tasks, patience_ms).await }
         })
@@ -309,8 +311,10 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn status(&self) -> Result<ClusterStatus, CallError> {
-        self.call(soon(), Repeat::Yes, |api, context| async move { api.status(context, Via::Client).await })
-            .await
+        self.call(soon(), briefly(), Repeat::Yes, |api, context| async move {
+            api.status(context, Via::Client).await
+        })
+        .await
     }
 
     /// Asks the leader to hand over, to `to` if given; returns who leads then.
@@ -318,7 +322,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn handover(&self, to: Option<NodeId>) -> Result<NodeId, CallError> {
-        self.call(soon(), Repeat::No, move |api, context| {
+        self.call(soon(), briefly(), Repeat::No, move |api, context| {
             let to = to.clone();
             async move { api.handover(context, Via::Client, to).await }
         })
@@ -330,7 +334,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn set_priority(&self, node: NodeId, priority: i32) -> Result<(), CallError> {
-        self.call(soon(), Repeat::Yes, move |api, context| {
+        self.call(soon(), briefly(), Repeat::Yes, move |api, context| {
             let node = node.clone();
             async move { api.set_priority(context, Via::Client, node, priority).await }
         })
@@ -346,13 +350,15 @@ impl Client {
     where
         F: Future<Output = Result<Result<T, ApiError>, RpcError>>,
     {
-        self.call(soon(), repeat, |api, context| make(api, context, id.to_owned())).await
+        self.call(soon(), briefly(), repeat, |api, context| make(api, context, id.to_owned())).await
     }
 
-    /// Makes a call, again if it may be, until it is answered or `deadline`.
+    /// Makes a call, again if it may be, until it is answered or `deadline`; gives up earlier, at `reach_by`, as long as
+    /// no node could be asked.
     async fn call<T, F>(
         &self,
         deadline: Instant,
+        reach_by: Instant,
         repeat: Repeat,
         make: impl Fn(ApiClient, Context) -> F,
     ) -> Result<T, CallError>
@@ -362,7 +368,8 @@ impl Client {
         let begun = Instant::now();
         let mut lost_at = None;
         loop {
-            let (address, api) = match self.reach(deadline).await {
+            let reach_by = if lost_at.is_some() { deadline } else { reach_by };
+            let (address, api) = match self.reach(reach_by).await {
                 Ok(reached) => reached,
                 Err(error) => {
                     return Err(match lost_at {
@@ -436,6 +443,10 @@ pub fn draw_id() -> TaskId {
 
 fn soon() -> Instant {
     Instant::now() + CALL_DEADLINE
+}
+
+fn briefly() -> Instant {
+    Instant::now() + REACH_WITHIN
 }
 
 fn too_few() -> ApiError {
