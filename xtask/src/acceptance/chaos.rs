@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Fifths of a second: long enough to live through ZooKeeper's restart.
 const LONG: u32 = 100;
 const LONG_TASKS: usize = 8;
+/// Long enough to be still running when the node of a killed daemon comes back.
+const MIDDLING: u32 = 60;
+const MIDDLING_EVERY: usize = 40;
 
 pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Result<()> {
     if args.nodes < 3 {
@@ -61,8 +64,7 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
         |n: usize, pulses: u32| Submission { name: format!("t{n}"), argv: trace.argv(pulses, None) };
     let mut bar = Bar::new();
 
-    let first: Vec<_> =
-        (0..total / 5).map(|n| submission(n, if n < LONG_TASKS { LONG } else { 1 + n as u32 % 4 })).collect();
+    let first: Vec<_> = (0..total / 5).map(submission).collect();
     cluster.client().submit_all(&first, SUBMIT_WITHIN, interrupt, &accepted)?;
     say(&format!("{} tasks accepted; ZooKeeper is killed for {ZOOKEEPER_DOWN:?}", first.len()));
     restart_zookeeper(cluster, interrupt)?;
@@ -81,7 +83,7 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
     }
     say("each of them succeeded with its first attempt: ZooKeeper's restart killed nothing");
 
-    let rest: Vec<_> = (first.len()..total).map(|n| submission(n, 1 + n as u32 % 4)).collect();
+    let rest: Vec<_> = (first.len()..total).map(submission).collect();
     let client = cluster.client();
     let (faults, submitted) = thread::scope(|scope| {
         let submitter = scope.spawn(|| client.submit_all(&rest, SUBMIT_WITHIN, interrupt, &accepted));

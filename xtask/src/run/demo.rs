@@ -23,8 +23,11 @@ use crate::workspace::Workspace;
 const JOB_WITHIN: Duration = Duration::from_secs(240);
 const SUBMIT_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Each task digests its file, then takes its time: this many fifths of a second.
+/// Each task digests its file, then takes its time, in fifths of a second.
 const PULSES: u32 = 2;
+/// Every so often one takes long enough to be still running when its node comes back.
+const LONG_PULSES: u32 = 40;
+const LONG_EVERY: usize = 20;
 const FOLDERS: usize = 10;
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
@@ -52,11 +55,11 @@ fn play(cluster: &mut Cluster, files: usize, interrupt: &Interrupt) -> Result<()
     let expected = tree.digests()?;
     println!("{files} files to scrub; their digests were taken one by one, to compare with");
     let trace = Trace::create(cluster.dir())?;
-    let submission = |file: &PathBuf| Submission {
+    let submission = |(n, file): (usize, &PathBuf)| Submission {
         name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        argv: trace.argv(PULSES, Some(file)),
+        argv: trace.argv(if n % LONG_EVERY == 7 { LONG_PULSES } else { PULSES }, Some(file)),
     };
-    let submissions: Vec<Submission> = tree.files.iter().map(submission).collect();
+    let submissions: Vec<Submission> = tree.files.iter().enumerate().map(submission).collect();
     let accepted: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let client = cluster.client();
     let (story, submitted) = thread::scope(|scope| {
@@ -176,8 +179,7 @@ fn drive(
             Act::Finishing => {
                 let ids: BTreeSet<String> = lock(accepted).keys().cloned().collect();
                 if ids.len() == total && cluster.client().unfinished(&ids)?.is_empty() {
-                    bar.show(total, total, "");
-                    println!();
+                    bar.say(&format!("{} every task is final", at(start)));
                     let (killed, running) = story.context("the leader was never killed")?;
                     return Ok(Story { killed, running, took: start.elapsed() });
                 }
@@ -221,6 +223,10 @@ fn summarise(
             runs.iter().any(|run| run.task == *task && run.attempt == *attempt && run.finished.is_some())
         })
         .count();
+    let again = on_killed
+        .iter()
+        .filter(|(task, n)| runs.iter().any(|run| run.task == *task && run.attempt > *n))
+        .count();
     let matching = accepted
         .iter()
         .filter(|(id, file)| {
@@ -251,7 +257,7 @@ fn summarise(
         findings.unheard
     );
     println!(
-        "running at the kill   {}: {kept} of {} on other nodes kept running, {} on {} were run again",
+        "running at the kill   {}: {kept} of {} on other nodes kept running; of {} on {}, {again} were run again",
         story.running.len(),
         elsewhere.len(),
         on_killed.len(),
