@@ -1,1 +1,40 @@
-//! dispatcher
+//! The leader's dispatcher: owns the task database, gives tasks to runners, and records what becomes of them.
+
+mod phase;
+pub use phase::machine::{
+    Dispatcher, Dispatching, Draining, EDGES, MERMAID, Phase, PhaseId, Recovering, Stopped,
+};
+
+mod lifecycle;
+pub use lifecycle::{RecoverFailure, Report};
+
+mod config;
+pub use config::Retention;
+
+mod members;
+pub use members::MemberInfo;
+
+mod handle;
+pub use handle::Handle;
+
+mod clients;
+pub use clients::{ConnectError, Runners};
+
+pub mod storage;
+
+mod driver;
+
+mod core;
+mod attempts;
+mod beats;
+mod database;
+mod fence;
+mod placement;
+mod queue;
+mod record;
+mod retry;
+mod watch;
+mod why;
+
+#[cfg(test)]
+mod world;

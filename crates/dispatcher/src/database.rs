@@ -1,0 +1,317 @@
+//! Every task, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
+use proto::task::TaskState;
+use proto::{AttemptId, TaskId};
+
+use crate::record::{self, META_KEY, Meta, Task, Unreadable};
+use crate::storage::{BodyRef, Change, Live};
+
+/// The server's cap on a list.
+const LIST_MAX: usize = 10_000;
+
+/// Digits of a prefix that may be looked up.
+const PREFIX_DIGITS_MIN: usize = 4;
+
+/// All tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Database {
+    tasks: BTreeMap<TaskId, Task>,
+    keys: BTreeMap<String, TaskId>,
+    /// By order of submission.
+    all: BTreeMap<u64, TaskId>,
+    by_state: BTreeMap<TaskState, BTreeMap<u64, TaskId>>,
+    finished: BTreeSet<(u64, TaskId)>,
+    order_next: u64,
+    dirty: BTreeSet<TaskId>,
+    buried: Vec<(TaskId, u64)>,
+    meta: Meta,
+    meta_dirty: bool,
+}
+
+impl Database {
+    /// The database that a replay found.
+    pub(crate) fn replay(live: Vec<Live>) -> Result<Self, Unreadable> {
+        let mut database = Self::default();
+        for Live { key, body, .. } in live {
+            if key == META_KEY {
+                database.meta = record::decode(key, &body)?;
+            } else {
+                database.index(record::decode(key, &body)?);
+            }
+        }
+        Ok(database)
+    }
+
+    pub(crate) fn get(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    pub(crate) fn by_key(&self, key: &str) -> Option<&Task> {
+        self.keys.get(key).and_then(|id| self.tasks.get(id))
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    /// Records that runners are granted rights as long as this; never shrinks.
+    pub(crate) fn granted(&mut self, fence_after: Duration) {
+        let ms = u64::try_from(fence_after.as_millis()).unwrap_or(u64::MAX);
+        if ms > self.meta.fence_after_ms_max {
+            self.meta = Meta { revision: self.meta.revision + 1, fence_after_ms_max: ms };
+            self.meta_dirty = true;
+        }
+    }
+
+    /// Adds a task; its place in the order is given here.
+    pub(crate) fn insert(&mut self, mut task: Task) {
+        task.order = self.order_next;
+        self.dirty.insert(task.id);
+        self.index(task);
+    }
+
+    fn index(&mut self, task: Task) {
+        self.order_next = self.order_next.max(task.order + 1);
+        self.all.insert(task.order, task.id);
+        self.by_state.entry(task.state).or_default().insert(task.order, task.id);
+        if let Some(key) = &task.spec.idempotency_key {
+            self.keys.insert(key.clone(), task.id);
+        }
+        if let Some(at) = task.finished_ms {
+            self.finished.insert((at, task.id));
+        }
+        self.tasks.insert(task.id, task);
+    }
+
+    /// Changes a task; none if there is no such task.
+    pub(crate) fn change<R>(&mut self, id: TaskId, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
+        let task = self.tasks.get_mut(&id)?;
+        let (state, finished) = (task.state, task.finished_ms);
+        let result = change(task);
+        task.revision += 1;
+        if task.state != state {
+            if let Some(ids) = self.by_state.get_mut(&state) {
+                ids.remove(&task.order);
+            }
+            self.by_state.entry(task.state).or_default().insert(task.order, id);
+        }
+        if task.finished_ms != finished {
+            if let Some(at) = finished {
+                self.finished.remove(&(at, id));
+            }
+            if let Some(at) = task.finished_ms {
+                self.finished.insert((at, id));
+            }
+        }
+        self.dirty.insert(id);
+        Some(result)
+    }
+
+    /// Deletes final tasks beyond `count` and those that ended before `before_ms`, at most `limit` of them;
+    /// returns the bodies that nobody refers to any more.
+    pub(crate) fn expire(&mut self, count: usize, before_ms: u64, limit: usize) -> Vec<BodyRef> {
+        let mut bodies = Vec::new();
+        for _ in 0..limit {
+            let Some(&(at, id)) = self.finished.first() else { break };
+            if self.finished.len() <= count && at >= before_ms {
+                break;
+            }
+            self.finished.pop_first();
+            let Some(task) = self.tasks.remove(&id) else { continue };
+            self.all.remove(&task.order);
+            if let Some(ids) = self.by_state.get_mut(&task.state) {
+                ids.remove(&task.order);
+            }
+            if let Some(key) = &task.spec.idempotency_key
+                && self.keys.get(key) == Some(&id)
+            {
+                self.keys.remove(key);
+            }
+            self.dirty.remove(&id);
+            self.buried.push((id, task.revision + 1));
+            bodies.extend(task.body);
+        }
+        bodies
+    }
+
+    /// Tasks by state, those without any left out.
+    pub(crate) fn counts(&self) -> Vec<(TaskState, u64)> {
+        let counts = self.by_state.iter().map(|(state, ids)| (*state, ids.len() as u64));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Tasks that are not final.
+    pub(crate) fn open_len(&self) -> usize {
+        self.tasks.len() - self.finished.len()
+    }
+
+    /// A page of tasks, newest first.
+    pub(crate) fn list(&self, filter: &ListFilter) -> TaskPage {
+        let limit = filter.limit.map_or(LIST_MAX, |limit| (limit as usize).min(LIST_MAX));
+        let none = BTreeMap::new();
+        let ids = match filter.state {
+            Some(state) => self.by_state.get(&state).unwrap_or(&none),
+            None => &self.all,
+        };
+        let newest = ids.values().rev().take(limit).filter_map(|id| self.tasks.get(id));
+        TaskPage { tasks: newest.map(|task| task.view(false)).collect(), total: ids.len() as u64 }
+    }
+
+    /// The only task whose id begins with `prefix`.
+    pub(crate) fn find(&self, prefix: &str) -> Result<&Task, ApiError> {
+        let digits: String = prefix.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
+        if digits.len() < PREFIX_DIGITS_MIN
+            || digits.len() > 32
+            || !digits.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            let shown: String = prefix.chars().take(80).collect();
+            return Err(ApiError::new(
+                ApiErrorKind::Invalid,
+                format!("{shown:?} is not a task id: use 4 to 32 hexadecimal digits"),
+            ));
+        }
+        let bits = u128::from_str_radix(&digits, 16).unwrap_or(0);
+        let free = 4 * (32 - digits.len() as u32);
+        let first = bits << free;
+        let last = first | u128::MAX.checked_shr(128 - free).unwrap_or(0);
+        let mut range = self.tasks.range(TaskId::from_u128(first)..=TaskId::from_u128(last));
+        match (range.next(), range.next()) {
+            (None, _) => {
+                Err(ApiError::new(ApiErrorKind::NotFound, format!("there is no task {digits}: see taskd task list")))
+            }
+            (Some((_, task)), None) => Ok(task),
+            (Some((first, _)), Some((second, _))) => Err(ApiError::new(
+                ApiErrorKind::Ambiguous,
+                format!("{digits} fits several tasks, {first} and {second} among them: give more digits"),
+            )),
+        }
+    }
+
+    /// Whether something has yet to be written.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || !self.buried.is_empty() || self.meta_dirty
+    }
+
+    /// Tasks that changed since the last [`take_changes`](Self::take_changes).
+    pub(crate) fn changed(&self) -> impl Iterator<Item = TaskId> {
+        self.dirty.iter().copied().chain(self.buried.iter().map(|(id, _)| *id))
+    }
+
+    /// What has yet to be written. The order does not matter: it is committed as one or in one go, and records are
+    /// absolute.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        // Admission was decided before: from here on everything must get through, or tasks could not end.
+        let change = |key, revision, body| Change { key, revision, body, urgent: true };
+        let mut changes = Vec::with_capacity(self.dirty.len() + self.buried.len() + 1);
+        if std::mem::take(&mut self.meta_dirty) {
+            changes.push(change(META_KEY, self.meta.revision, Some(record::encode(&self.meta))));
+        }
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(task) = self.tasks.get(&id) {
+                changes.push(change(id.as_u128(), task.revision, Some(record::encode(task))));
+            }
+        }
+        for (id, revision) in self.buried.drain(..) {
+            changes.push(change(id.as_u128(), revision, None));
+        }
+        changes
+    }
+}
+
+/// Names an attempt.
+pub(crate) const fn attempt_id(task: TaskId, number: u32) -> AttemptId {
+    AttemptId { task, number }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::task::TaskSpec;
+
+    use super::*;
+
+    fn task(id: u128, state: TaskState, finished_ms: Option<u64>) -> Task {
+        Task {
+            id: TaskId::from_u128(id),
+            revision: 1,
+            order: 0,
+            spec: TaskSpec::new("noop", vec![1, 2]),
+            body: None,
+            state,
+            submitted_ms: 1,
+            finished_ms,
+            not_before_ms: None,
+            attempt_count: 0,
+            failed: 0,
+            lost: 0,
+            attempts: vec![],
+        }
+    }
+
+    #[test]
+    fn prefixes_find_one_task_or_say_why_not() {
+        let mut database = Database::default();
+        for id in [0x1234_5678 << 96, 0x1234_9999 << 96, 0xffff_0000 << 96, 7] {
+            database.insert(task(id, TaskState::Queued, None));
+        }
+        let find = |prefix: &str| database.find(prefix).map(|task| task.id.as_u128()).map_err(|e| e.kind);
+        assert_eq!(find("1234"), Err(ApiErrorKind::Ambiguous));
+        assert_eq!(find("12345"), Ok(0x1234_5678 << 96));
+        assert_eq!(find("FFFF-0"), Ok(0xffff_0000 << 96));
+        assert_eq!(find("00000000000000000000000000000007"), Ok(7));
+        assert_eq!(find("aaaa"), Err(ApiErrorKind::NotFound));
+        for bad in ["123", "", "12x4", "-----", &"0".repeat(33)] {
+            assert_eq!(find(bad), Err(ApiErrorKind::Invalid), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_replay_of_what_was_written_is_the_same_database() {
+        let mut database = Database::default();
+        database.granted(Duration::from_secs(30));
+        for id in 1..=5 {
+            database.insert(task(id, TaskState::Queued, None));
+        }
+        database.change(TaskId::from_u128(3), |task| {
+            task.state = TaskState::Failed;
+            task.finished_ms = Some(9);
+        });
+        database.change(TaskId::from_u128(4), |task| {
+            task.state = TaskState::Succeeded;
+            task.finished_ms = Some(4);
+        });
+        assert!(database.expire(10, 5, 10).is_empty());
+        let changes = database.take_changes();
+        assert!(!database.is_dirty());
+        let buried: Vec<_> = changes.iter().filter(|c| c.body.is_none()).map(|c| c.key).collect();
+        assert_eq!(buried, [4], "it ended before the limit");
+        let live = changes.into_iter().filter_map(|c| {
+            Some(Live { key: c.key, revision: c.revision, body: c.body? })
+        });
+        let replayed = Database::replay(live.collect()).expect("readable");
+        assert_eq!(replayed.meta(), database.meta());
+        assert!(replayed.iter().eq(database.iter()));
+        assert_eq!(replayed.counts(), [(TaskState::Queued, 4 - 1), (TaskState::Failed, 1)]);
+        let page = replayed.list(&ListFilter { state: None, limit: Some(2) });
+        assert_eq!(page.tasks.iter().map(|t| t.id.as_u128()).collect::<Vec<_>>(), [5, 3]);
+        assert_eq!(page.total, 4);
+        assert!(page.tasks[0].spec.payload.is_empty(), "lists come without payloads");
+    }
+
+    #[test]
+    fn damage_and_newer_formats_are_named() {
+        let live = |body: Vec<u8>| vec![Live { key: 1, revision: 1, body: body.into() }];
+        let error = Database::replay(live(vec![0xc1])).expect_err("damaged").to_string();
+        assert!(error.contains("damaged"), "{error}");
+        let newer = rmp_serde::to_vec_named(&std::collections::BTreeMap::from([("v", 2)])).expect("encodes");
+        let error = Database::replay(live(newer)).expect_err("newer").to_string();
+        assert!(error.contains("upgrade this node"), "{error}");
+    }
+}

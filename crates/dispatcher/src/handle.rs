@@ -1,0 +1,214 @@
+//! The dispatcher's cheap-clone face. Every call has a deadline and forwards to the owner loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::api::{ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Why};
+use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
+use proto::runner::{OutputChunk, Refusal};
+use proto::status::LogStatus;
+use proto::task::{TaskState, TaskView};
+use proto::{AttemptId, NodeId, TaskId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::clients::Clients;
+use crate::driver::{Event, Located};
+
+/// For a call to be answered.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// For a watch to end without news.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Most bytes of output in one answer.
+const OUTPUT_BYTES_MAX: u32 = 1024 * 1024;
+
+/// What the dispatcher can be asked for.
+///
+/// # Cancel safety
+/// Dropping a call's future forgets its answer; what had been asked for may still be done.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) node: NodeId,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) failed: watch::Receiver<Option<String>>,
+    pub(crate) clients: Arc<Clients>,
+}
+
+/// How a call to the owner loop went wrong.
+enum CallFailure {
+    /// It was not taken: nothing was done.
+    NotTaken,
+    /// It was taken and not answered.
+    Unanswered,
+}
+
+impl Handle {
+    async fn call<T>(
+        &self,
+        within: Duration,
+        event: impl FnOnce(oneshot::Sender<T>) -> Event,
+    ) -> Result<T, CallFailure> {
+        let deadline = Instant::now() + within;
+        let permit = timeout_at(deadline, self.events.reserve()).await;
+        let Ok(Ok(permit)) = permit else { return Err(CallFailure::NotTaken) };
+        let (reply, answer) = oneshot::channel();
+        permit.send(event(reply));
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(CallFailure::Unanswered),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        within: Duration,
+        event: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Event,
+    ) -> Result<T, ApiError> {
+        self.call(within, event).await.unwrap_or_else(|failure| {
+            Err(match failure {
+                CallFailure::NotTaken => not_leading(&self.node),
+                CallFailure::Unanswered => ApiError::new(
+                    ApiErrorKind::Unknown,
+                    "the leader did not answer in time: it is not known whether it was done; ask again with the same id",
+                ),
+            })
+        })
+    }
+
+    /// Submits tasks; each is answered once it is durable.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NoLeader`]: nothing was queued. [`ApiErrorKind::Unknown`]: it may have been; submit again with
+    /// the same ids.
+    pub async fn submit(&self, tasks: Vec<Submission>) -> Result<Vec<Submitted>, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Submit(tasks, reply)).await
+    }
+
+    /// One task by a unique prefix of its id. A payload that is kept outside of the log's segments is left out.
+    ///
+    /// # Errors
+    /// No such task, or several; no leader.
+    pub async fn show(&self, id: String) -> Result<TaskView, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Show(id, reply)).await
+    }
+
+    /// Tasks, newest first.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn list(&self, filter: ListFilter) -> Result<TaskPage, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::List(filter, reply)).await
+    }
+
+    /// Why a task is where it is.
+    ///
+    /// # Errors
+    /// As [`show`](Self::show).
+    pub async fn why(&self, id: String) -> Result<Why, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Why(id, reply)).await
+    }
+
+    /// Asks for a task to be cancelled.
+    ///
+    /// # Errors
+    /// It has ended otherwise; as [`show`](Self::show); [`ApiErrorKind::Unknown`].
+    pub async fn cancel(&self, id: String) -> Result<TaskView, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Cancel(id, reply)).await
+    }
+
+    /// Queues a task that ended without success again.
+    ///
+    /// # Errors
+    /// It has not; the queue is full; as [`show`](Self::show); [`ApiErrorKind::Unknown`].
+    pub async fn retry(&self, id: String) -> Result<TaskView, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Retry(id, reply)).await
+    }
+
+    /// Waits until one of the tasks is past the given revision or final, or `patience` (at most a minute) has passed;
+    /// returns them all.
+    ///
+    /// # Errors
+    /// One does not exist; too many calls wait; no leader.
+    pub async fn watch(&self, tasks: Vec<(TaskId, u64)>, patience: Duration) -> Result<Vec<TaskView>, ApiError> {
+        let patience = patience.min(PATIENCE_MAX);
+        self.ask(patience + CALL_DEADLINE, |reply| Event::Watch(tasks, patience, reply)).await
+    }
+
+    /// Part of the output of an attempt (0 = the newest), from the node that has it.
+    ///
+    /// # Errors
+    /// There is no such attempt, it left no output, or its node is gone or does not answer.
+    pub async fn output(
+        &self,
+        id: String,
+        attempt: u32,
+        offset: u64,
+        bytes_max: u32,
+    ) -> Result<OutputChunk, ApiError> {
+        let located = self.ask(CALL_DEADLINE, |reply| Event::Locate(id, attempt, reply)).await?;
+        let Located { node, address, attempt } = located;
+        let bytes_max = bytes_max.min(OUTPUT_BYTES_MAX);
+        match self.clients.output(&node, &address, attempt, offset, bytes_max).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(Refusal::NoSuchAttempt)) => Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("node {node} has no output of attempt {} (any more)", attempt.number),
+            )),
+            Ok(Err(refusal)) => Err(ApiError::new(ApiErrorKind::Internal, format!("node {node}: {refusal}"))),
+            Err(reason) => Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!(
+                    "node {node}, which has the output of attempt {}, does not answer: {reason}; ask again when it is back",
+                    attempt.number
+                ),
+            )),
+        }
+    }
+
+    /// A runner's sign of life.
+    ///
+    /// # Errors
+    /// This node does not lead, or its lease does not hold at the moment.
+    pub async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, NotLeading> {
+        let answer = self.call(CALL_DEADLINE, |reply| Event::Heartbeat(beat, reply)).await;
+        answer.unwrap_or_else(|_| Err(self.not_leading()))
+    }
+
+    /// Outcomes that a runner wants to be rid of; returns those whose end is committed.
+    ///
+    /// # Errors
+    /// As [`heartbeat`](Self::heartbeat).
+    pub async fn outcomes(&self, report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading> {
+        let answer = self.call(CALL_DEADLINE, |reply| Event::Outcomes(report, reply)).await;
+        answer.unwrap_or_else(|_| Err(self.not_leading()))
+    }
+
+    /// The task log's size and how many tasks are in which state; none if the dispatcher has stopped.
+    pub async fn stats(&self) -> Option<(LogStatus, Vec<(TaskState, u64)>)> {
+        self.call(CALL_DEADLINE, Event::Stats).await.ok()
+    }
+
+    /// Every known node with its slots and the free ones among them.
+    pub async fn capacities(&self) -> Vec<(NodeId, u32, u32)> {
+        self.call(CALL_DEADLINE, Event::Capacities).await.unwrap_or_default()
+    }
+
+    /// Set once, when the dispatcher can do nothing more in this term: whoever owns it should resign and stop it.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.failed.clone()
+    }
+
+    fn not_leading(&self) -> NotLeading {
+        NotLeading { node: self.node.clone(), leader: None }
+    }
+}
+
+/// What a caller gets whose request was not taken.
+pub(crate) fn not_leading(node: &NodeId) -> ApiError {
+    ApiError::new(
+        ApiErrorKind::NoLeader,
+        format!("node {node} does not dispatch at the moment: nothing was queued or changed"),
+    )
+}

@@ -1,0 +1,183 @@
+//! The dispatcher's phases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clients::{Clients, Runners};
+use crate::config::Config;
+use crate::core::{Core, Now, Settings};
+use crate::database::Database;
+use crate::driver::{Driver, EVENTS_MAX, Parts};
+use crate::fence::Fence;
+use crate::handle::Handle;
+use crate::members::MemberInfo;
+use crate::storage::{Authority, Opened, Storage};
+
+/// How long a new leader waits for the members' inventories before it serves; who is slower is asked on.
+const SURVEY: Duration = Duration::from_millis(500);
+
+/// For the first record of the term to commit.
+const FIRST_COMMIT: Duration = Duration::from_secs(5);
+
+/// For the storage to be closed after a failed recovery.
+const UNWIND: Duration = Duration::from_secs(1);
+
+/// Why a term could not begin. Whatever had been opened is closed again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverFailure {
+    /// It was asked to give up.
+    #[error("the recovery was cancelled")]
+    Cancelled,
+    /// The log could not be opened.
+    #[error("the task log could not be opened: {0}")]
+    Log(String),
+    /// The log holds something that this release cannot read.
+    #[error("the task log could not be read: {0}")]
+    Unreadable(String),
+}
+
+/// What `stop` has to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What could not be ended or closed properly, in words; empty if all went well.
+    pub problems: Vec<String>,
+}
+
+/// What a term is given.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) token: proto::FencingToken,
+    pub(crate) lease: Arc<dyn Authority>,
+    pub(crate) claimed: clock::Instant,
+    pub(crate) members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+    pub(crate) runners: Arc<dyn Runners>,
+}
+
+/// The owner loop and how to end it.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    pub(crate) handle: Handle,
+    pub(crate) tasks: JoinSet<()>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Replays, writes the first record of the term, asks the runners, starts the loop.
+pub(crate) async fn recover(
+    config: &Config,
+    storage: &mut dyn Storage,
+    inputs: Inputs,
+    cancel: CancellationToken,
+) -> Result<Loop, RecoverFailure> {
+    let work = begin(config, storage, inputs, cancel.clone());
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(RecoverFailure::Cancelled),
+        result = work => result,
+    }
+}
+
+async fn begin(
+    config: &Config,
+    storage: &mut dyn Storage,
+    inputs: Inputs,
+    cancel: CancellationToken,
+) -> Result<Loop, RecoverFailure> {
+    let Inputs { token, lease, claimed, members, runners } = inputs;
+    let Opened { log, live, session_timeout } = storage.open(cancel).await.map_err(RecoverFailure::Log)?;
+    let records = live.len();
+    let mut db = Database::replay(live).map_err(|error| RecoverFailure::Unreadable(chain(&error)))?;
+    db.granted(config.fence_after);
+    if db.is_dirty() {
+        // No heartbeat may be answered before the log says how long the right to run is at most.
+        let commit = log.append(db.take_changes()).map_err(|error| RecoverFailure::Log(error.to_string()))?;
+        match tokio::time::timeout(FIRST_COMMIT, commit).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return Err(RecoverFailure::Log(failure.to_string())),
+            Err(_) => return Err(RecoverFailure::Log(format!("nothing committed within {FIRST_COMMIT:?}"))),
+        }
+    }
+    let granted = Duration::from_millis(db.meta().fence_after_ms_max);
+    let fence = Fence::new(claimed, session_timeout, granted, config.drift);
+    let settings = Settings {
+        token,
+        fence_after: config.fence_after,
+        retention_count: config.retention.count,
+        retention_age: config.retention.age,
+        queue_tasks_max: config.queue_tasks_max,
+        payload_inline_max: config.payload_inline_max,
+    };
+    let now = Now { at: config.clock.now(), wall_ms: config.clock.wall().0 };
+    let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);
+    let core = Core::recover(settings, db, fence, config.heartbeat * 3, rng, now);
+    tracing::info!(epoch = %token.epoch, records, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
+
+    let clients = Arc::new(Clients::new(runners));
+    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let (failed, failures) = watch::channel(None);
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let parts = Parts {
+        node: config.node.clone(),
+        token,
+        lease,
+        clock: Arc::clone(&config.clock),
+        log,
+        append_bytes_max: config.append_bytes_max,
+        clients: Arc::clone(&clients),
+        members,
+        events,
+        failed,
+        drain: drain.clone(),
+        stop: stop.clone(),
+    };
+    let mut driver = Driver::new(core, parts);
+    driver.survey(SURVEY).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run());
+    let handle = Handle { node: config.node.clone(), events: events_in, failed: failures, clients };
+    Ok(Loop { handle, tasks, drain, stop })
+}
+
+/// Ends the loop and closes the storage, within `within`.
+pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Duration) -> Report {
+    let until = tokio::time::Instant::now() + within;
+    let mut problems = Vec::new();
+    work.stop.cancel();
+    // Half of the time is the loop's, the rest the storage's.
+    match tokio::time::timeout(within / 2, work.tasks.join_next()).await {
+        Ok(Some(Err(error))) => problems.push(format!("the dispatcher's loop ended unexpectedly: {error}")),
+        Ok(_) => {}
+        Err(_) => {
+            problems.push(format!("the dispatcher's loop did not end within {:?} and was aborted", within / 2));
+            work.tasks.shutdown().await;
+        }
+    }
+    let left = until.saturating_duration_since(tokio::time::Instant::now());
+    if let Err(problem) = storage.close(left).await {
+        problems.push(problem);
+    }
+    Report { problems }
+}
+
+/// Gives back what a failed recovery had opened.
+pub(crate) async fn unwind(storage: Box<dyn Storage>) {
+    if let Err(problem) = storage.close(UNWIND).await {
+        tracing::warn!(problem, "after a failed recovery");
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,168 @@
+//! What the log keeps of a task: its absolute state, in MessagePack with named fields.
+
+use bytes::Bytes;
+use proto::TaskId;
+use proto::task::{Attempt, AttemptEnd, TaskSpec, TaskState, TaskView};
+use serde::{Deserialize, Serialize};
+
+use crate::storage::BodyRef;
+
+/// The key of [`Meta`]. No task may have it.
+pub(crate) const META_KEY: u128 = 0;
+
+/// Version of the records. A reader refuses later ones rather than misunderstand them.
+const FORMAT: u32 = 1;
+
+/// Newest attempts that a record keeps.
+const ATTEMPTS_KEPT: usize = 8;
+
+/// Longest message of an attempt's end that a record keeps, in bytes.
+const MESSAGE_BYTES_MAX: usize = 512;
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    /// Grows with every change.
+    pub(crate) revision: u64,
+    /// Place in the order of submissions.
+    pub(crate) order: u64,
+    /// The payload is empty if it lies in `body`.
+    pub(crate) spec: TaskSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<BodyRef>,
+    pub(crate) state: TaskState,
+    pub(crate) submitted_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) finished_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_before_ms: Option<u64>,
+    /// Highest attempt number ever used.
+    pub(crate) attempt_count: u32,
+    /// Failed attempts of the present budget.
+    #[serde(default)]
+    pub(crate) failed: u32,
+    /// Lost attempts of the present budget.
+    #[serde(default)]
+    pub(crate) lost: u32,
+    #[serde(default)]
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl Task {
+    /// The record of attempt `number`, if it is still kept.
+    pub(crate) fn attempt(&self, number: u32) -> Option<&Attempt> {
+        self.attempts.iter().rev().find(|attempt| attempt.number == number)
+    }
+
+    /// Appends an attempt and forgets the oldest ended ones beyond the limit.
+    pub(crate) fn push_attempt(&mut self, attempt: Attempt) {
+        self.attempt_count = attempt.number;
+        if self.attempts.len() >= ATTEMPTS_KEPT
+            && let Some(oldest) = self.attempts.iter().position(|attempt| attempt.end.is_some())
+        {
+            self.attempts.remove(oldest);
+        }
+        self.attempts.push(attempt);
+    }
+
+    /// Records the end of attempt `number` unless it has one.
+    pub(crate) fn end_attempt(&mut self, number: u32, end: AttemptEnd, at_ms: u64) {
+        if let Some(attempt) =
+            self.attempts.iter_mut().find(|attempt| attempt.number == number && attempt.end.is_none())
+        {
+            attempt.end = Some(shorten(end));
+            attempt.ended_ms = Some(at_ms);
+        }
+    }
+
+    /// As a person sees it.
+    pub(crate) fn view(&self, payload: bool) -> TaskView {
+        let spec = if payload || self.spec.payload.is_empty() {
+            self.spec.clone()
+        } else {
+            TaskSpec {
+                payload: Vec::new(),
+                kind: self.spec.kind.clone(),
+                name: self.spec.name.clone(),
+                labels: self.spec.labels.clone(),
+                idempotency_key: self.spec.idempotency_key.clone(),
+                ..self.spec
+            }
+        };
+        TaskView {
+            id: self.id,
+            revision: self.revision,
+            spec,
+            state: self.state,
+            submitted_ms: self.submitted_ms,
+            finished_ms: self.finished_ms,
+            not_before_ms: self.not_before_ms,
+            attempt_count: self.attempt_count,
+            attempts: self.attempts.clone(),
+        }
+    }
+}
+
+/// Cuts a message so that no runner can make a record grow past a segment.
+fn shorten(mut end: AttemptEnd) -> AttemptEnd {
+    if let AttemptEnd::Lost { reason: text } | AttemptEnd::Failed { message: text } = &mut end
+        && text.len() > MESSAGE_BYTES_MAX
+    {
+        let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(cut);
+        text.push('…');
+    }
+    end
+}
+
+/// What the log keeps of the cluster's past promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// Grows with every change.
+    pub(crate) revision: u64,
+    /// The longest right to run that was ever granted to a runner, in milliseconds.
+    pub(crate) fence_after_ms_max: u64,
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("record {key:032x} was written in format {format}, this release reads up to {FORMAT}: upgrade this node")]
+    Newer { key: u128, format: u32 },
+    #[error("record {key:032x} is damaged")]
+    Damaged { key: u128, source: rmp_serde::decode::Error },
+}
+
+#[derive(Serialize)]
+struct Wrapped<'a, T> {
+    v: u32,
+    r: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+#[derive(Deserialize)]
+struct Unwrapped<T> {
+    r: T,
+}
+
+/// Encodes a record.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Bytes {
+    let bytes = rmp_serde::to_vec_named(&Wrapped { v: FORMAT, r: record })
+        .expect("plain data with string keys always encodes into memory");
+    Bytes::from(bytes)
+}
+
+/// Decodes a record.
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(key: u128, bytes: &[u8]) -> Result<T, Unreadable> {
+    let damaged = |source| Unreadable::Damaged { key, source };
+    let version: Version = rmp_serde::from_slice(bytes).map_err(damaged)?;
+    if version.v > FORMAT {
+        return Err(Unreadable::Newer { key, format: version.v });
+    }
+    rmp_serde::from_slice::<Unwrapped<T>>(bytes).map(|unwrapped| unwrapped.r).map_err(damaged)
+}

@@ -1,0 +1,180 @@
+//! Why a task is where it is: always an answer, and the command that would change it.
+
+use std::time::Duration;
+
+use clock::Instant;
+use proto::api::Why;
+use proto::task::{LostPolicy, TaskState};
+
+use crate::attempts::{Open, Sent};
+use crate::core::{Core, Now};
+use crate::database::attempt_id;
+use crate::queue::{Need, Place};
+use crate::record::Task;
+
+/// How far the tasks ahead are counted.
+const AHEAD_MAX: usize = 10_000;
+
+type Reason = (String, Option<String>);
+
+impl Core {
+    /// Why `task` is where it is. `suspended` = the leader's lease does not hold at the moment.
+    pub(crate) fn why(&self, now: Now, task: &Task, suspended: bool) -> Why {
+        let (reason, remedy) = match task.state {
+            TaskState::Queued | TaskState::Retrying => match self.pausing.get(&task.id) {
+                Some(until) => self.why_pausing(now, task, *until),
+                None if suspended => (
+                    "the leader has lost touch with the coordination service and starts nothing until it is back"
+                        .to_owned(),
+                    Some("taskd cluster status".to_owned()),
+                ),
+                None => self.why_waiting(task),
+            },
+            TaskState::Running | TaskState::Cancelling => self.why_open(now, task),
+            _ => why_final(task),
+        };
+        Why { id: task.id, state: task.state, reason, remedy }
+    }
+
+    fn why_pausing(&self, now: Now, task: &Task, until: Instant) -> Reason {
+        let end = last_end(task);
+        let after = if task.failed > 0 { format!(" ({} failed so far)", task.failed) } else { String::new() };
+        let left = seconds(until.since(now.at));
+        (
+            format!("its last attempt ended with {end}{after}; the next one starts not before {left} from now"),
+            Some(format!("taskd task cancel {} && taskd task retry {}", task.id, task.id)),
+        )
+    }
+
+    fn why_waiting(&self, task: &Task) -> Reason {
+        let need = Need::of(&task.spec);
+        let present: Vec<_> = self.runners.iter().filter(|(_, runner)| runner.member.is_some()).collect();
+        if present.is_empty() {
+            return (
+                "no node is a member of the cluster".to_owned(),
+                Some("taskd serve --config FILE (on a node)".to_owned()),
+            );
+        }
+        let heard: Vec<_> = present.iter().filter(|(_, runner)| runner.answered.is_some()).collect();
+        if heard.is_empty() {
+            return (
+                format!("none of the {} nodes has been heard of by this leader yet", present.len()),
+                Some("taskd cluster status".to_owned()),
+            );
+        }
+        if !heard.iter().any(|(_, runner)| runner.capacity.kinds.contains(&need.kind)) {
+            return (
+                format!("no node runs tasks of kind {:?}", need.kind),
+                Some(format!("enable {:?} in a node's configuration and restart it", need.kind)),
+            );
+        }
+        if !heard.iter().any(|(_, runner)| runner.suits(&need)) {
+            let labels: Vec<_> = need.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            return (
+                format!("no node that runs tasks of kind {:?} carries {}", need.kind, labels.join(", ")),
+                Some(format!("give a node the labels {}", labels.join(", "))),
+            );
+        }
+        let suiting: Vec<_> = heard.iter().filter(|(_, runner)| runner.suits(&need)).collect();
+        let taking = suiting.iter().filter(|(_, runner)| !runner.capacity.draining);
+        let slots: u32 = taking.clone().map(|(_, runner)| runner.capacity.slots).sum();
+        if taking.count() == 0 {
+            return ("every node that could run it is being stopped".to_owned(), None);
+        }
+        if slots == 0 {
+            return ("the nodes that could run it have no slots".to_owned(), None);
+        }
+        let ahead = self.queue.ahead(Place::new(task.spec.priority, task.order), AHEAD_MAX);
+        let many = if ahead >= AHEAD_MAX { "more than " } else { "" };
+        let busy = suiting.iter().all(|(_, runner)| runner.free() == 0);
+        let slots = if busy {
+            format!("all {slots} slots that could run it are busy")
+        } else {
+            "it is about to be assigned".to_owned()
+        };
+        (
+            format!("{slots}; {many}{ahead} tasks are ahead of it"),
+            Some("submit it with a higher --priority, or add nodes or slots".to_owned()),
+        )
+    }
+
+    fn why_open(&self, now: Now, task: &Task) -> Reason {
+        let attempt = attempt_id(task.id, task.attempt_count);
+        let Some(open) = self.open.get(&attempt) else {
+            return ("its attempt has just ended".to_owned(), None);
+        };
+        let number = attempt.number;
+        let node = &open.node;
+        let cancelling = task.state == TaskState::Cancelling;
+        let runner = self.runners.get(node);
+        let there = runner.is_some_and(|runner| {
+            runner.life == Some(open.life)
+                && runner.answered.is_some_and(|at| now.at.since(at) <= self.runners.fresh)
+        });
+        if !there && open.sent != Sent::Unsent {
+            return self.why_lost(now, task, open);
+        }
+        if cancelling {
+            let since = task.attempt(number).map_or(0, |kept| now.wall_ms.saturating_sub(kept.assigned_ms));
+            let since = seconds(Duration::from_millis(since));
+            return (
+                format!(
+                    "it is cancelled, and waits for node {node} to say that attempt {number}, assigned {since} ago, is gone"
+                ),
+                None,
+            );
+        }
+        let stop = Some(format!("taskd task cancel {}", task.id));
+        match open.sent {
+            Sent::Unsent | Sent::InFlight => (format!("attempt {number} is on its way to node {node}"), stop),
+            Sent::Unsure => (format!("node {node} is asked whether attempt {number} has reached it"), stop),
+            Sent::Accepted => (format!("attempt {number} runs on node {node}"), stop),
+        }
+    }
+
+    fn why_lost(&self, now: Now, task: &Task, open: &Open) -> Reason {
+        let left = seconds(self.fence.over_at(&open.node, open.life).since(now.at));
+        let node = &open.node;
+        let then = match (task.state, task.spec.on_lost) {
+            (TaskState::Cancelling, _) => "it counts as cancelled",
+            (_, LostPolicy::Fail) => "it ends as lost",
+            _ => "it runs elsewhere",
+        };
+        (
+            format!(
+                "node {node}, which runs attempt {}, does not answer; unless it says that the attempt is gone, its right \
+                 to run ends in {left}, and then {then}",
+                task.attempt_count
+            ),
+            Some(format!("bring node {node} back, or submit with --on-lost requeue-now what may run twice")),
+        )
+    }
+}
+
+fn why_final(task: &Task) -> Reason {
+    let end = last_end(task);
+    let retry = Some(format!("taskd task retry {}", task.id));
+    match task.state {
+        TaskState::Succeeded => (format!("attempt {} succeeded", task.attempt_count), None),
+        TaskState::Cancelled => ("it was cancelled, and nothing of it runs".to_owned(), retry),
+        TaskState::Dead => (
+            format!(
+                "it is out of attempts: {} failed and {} were lost; the last one ended with {end}",
+                task.failed, task.lost
+            ),
+            retry,
+        ),
+        TaskState::Lost => (format!("its node was lost and its policy is to give up: {end}"), retry),
+        TaskState::TimedOut => ("its last attempt ran longer than its run timeout".to_owned(), retry),
+        _ => (format!("its attempt ended with {end}, and it asked for no retry"), retry),
+    }
+}
+
+fn last_end(task: &Task) -> String {
+    let ends = task.attempts.iter().rev().filter_map(|attempt| attempt.end.as_ref());
+    ends.map(ToString::to_string).next().unwrap_or_else(|| "nothing".to_owned())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

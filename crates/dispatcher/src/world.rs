@@ -1,0 +1,645 @@
+//! The core in a simulated world: runners that honour grants and rights to run, calls that are lost, late or answered
+//! into the void, crashes of runners and leaders, and a log of which only a prefix survives.
+//!
+//! Checked at every step: no two attempts of a fenced task run at a time; a task whose success was acknowledged is
+//! never started again; what was acknowledged is never lost. At the end, once nothing fails any more, every task
+//! becomes final.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use clock::Instant;
+use proptest::prelude::*;
+use proto::api::{Submission, Submitted};
+use proto::leader::{Heartbeat, HeartbeatReply, OutcomeReport};
+use proto::runner::{Capacity, Inventory, Outcome, Presence, Refusal, StartReply};
+use proto::task::{AttemptEnd, LostPolicy, TaskSpec};
+use proto::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::attempts::{Batch, StartResult};
+use crate::beats::{Answer, Ask};
+use crate::core::{Core, Effect, Now, Settings};
+use crate::database::Database;
+use crate::fence::Fence;
+use crate::members::MemberInfo;
+use crate::storage::{Change, Live};
+
+const FENCE_MS: u64 = 3_000;
+const SESSION_MS: u64 = 400;
+const DRIFT_MS: u64 = 50;
+const SLOTS: u32 = 2;
+const NODES: usize = 3;
+
+/// A process and until when its machine lets it run.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    until: u64,
+}
+
+/// A machine with one daemon on it.
+#[derive(Debug)]
+struct Machine {
+    node: NodeId,
+    life: u128,
+    alive: bool,
+    cut: bool,
+    floor: u64,
+    grant: Option<Grant>,
+    right_until: u64,
+    /// Survives the daemon, not its right.
+    processes: BTreeMap<AttemptId, Process>,
+    /// Left behind by a daemon whose disk is gone: nobody knows of them, and their right runs out.
+    orphans: BTreeMap<AttemptId, Process>,
+    /// On disk.
+    spool: BTreeMap<AttemptId, Outcome>,
+    refused: BTreeSet<AttemptId>,
+    ended_lives: Vec<Incarnation>,
+    beat: Option<(u64, Heartbeat)>,
+    late: VecDeque<Batch>,
+}
+
+struct Group {
+    changes: Vec<Change>,
+    effects: Vec<Effect>,
+    submitted: Vec<TaskId>,
+    acks: Option<(usize, Vec<AttemptId>)>,
+}
+
+struct World {
+    ms: u64,
+    epoch: u64,
+    core: Core,
+    log: BTreeMap<u128, (u64, Option<bytes::Bytes>)>,
+    pending: VecDeque<Group>,
+    machines: Vec<Machine>,
+    submitted: u128,
+    /// Acknowledged to whoever submitted them.
+    accepted: BTreeSet<TaskId>,
+    /// Success acknowledged to the runner.
+    done: BTreeSet<TaskId>,
+    starts: u64,
+}
+
+fn at(ms: u64) -> Instant {
+    Instant::default() + Duration::from_millis(ms)
+}
+
+fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, ms: u64) -> Core {
+    let live = log.iter().filter_map(|(key, (revision, body))| {
+        Some(Live { key: *key, revision: *revision, body: body.clone()? })
+    });
+    let db = Database::replay(live.collect()).expect("what was written can be read");
+    let fence = Fence::new(
+        at(ms),
+        Duration::from_millis(SESSION_MS),
+        Duration::from_millis(FENCE_MS),
+        Duration::from_millis(DRIFT_MS),
+    );
+    let settings = Settings {
+        token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(epoch) },
+        fence_after: Duration::from_millis(FENCE_MS),
+        retention_count: 1_000,
+        retention_age: Duration::from_secs(1_000_000),
+        queue_tasks_max: 1_000,
+        payload_inline_max: 64,
+    };
+    let now = Now { at: at(ms), wall_ms: ms };
+    Core::recover(settings, db, fence, Duration::from_millis(1_500), StdRng::seed_from_u64(epoch), now)
+}
+
+impl Machine {
+    fn life(&self) -> Incarnation {
+        Incarnation::from_u128(self.life)
+    }
+
+    fn reachable(&self) -> bool {
+        self.alive && !self.cut
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            slots: SLOTS,
+            free: SLOTS.saturating_sub(self.processes.len() as u32),
+            labels: BTreeMap::new(),
+            kinds: vec!["noop".to_owned()],
+            draining: false,
+        }
+    }
+
+    fn end(&mut self, attempt: AttemptId, end: AttemptEnd, ms: u64) {
+        if self.processes.remove(&attempt).is_some() && self.alive {
+            let outcome =
+                Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0 };
+            self.spool.insert(attempt, outcome);
+        }
+    }
+
+    /// Ends what has no right to run any more.
+    fn enforce(&mut self, ms: u64) {
+        let over: Vec<_> =
+            self.processes.iter().filter(|(_, process)| process.until <= ms).map(|(id, _)| *id).collect();
+        for attempt in over {
+            self.end(attempt, AttemptEnd::Lost { reason: "the right to run had lapsed".to_owned() }, ms);
+        }
+        self.orphans.retain(|_, process| process.until > ms);
+        if self.right_until <= ms {
+            self.grant = None;
+        }
+    }
+
+    fn answered(&mut self, sent: u64, reply: &HeartbeatReply, ms: u64) {
+        if reply.token.epoch.0 < self.floor {
+            return;
+        }
+        self.floor = reply.token.epoch.0;
+        self.grant = Some(reply.grant);
+        self.right_until = self.right_until.max(sent + reply.fence_after_ms);
+        for process in self.processes.values_mut() {
+            process.until = self.right_until;
+        }
+        self.enforce(ms);
+        for attempt in &reply.end {
+            self.end(*attempt, AttemptEnd::Cancelled, ms);
+        }
+    }
+
+    fn start(&mut self, epoch: u64, batch: &Batch, ms: u64) -> Result<Vec<StartReply>, Refusal> {
+        if epoch < self.floor {
+            return Err(Refusal::StaleToken { seen: Epoch(self.floor) });
+        }
+        if batch.incarnation != self.life() {
+            return Err(Refusal::WrongIncarnation { current: self.life() });
+        }
+        if self.grant != Some(batch.grant) || self.right_until <= ms {
+            return Err(Refusal::WrongGrant { current: self.grant });
+        }
+        let mut replies = Vec::new();
+        for (start, _) in &batch.starts {
+            let attempt = start.attempt;
+            replies.push(if self.processes.contains_key(&attempt) || self.spool.contains_key(&attempt) {
+                StartReply::Accepted
+            } else if self.refused.contains(&attempt) {
+                StartReply::Refused { reason: "given up before".to_owned() }
+            } else if self.processes.len() as u32 >= SLOTS {
+                StartReply::Busy
+            } else {
+                self.processes.insert(attempt, Process { until: self.right_until });
+                StartReply::Accepted
+            });
+        }
+        Ok(replies)
+    }
+
+    fn presence(&mut self, attempt: AttemptId) -> Presence {
+        if self.processes.contains_key(&attempt) {
+            Presence::Running
+        } else if let Some(outcome) = self.spool.get(&attempt) {
+            Presence::Ended(outcome.clone())
+        } else {
+            self.refused.insert(attempt);
+            Presence::Unknown
+        }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let machines = (0..NODES).map(|index| Machine {
+            node: format!("n{index}").parse().expect("valid"),
+            life: (index as u128 + 1) << 64,
+            alive: true,
+            cut: false,
+            floor: 0,
+            grant: None,
+            right_until: 0,
+            processes: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            spool: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            ended_lives: Vec::new(),
+            beat: None,
+            late: VecDeque::new(),
+        });
+        let log = BTreeMap::new();
+        let mut world = Self {
+            ms: 1_000,
+            epoch: 1,
+            core: lead(&log, 1, 1_000),
+            log,
+            pending: VecDeque::new(),
+            machines: machines.collect(),
+            submitted: 0,
+            accepted: BTreeSet::new(),
+            done: BTreeSet::new(),
+            starts: 0,
+        };
+        world.members();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { at: at(self.ms), wall_ms: self.ms }
+    }
+
+    fn members(&mut self) {
+        let present = self.machines.iter().filter(|machine| machine.reachable());
+        let members: Vec<_> = present
+            .map(|machine| MemberInfo {
+                node: machine.node.clone(),
+                address: machine.node.to_string(),
+                incarnation: machine.life(),
+                labels: BTreeMap::new(),
+            })
+            .collect();
+        self.core.members(self.now(), &members);
+    }
+
+    /// Ends a turn of the leader: what was decided goes to the log, what follows from it waits for the commit.
+    fn write(&mut self, submitted: Vec<TaskId>, acks: Option<(usize, Vec<AttemptId>)>) {
+        let changes = self.core.db.take_changes();
+        let effects = self.core.take_effects();
+        if !changes.is_empty() || !effects.is_empty() || !submitted.is_empty() || acks.is_some() {
+            self.pending.push_back(Group { changes, effects, submitted, acks });
+        }
+    }
+
+    fn persist(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let newer = self.log.get(&change.key).is_none_or(|(revision, _)| change.revision > *revision);
+            assert!(newer, "revisions grow");
+            self.log.insert(change.key, (change.revision, change.body));
+        }
+    }
+
+    fn commit(&mut self) {
+        let Some(group) = self.pending.pop_front() else { return };
+        self.persist(group.changes);
+        self.accepted.extend(group.submitted);
+        if let Some((index, acks)) = group.acks {
+            let machine = &mut self.machines[index];
+            for attempt in acks {
+                if let Some(outcome) = machine.spool.get(&attempt) {
+                    if outcome.end.is_success() {
+                        self.done.insert(attempt.task);
+                    }
+                    // The reply may be lost; then it is reported again.
+                    if !machine.cut {
+                        machine.spool.remove(&attempt);
+                        machine.refused.insert(attempt);
+                    }
+                }
+            }
+        }
+        let now = self.now();
+        for effect in group.effects {
+            match effect {
+                Effect::Start(attempt) => self.core.to_outbox(now, attempt),
+                Effect::Cancel(attempt) => self.core.ask_cancel(now, attempt),
+                Effect::DeleteBody(_) => {}
+            }
+        }
+    }
+
+    /// A turn of the leader. `fate` decides what becomes of its calls.
+    fn turn(&mut self, fate: u8) {
+        let now = self.now();
+        self.core.dispatch(now);
+        let batches = self.core.next_batches(now);
+        for (number, batch) in batches.into_iter().enumerate() {
+            self.start(batch, fate.wrapping_add(number as u8));
+        }
+        let asks = self.core.next_asks(now);
+        for ask in asks {
+            self.ask(ask);
+        }
+        self.write(Vec::new(), None);
+    }
+
+    fn start(&mut self, batch: Batch, fate: u8) {
+        let (now, epoch) = (self.now(), self.epoch);
+        let node = batch.node.clone();
+        let attempts: Vec<_> = batch.starts.iter().map(|(start, _)| start.attempt).collect();
+        for attempt in &attempts {
+            assert!(!self.done.contains(&attempt.task), "{attempt} is started after its task's success was acknowledged");
+            let durable = self.log.get(&attempt.task.as_u128()).is_some();
+            assert!(durable, "{attempt} is started before it is durable");
+        }
+        self.starts += attempts.len() as u64;
+        let machine = self.machines.iter_mut().find(|machine| machine.node == node).expect("known");
+        let result = if !machine.reachable() {
+            StartResult::NotSent("unreachable".to_owned())
+        } else {
+            match fate % 8 {
+                0 => StartResult::Uncertain("the call was lost".to_owned()),
+                1 => {
+                    machine.late.push_back(batch);
+                    StartResult::Uncertain("the call is late".to_owned())
+                }
+                2 => {
+                    let _ = machine.start(epoch, &batch, self.ms);
+                    StartResult::Uncertain("the answer was lost".to_owned())
+                }
+                _ => match machine.start(epoch, &batch, self.ms) {
+                    Ok(replies) => StartResult::Replies(replies),
+                    Err(refusal) => StartResult::Refused(refusal),
+                },
+            }
+        };
+        assert_eq!(self.core.started(now, &node, attempts, result), Ok(()), "nobody has seen a newer leader");
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let (now, ms, epoch) = (self.now(), self.ms, self.epoch);
+        let machine = self.machines.iter_mut().find(|machine| machine.node == ask.node).expect("known");
+        let answer = if machine.reachable() {
+            machine.floor = machine.floor.max(epoch);
+            let mut presences = Vec::new();
+            for attempt in &ask.cancel {
+                machine.end(*attempt, AttemptEnd::Cancelled, ms);
+                presences.push((*attempt, machine.presence(*attempt)));
+            }
+            for attempt in &ask.confirm {
+                presences.push((*attempt, machine.presence(*attempt)));
+            }
+            let inventory = Inventory {
+                node: machine.node.clone(),
+                incarnation: machine.life(),
+                ended_incarnations: machine.ended_lives.clone(),
+                capacity: machine.capacity(),
+                running: machine.processes.keys().copied().collect(),
+                outcomes: machine.spool.values().cloned().collect(),
+            };
+            Ok(Answer { presences, inventory })
+        } else {
+            Err("unreachable".to_owned())
+        };
+        self.core.asked(now, ask, answer);
+    }
+
+    fn send_beat(&mut self, index: usize) {
+        let ms = self.ms;
+        let machine = &mut self.machines[index];
+        if machine.alive && machine.beat.is_none() {
+            let beat = Heartbeat {
+                node: machine.node.clone(),
+                address: machine.node.to_string(),
+                incarnation: machine.life(),
+                ended_incarnations: machine.ended_lives.clone(),
+                grant: machine.grant,
+                capacity: machine.capacity(),
+                running: machine.processes.keys().copied().collect(),
+            };
+            machine.beat = Some((ms, beat));
+        }
+    }
+
+    fn deliver_beat(&mut self, index: usize, answer_lost: bool) {
+        let Some((sent, beat)) = self.machines[index].beat.take() else { return };
+        if self.machines[index].cut {
+            return;
+        }
+        let now = self.now();
+        let life = beat.incarnation;
+        if let Some(reply) = self.core.heartbeat(now, beat) {
+            let node = self.machines[index].node.clone();
+            self.core.answered(now, &node, life);
+            let machine = &mut self.machines[index];
+            if !answer_lost && machine.alive && machine.life() == life {
+                machine.answered(sent, &reply, self.ms);
+            }
+        }
+        self.write(Vec::new(), None);
+    }
+
+    fn report(&mut self, index: usize) {
+        let machine = &self.machines[index];
+        if !machine.reachable() || machine.spool.is_empty() {
+            return;
+        }
+        let report = OutcomeReport {
+            node: machine.node.clone(),
+            incarnation: machine.life(),
+            outcomes: machine.spool.values().cloned().collect(),
+        };
+        let acks = self.core.outcomes(self.now(), report);
+        self.write(Vec::new(), Some((index, acks)));
+    }
+
+    fn submit(&mut self, choice: u8) {
+        self.submitted += 1;
+        let mut spec = TaskSpec::new("noop", vec![]);
+        spec.on_lost = match choice % 6 {
+            0 => LostPolicy::RequeueNow,
+            1 => LostPolicy::Fail,
+            _ => LostPolicy::Requeue,
+        };
+        spec.retries.max = u32::from(choice / 6 % 3);
+        (spec.retries.backoff_ms, spec.retries.backoff_ms_max) = (200, 400);
+        spec.priority = i32::from(choice % 3);
+        let id = TaskId::from_u128(self.submitted << 64);
+        let submitted = self.core.submit(self.now(), vec![(Submission { id, spec }, None)], &mut 1_000_000);
+        assert_eq!(submitted, [Submitted::Accepted { id }]);
+        self.write(vec![id], None);
+    }
+
+    /// The leader dies; of what it had handed to the log, a prefix survives.
+    fn change_leader(&mut self, survive: usize) {
+        let survivors: Vec<Group> = std::mem::take(&mut self.pending).into_iter().take(survive).collect();
+        for group in survivors {
+            self.persist(group.changes);
+        }
+        self.ms += SESSION_MS;
+        self.enforce();
+        self.epoch += 1;
+        self.core = lead(&self.log, self.epoch, self.ms);
+        self.members();
+    }
+
+    fn crash(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        machine.alive = false;
+        machine.beat = None;
+        machine.late.clear();
+    }
+
+    fn restart(&mut self, index: usize, wiped: bool) {
+        let machine = &mut self.machines[index];
+        if machine.alive {
+            return;
+        }
+        let old = machine.life();
+        machine.life += 1;
+        machine.alive = true;
+        machine.grant = None;
+        machine.right_until = 0;
+        if wiped {
+            // A new disk: it knows of nothing, and what its predecessor left behind runs on until its right ends.
+            machine.orphans.append(&mut machine.processes);
+            machine.ended_lives.clear();
+            machine.spool.clear();
+            machine.refused.clear();
+        } else {
+            machine.processes.clear();
+            machine.ended_lives.push(old);
+        }
+    }
+
+    fn enforce(&mut self) {
+        for machine in &mut self.machines {
+            machine.enforce(self.ms);
+        }
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.ms += ms;
+        self.enforce();
+        let now = self.now();
+        self.core.tick(now);
+        self.write(Vec::new(), None);
+    }
+
+    fn finish_one(&mut self, index: usize, choice: u8) {
+        let ms = self.ms;
+        let machine = &mut self.machines[index];
+        if !machine.alive {
+            return;
+        }
+        let count = machine.processes.len().max(1);
+        if let Some(attempt) = machine.processes.keys().nth(usize::from(choice) % count).copied() {
+            let code = i32::from(choice % 3 == 0);
+            machine.end(attempt, AttemptEnd::Exited { code }, ms);
+        }
+    }
+
+    fn step(&mut self, (op, a, b): (u8, u8, u8)) {
+        let index = usize::from(a) % NODES;
+        match op % 20 {
+            0 | 1 => self.submit(b),
+            2..=4 => self.turn(b),
+            5..=7 => self.commit(),
+            8 => self.send_beat(index),
+            9 => self.deliver_beat(index, b % 5 == 0),
+            10 => {
+                self.send_beat(index);
+                self.deliver_beat(index, false);
+            }
+            11 => self.report(index),
+            12 => self.advance(u64::from(b) * 4),
+            13 => self.finish_one(index, b),
+            14 => self.machines[index].cut = b % 2 == 0,
+            15 if b % 3 == 0 => self.crash(index),
+            15 => self.restart(index, b % 7 == 0),
+            16 => self.members(),
+            17 if b % 4 == 0 => self.change_leader(usize::from(b / 4) % 4),
+            17 => {
+                let (ms, epoch) = (self.ms, self.epoch);
+                let machine = &mut self.machines[index];
+                if let Some(batch) = machine.late.pop_front() {
+                    let _ = machine.start(batch.grant.0 >> 32, &batch, ms);
+                    assert!(batch.grant.0 >> 32 <= epoch);
+                }
+            }
+            18 if self.submitted > 0 && b % 3 == 0 => {
+                let id = TaskId::from_u128((u128::from(a) % self.submitted + 1) << 64);
+                let _ = self.core.cancel(self.now(), &id.to_string());
+                self.write(Vec::new(), None);
+            }
+            _ => self.advance(u64::from(b) % 50),
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let mut running: BTreeMap<TaskId, Vec<AttemptId>> = BTreeMap::new();
+        for machine in &self.machines {
+            for attempt in machine.processes.keys().chain(machine.orphans.keys()) {
+                running.entry(attempt.task).or_default().push(*attempt);
+            }
+        }
+        for (task, attempts) in running {
+            let policy = self.core.db.get(task).map(|task| task.spec.on_lost);
+            if policy != Some(LostPolicy::RequeueNow) {
+                assert!(attempts.len() <= 1, "attempts overlap at {} ms: {attempts:?}", self.ms);
+            }
+        }
+        for task in &self.accepted {
+            assert!(self.log.get(&task.as_u128()).is_some_and(|(_, body)| body.is_some()), "{task} is lost");
+            assert!(self.core.db.get(*task).is_some(), "{task} is forgotten");
+        }
+        self.core.queue.check();
+    }
+
+    /// Everything works from now on: every task must end.
+    fn settle(&mut self) {
+        for index in 0..NODES {
+            self.machines[index].cut = false;
+            self.restart(index, false);
+        }
+        self.members();
+        for round in 0..400_u64 {
+            for index in 0..NODES {
+                self.send_beat(index);
+                self.deliver_beat(index, false);
+                self.finish_one(index, 1);
+                self.finish_one(index, 1);
+                self.report(index);
+            }
+            self.turn(7);
+            while !self.pending.is_empty() {
+                self.commit();
+            }
+            self.turn(7);
+            self.advance(100);
+            self.check();
+            if round > 3 && self.core.db.iter().all(|task| task.state.is_final()) && self.core.open.is_empty() {
+                break;
+            }
+        }
+        let unfinished: Vec<_> = self.core.db.iter().filter(|task| !task.state.is_final()).collect();
+        assert!(unfinished.is_empty(), "at {} ms these never end: {unfinished:#?} {:#?}", self.ms, self.core.open);
+        for task in &self.done {
+            let state = self.core.db.get(*task).map(|task| task.state);
+            assert!(
+                state.is_some_and(|state| state.is_final()),
+                "{task}, whose success was acknowledged, is {state:?}"
+            );
+        }
+        for task in self.core.db.iter() {
+            assert!(task.lost <= 4 && task.failed <= 3, "{task:?} had more attempts than it may");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tasks_survive_everything(steps in prop::collection::vec(any::<(u8, u8, u8)>(), 50..400)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.settle();
+    }
+}
+
+/// The property above would be worth nothing in a world in which nothing happens.
+#[test]
+fn the_simulated_world_is_busy() {
+    let mut world = World::new();
+    let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..5_000 {
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        world.step((bits as u8, (bits >> 8) as u8, (bits >> 16) as u8));
+    }
+    world.settle();
+    assert!(world.submitted > 300 && world.starts > 200, "{} {}", world.submitted, world.starts);
+    assert!(world.done.len() > 30 && world.epoch > 20, "{} {}", world.done.len(), world.epoch);
+    let lost = world.core.db.iter().flat_map(|task| &task.attempts);
+    let lost = lost.filter(|attempt| matches!(attempt.end, Some(AttemptEnd::Lost { .. }))).count();
+    assert!(lost > 20, "{lost}");
+}
