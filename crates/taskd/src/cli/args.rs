@@ -1,0 +1,356 @@
+//! The command line's grammar and its help.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::NodeId;
+use proto::task::{LostPolicy, TaskState};
+use taskd::client::Addresses;
+
+use crate::exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  taskd serve --config /etc/taskd/taskd.toml
+  taskd task submit --wait -- sha256sum /etc/os-release
+  taskd task list --state failed
+  taskd task logs -f 3f2a
+  taskd cluster status
+
+";
+
+/// Durable tasks for a cluster of nodes: any node accepts them, one leader hands them out, and they run once.
+#[derive(Debug, Parser)]
+#[command(name = "taskd", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "`taskd --help` explains the exit codes and shows examples.")]
+#[command(after_long_help = format!("{EXAMPLES}{}", exit::HELP))]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node
+    #[command(after_help = "\
+Example:
+  taskd serve --node-id n1 --coordination zk1:2181,zk2:2181/taskd
+
+Every key of the file can be set in the environment too, as
+TASKD_<SECTION>__<KEY>, for example TASKD_EXEC__ALLOW=true. Flags win over
+the environment, which wins over the file. SIGTERM and SIGINT stop the node.")]
+    Serve(ServeArgs),
+    /// Submit tasks, look at them, wait for them
+    Task(TaskArgs),
+    /// Look at the cluster, and choose who leads
+    Cluster(ClusterArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Read the configuration from this file (etc/taskd.toml documents every key)
+    #[arg(long, value_name = "FILE", env = "TASKD_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// This node's name, unique in the cluster [default: the machine's host name]
+    #[arg(long, value_name = "NAME")]
+    pub(super) node_id: Option<String>,
+    /// Where to listen [default: 127.0.0.1:10601]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) listen: Option<String>,
+    /// ZooKeeper's servers, and the node under which everything lives [default root: /taskd]
+    #[arg(long, value_name = "HOSTS[/ROOT]")]
+    pub(super) coordination: Option<String>,
+    /// Where to keep identity and output [default: /var/lib/taskd]
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Show the configuration that would be used, and end
+    #[arg(long)]
+    pub(super) print_config: bool,
+}
+
+/// What every command that talks to a node takes.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Nodes to ask; the first that answers is used
+    #[arg(
+        long,
+        global = true,
+        env = "TASKD_ADDR",
+        value_name = "ADDR[,ADDR…]",
+        default_value = "127.0.0.1:10601"
+    )]
+    pub(super) addr: Addresses,
+    /// How to print: `table` for eyes, `json` (stable) for scripts
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(super) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For eyes
+    Table,
+    /// Stable, for scripts
+    Json,
+}
+
+/// Submit tasks, look at them, wait for them.
+///
+/// A task is named by its id or by any unique beginning of it (4 digits or more).
+#[derive(Debug, Args)]
+#[command(after_long_help = JSON_HELP)]
+pub(super) struct TaskArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) command: TaskCommand,
+}
+
+const JSON_HELP: &str = "\
+With -o json (stable: fields may be added, none is renamed or removed):
+  submit               {\"id\", \"existing\": bool}
+  list                 {\"tasks\": [TASK…], \"total\"}
+  show, cancel, retry  TASK
+  wait                 [TASK…]
+  why                  {\"id\", \"state\", \"reason\", \"remedy\"}
+  TASK     {\"id\", \"revision\", \"state\", \"spec\": SPEC, \"submitted_ms\",
+            \"finished_ms\", \"not_before_ms\", \"attempt_count\",
+            \"attempts\": [ATTEMPT…]}
+  SPEC     {\"kind\", \"payload\" (text), \"name\", \"priority\", \"labels\",
+            \"retries\": {\"max\", \"backoff_ms\", \"backoff_ms_max\"},
+            \"run_timeout_ms\", \"on_lost\", \"idempotency_key\"}
+  ATTEMPT  {\"number\", \"node\", \"incarnation\", \"token\": {\"cluster\", \"epoch\"},
+            \"grant\", \"assigned_ms\", \"ended_ms\", \"end\"}
+Times are milliseconds since 1970.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TaskCommand {
+    /// Submit a task; prints its id
+    #[command(after_help = "\
+Examples:
+  taskd task submit -- sha256sum /etc/os-release
+  taskd task submit --wait --run-timeout 10m --retries 3 -- scrub /dev/sdb
+  taskd task submit --label zone=a --idempotency-key nightly-7 -- backup
+  taskd task submit --kind sleep --payload '{\"ms\": 500}'
+
+With --wait the task's output goes to stdout and the exit code is the task's
+own: 128+N if signal N ended it, 125 if taskd could not do its part. Ctrl-C
+ends the waiting, not the task.")]
+    Submit(Box<SubmitArgs>),
+    /// List tasks, newest first
+    List(ListArgs),
+    /// Show one task with its attempts
+    Show(TaskId),
+    /// Say why a task is where it is, and what would change it
+    Why(TaskId),
+    /// Print a task's output (stdout and stderr as they came)
+    Logs(LogsArgs),
+    /// Cancel a task; it is cancelled once its processes are gone
+    Cancel(TaskId),
+    /// Wait until tasks have ended; fails if one ended without success
+    Wait(WaitArgs),
+    /// Queue a task again that ended without success, with a fresh budget of attempts
+    Retry(TaskId),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TaskId {
+    /// The task's id, or a unique beginning of it
+    #[arg(value_name = "ID", value_parser = parse_prefix)]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubmitArgs {
+    /// Which service runs it: exec, sleep, noop, or one that the nodes register
+    #[arg(long, default_value = "exec")]
+    pub(super) kind: String,
+    /// What the service gets: text, @FILE, or - for stdin. Not for exec, which gets the command
+    #[arg(long, value_name = "JSON|@FILE|-", conflicts_with = "command")]
+    pub(super) payload: Option<String>,
+    /// A name, for people
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Higher runs first: -100 to 100
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
+    pub(super) priority: i32,
+    /// Attempts after the first
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(super) retries: u32,
+    /// Pause before the first retry; it doubles each time, up to 5m
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) retry_backoff: Option<Duration>,
+    /// How long one attempt may run, for example 90s or 2h [default: as long as it likes]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) run_timeout: Option<Duration>,
+    /// What to do when its node is lost: run it elsewhere once its processes are certainly gone, run it elsewhere at
+    /// once (for work that may run twice), or give up
+    #[arg(long, value_enum, default_value_t = OnLost::Requeue, value_name = "POLICY")]
+    pub(super) on_lost: OnLost,
+    /// Run it only on nodes with this label (repeatable)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(super) labels: Vec<(String, String)>,
+    /// A second submission with the same key returns the first one's task
+    #[arg(long, value_name = "KEY")]
+    pub(super) idempotency_key: Option<String>,
+    /// How long to try when no node or no leader answers
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) submit_timeout: Duration,
+    /// Wait for the task, stream its output, and exit with its status
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Add to the command's environment (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub(super) env: Vec<(String, String)>,
+    /// The command's working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// The program and its arguments; never a shell string
+    #[arg(last = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+impl SubmitArgs {
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        self.labels.iter().cloned().collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnLost {
+    Requeue,
+    RequeueNow,
+    Fail,
+}
+
+impl From<OnLost> for LostPolicy {
+    fn from(policy: OnLost) -> Self {
+        match policy {
+            OnLost::Requeue => Self::Requeue,
+            OnLost::RequeueNow => Self::RequeueNow,
+            OnLost::Fail => Self::Fail,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only tasks in this state: queued, running, retrying, cancelling, succeeded, failed, cancelled, timed_out, lost,
+    /// dead
+    #[arg(long)]
+    pub(super) state: Option<TaskState>,
+    /// At most this many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    #[command(flatten)]
+    pub(super) task: TaskId,
+    /// Go on until the task has ended
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Which attempt, from 1 [default: the newest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) attempt: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// The tasks' ids, or unique beginnings of them
+    #[arg(value_name = "ID", required = true, value_parser = parse_prefix)]
+    pub(super) ids: Vec<String>,
+    /// How long to wait [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Look at the cluster, and choose who leads.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+With -o json (stable: fields may be added, none is renamed or removed):
+  status    {\"health\": \"healthy\"|\"degraded\"|\"no_leader\", \"summary\",
+             \"remedy\", \"answered_by\", \"cluster\", \"leader\": LEADER,
+             \"members\": [MEMBER…], \"coordination\": COORDINATION,
+             \"log\": {\"bytes\", \"live_bytes\", \"budget_bytes\", \"segments\"},
+             \"tasks\": [[STATE, COUNT]…]}
+  handover  {\"leader\"}
+  priority  {\"node\", \"priority\"}
+  LEADER    {\"node\", \"address\", \"epoch\", \"sequence\", \"serving\", \"lease_ms\"}
+  MEMBER    {\"index\", \"sequence\", \"node\", \"address\", \"role\", \"phase\",
+             \"priority\", \"slots\": [ALL, FREE], \"version\", \"note\"}
+  COORDINATION  {\"hosts\", \"state\", \"for_ms\", \"session\",
+                 \"session_timeout_ms\"}")]
+pub(super) struct ClusterArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Show whether the cluster works, who leads, and every member; exit code 3 if it is not healthy
+    Status,
+    /// Let another node lead, in an orderly way
+    #[command(visible_alias = "switchover")]
+    Handover(HandoverArgs),
+    /// Set a node's priority for leading; higher leads
+    Priority(PriorityArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HandoverArgs {
+    /// Who is to lead [default: the next in line]
+    #[arg(long, value_name = "NODE")]
+    pub(super) to: Option<NodeId>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PriorityArgs {
+    /// Whose
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeId,
+    /// The priority; 0 unless set
+    #[arg(value_name = "N", allow_negative_numbers = true)]
+    pub(super) priority: i32,
+}
+
+/// Ids are shown without hyphens; with them they mean the same.
+fn parse_prefix(text: &str) -> Result<String, String> {
+    let digits: String = text.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    if (4..=32).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(digits)
+    } else {
+        Err("a task's id is 32 hexadecimal digits; its first 4 or more will do if they are unique".to_owned())
+    }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("use KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn prefixes() {
+        assert_eq!(parse_prefix("0123-ABcd"), Ok("0123abcd".to_owned()));
+        for bad in ["", "abc", "xyzw", &"0".repeat(33)] {
+            assert!(parse_prefix(bad).is_err(), "{bad:?}");
+        }
+    }
+}

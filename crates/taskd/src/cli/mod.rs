@@ -1,0 +1,73 @@
+//! The command line: parses, calls the [`client`](taskd::client), prints, and says how the process ends.
+//!
+//! What was asked for goes to stdout; hints, progress and errors go to stderr.
+
+mod args;
+mod cluster;
+mod failure;
+mod follow;
+mod output;
+mod serve;
+mod submit;
+mod task;
+mod wait;
+
+use clap::Parser;
+use taskd::client::Client;
+
+use self::args::{Cli, ClusterCommand, Command, Common, TaskCommand};
+use self::failure::Failure;
+use self::output::Output;
+use crate::exit::Exit;
+
+/// Runs the command that the process was started with.
+pub(crate) fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are what was asked for; a reader that has gone is no reason to panic.
+            let asked = !error.use_stderr();
+            let _ = error.print();
+            return if asked { Exit::Ok } else { Exit::Usage };
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::main(&args),
+        Command::Task(args) => on_client(&args.common, async |client, output| match &args.command {
+            TaskCommand::Submit(args) => submit::run(client, output, args).await,
+            TaskCommand::List(args) => task::list(client, output, args).await,
+            TaskCommand::Show(args) => task::show(client, output, args).await,
+            TaskCommand::Why(args) => task::why(client, output, args).await,
+            TaskCommand::Logs(args) => follow::logs(client, output, args).await,
+            TaskCommand::Cancel(args) => task::cancel(client, output, args).await,
+            TaskCommand::Wait(args) => wait::run(client, output, args).await,
+            TaskCommand::Retry(args) => task::retry(client, output, args).await,
+        }),
+        Command::Cluster(args) => on_client(&args.common, async |client, output| match &args.command {
+            ClusterCommand::Status => cluster::status(client, output).await,
+            ClusterCommand::Handover(args) => cluster::handover(client, output, args).await,
+            ClusterCommand::Priority(args) => cluster::priority(client, output, args).await,
+        }),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+/// Runs `action` with a client, on this thread.
+fn on_client(
+    common: &Common,
+    action: impl AsyncFnOnce(&Client, Output) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failure, format!("the runtime cannot be started: {error}")))?;
+    let done = runtime.block_on(async {
+        let client = Client::new(common.addr.clone());
+        let done = action(&client, common.output.into()).await;
+        client.close().await;
+        done
+    });
+    // A name that is still being resolved must not hold the process.
+    runtime.shutdown_background();
+    done
+}

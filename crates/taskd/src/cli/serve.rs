@@ -1,0 +1,117 @@
+//! `taskd serve`: what the library does not do: log, signals, and the process's end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskd::config::{self, Config, Flags};
+use taskd::{LastRung, Node, StartError, StopCause, StopReport, Wedge, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::args::ServeArgs;
+use super::failure::Failure;
+use super::output;
+use crate::exit::Exit;
+
+/// Threads of the runtime: the work is waiting.
+const WORKERS: usize = 2;
+
+/// What the runtime's blocking tasks get after the node has stopped.
+const LEFTOVERS_WITHIN: Duration = Duration::from_millis(100);
+
+pub(super) fn main(args: &ServeArgs) -> Result<Exit, Failure> {
+    let flags = Flags {
+        node_id: args.node_id.clone(),
+        listen: args.listen.clone(),
+        coordination: args.coordination.clone(),
+        data_dir: args.data_dir.clone(),
+    };
+    let unusable = |message: String| Failure::new(Exit::Config, message);
+    let config = config::load(args.config.as_deref(), &flags).map_err(|error| unusable(error.to_string()))?;
+    if args.print_config {
+        let text = toml::to_string(&config).map_err(|error| unusable(error.to_string()))?;
+        output::line(text.trim_end())?;
+        return Ok(Exit::Ok);
+    }
+    telemetry::install(&config.log).map_err(unusable)?;
+    run(config)
+}
+
+/// Runs a node until it is told to stop, or fails.
+fn run(config: Config) -> Result<Exit, Failure> {
+    let died = |error: anyhow::Error| Failure::new(Exit::Died, format!("the node cannot run: {error:#}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("taskd")
+        .enable_all()
+        .build()
+        .map_err(|error| died(error.into()))?;
+    let done = runtime.block_on(async {
+        let mut signals = Signals::listen().map_err(|error| died(error.into()))?;
+        let node = Node::builder(config).last_rung(Arc::new(EndProcess)).start().await.map_err(|error| {
+            let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
+            died(error.into()).ending(exit)
+        })?;
+        let stop = node.stop_requester();
+        let mut joined = pin!(node.join());
+        let report = loop {
+            tokio::select! {
+                report = &mut joined => break report,
+                name = signals.next() => {
+                    tracing::info!(signal = name, "stopping");
+                    stop.request();
+                }
+            }
+        };
+        Ok(exit_of(&report))
+    });
+    runtime.shutdown_timeout(LEFTOVERS_WITHIN);
+    done
+}
+
+fn exit_of(report: &StopReport) -> Exit {
+    match &report.cause {
+        StopCause::Failed(why) => {
+            output::say(&format!("taskd: the node has ended: {why}"));
+            Exit::Died
+        }
+        StopCause::Requested if report.abandoned.is_empty() => Exit::Ok,
+        StopCause::Requested => Exit::StopLate,
+    }
+}
+
+/// The end of a process that cannot be ended from inside.
+#[derive(Debug)]
+struct EndProcess;
+
+impl LastRung for EndProcess {
+    #[expect(clippy::disallowed_methods, reason = "the last rung of the stop ladder is the process's end")]
+    fn abandon(&self, wedge: &Wedge) {
+        tracing::error!(%wedge, "ending the process");
+        let exit = match wedge {
+            Wedge::Loop { .. } => Exit::Wedged,
+            Wedge::Stop { .. } => Exit::StopLate,
+        };
+        std::process::exit(exit.code().into())
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on, they do not end the process.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

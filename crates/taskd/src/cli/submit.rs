@@ -1,0 +1,145 @@
+//! `taskd task submit`.
+
+use std::io::Read;
+
+use proto::PAYLOAD_BYTES_MAX;
+use proto::api::{Submission, Submitted};
+use proto::task::{AttemptEnd, ExecPayload, Retries, TaskSpec, TaskState, TaskView};
+use taskd::client::{Client, draw_id};
+
+use super::args::SubmitArgs;
+use super::failure::Failure;
+use super::follow::{From, follow};
+use super::output::{self, Output};
+use crate::exit::Exit;
+
+pub(super) async fn run(client: &Client, output: Output, args: &SubmitArgs) -> Result<Exit, Failure> {
+    let usage = |message: String| Failure::new(Exit::Usage, message);
+    if args.wait && output.is_json() {
+        return Err(usage(
+            "--wait prints the task's output, which has no JSON form: leave one of them out".into(),
+        ));
+    }
+    let spec = spec(args).map_err(usage)?;
+    let outcome = submit(client, output, args, spec).await;
+    if args.wait { outcome.map_err(|failure| failure.ending(Exit::Own)) } else { outcome }
+}
+
+async fn submit(client: &Client, output: Output, args: &SubmitArgs, spec: TaskSpec) -> Result<Exit, Failure> {
+    let submission = Submission { id: draw_id(), spec };
+    let answer = client.submit_all(vec![submission], args.submit_timeout).await?.into_iter().next();
+    let (id, existing) = match answer {
+        Some(Submitted::Accepted { id }) => (id, None),
+        Some(Submitted::Existing { id, state }) => (id, Some(state)),
+        Some(Submitted::Refused(error)) => return Err(error.into()),
+        None => return Err(Failure::new(Exit::Unknown, "the node did not say what became of the task")),
+    };
+    if let Some(state) = existing {
+        output::say(&format!("taskd: this key was submitted before, as task {id}, which is {state}"));
+    }
+    if !args.wait {
+        output.either(
+            || serde_json::json!({ "id": id.to_string(), "existing": existing.is_some() }),
+            || id.to_string(),
+        )?;
+        if output::progress_is_seen() {
+            output::say(&format!("follow it with: taskd task logs -f {}", &id.to_string()[..8]));
+        }
+        return Ok(Exit::Ok);
+    }
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {
+            output::say(&format!("\ntaskd: task {id} goes on; to end it: taskd task cancel {id}"));
+            Ok(Exit::Interrupted)
+        }
+        ended = follow(client, id, From::FirstAttempt) => {
+            let task = ended?;
+            let exit = status(&task);
+            if task.state != TaskState::Succeeded {
+                let end = task.last_end().map(|end| format!(" ({})", output::clean(&end.to_string())));
+                output::say(&format!("taskd: task {id} {}{}", task.state, end.unwrap_or_default()));
+            }
+            Ok(exit)
+        }
+    }
+}
+
+/// The exit code that stands for a task's end.
+fn status(task: &TaskView) -> Exit {
+    match (task.state, task.last_end()) {
+        (TaskState::Succeeded, _) => Exit::Ok,
+        (TaskState::Failed | TaskState::Dead, Some(AttemptEnd::Exited { code })) => {
+            // What a process can end with fits; anything else would be read as something that it is not.
+            u8::try_from(*code).ok().filter(|code| *code != 0).map_or(Exit::Own, Exit::Task)
+        }
+        (TaskState::Failed | TaskState::Dead, Some(AttemptEnd::Signaled { signal })) => {
+            u8::try_from(signal.saturating_add(128)).map_or(Exit::Own, Exit::Task)
+        }
+        _ => Exit::Own,
+    }
+}
+
+/// What was asked for, with every limit checked before anything is sent.
+fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut spec = TaskSpec::new(&args.kind, payload(args)?);
+    spec.name.clone_from(&args.name);
+    spec.priority = args.priority;
+    spec.labels = args.labels();
+    spec.retries = Retries { max: args.retries, ..Retries::default() };
+    if let Some(backoff) = args.retry_backoff {
+        spec.retries.backoff_ms = millis(backoff);
+    }
+    spec.run_timeout_ms = args.run_timeout.map(millis);
+    spec.on_lost = args.on_lost.into();
+    spec.idempotency_key.clone_from(&args.idempotency_key);
+    spec.check().map_err(|error| error.to_string())?;
+    Ok(spec)
+}
+
+fn payload(args: &SubmitArgs) -> Result<Vec<u8>, String> {
+    if args.kind == "exec" {
+        if args.payload.is_some() {
+            return Err("a task of kind exec has a command instead of a payload: put it after --".to_owned());
+        }
+        if args.command.is_empty() {
+            return Err(
+                "there is no command: put it after --, for example: taskd task submit -- uname -a".to_owned()
+            );
+        }
+        let exec = ExecPayload {
+            argv: args.command.clone(),
+            env: args.env.iter().cloned().collect(),
+            cwd: args.cwd.clone(),
+        };
+        return serde_json::to_vec(&exec).map_err(|error| error.to_string());
+    }
+    if !args.command.is_empty() || !args.env.is_empty() || args.cwd.is_some() {
+        return Err(format!(
+            "a command, --env and --cwd are for kind exec: give {:?} a --payload",
+            args.kind
+        ));
+    }
+    match args.payload.as_deref() {
+        None => Ok(Vec::new()),
+        Some("-") => read("stdin", std::io::stdin().lock()),
+        Some(text) => match text.strip_prefix('@') {
+            Some(path) => match std::fs::File::open(path) {
+                Ok(file) => read(path, file),
+                Err(error) => Err(format!("the payload cannot be read: {path}: {error}")),
+            },
+            None => Ok(text.as_bytes().to_vec()),
+        },
+    }
+}
+
+/// No more than what shows that it is too much.
+fn read(name: &str, from: impl Read) -> Result<Vec<u8>, String> {
+    let mut payload = Vec::new();
+    let limit = u64::try_from(PAYLOAD_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    from.take(limit)
+        .read_to_end(&mut payload)
+        .map_err(|error| format!("the payload cannot be read: {name}: {error}"))?;
+    Ok(payload)
+}
