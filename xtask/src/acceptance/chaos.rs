@@ -60,8 +60,14 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
     let accepted = |_, id| {
         lock(&acknowledged).insert(id);
     };
-    let submission =
-        |n: usize, pulses: u32| Submission { name: format!("t{n}"), argv: trace.argv(pulses, None) };
+    let submission = |n: usize| {
+        let pulses = match n {
+            ..LONG_TASKS => LONG,
+            _ if n.is_multiple_of(MIDDLING_EVERY) => MIDDLING,
+            _ => 1 + n as u32 % 4,
+        };
+        Submission { name: format!("t{n}"), argv: trace.argv(pulses, None) }
+    };
     let mut bar = Bar::new();
 
     let first: Vec<_> = (0..total / 5).map(submission).collect();
