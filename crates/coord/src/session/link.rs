@@ -44,6 +44,7 @@ struct Shared {
     generation: Generation,
     session_timeout: Duration,
     call_deadline: Duration,
+    mark: String,
     acls: zk::Acls<'static>,
     clock: SharedClock,
     publish: watch::Sender<LinkState>,
@@ -84,6 +85,7 @@ pub(super) fn start(
             generation: runtime.next_generation(),
             session_timeout,
             call_deadline: options.call_deadline,
+            mark: format!("{}/probes/session-{session}", options.root),
             acls,
             clock: clock.clone(),
             publish: publish.clone(),
@@ -94,7 +96,7 @@ pub(super) fn start(
         client: client.state_watcher(),
         session,
         slot,
-        mark: format!("{}/probes/session-{session}", options.root),
+        mark: link.shared.mark.clone(),
         acls,
         clock,
         state: publish,
@@ -196,12 +198,14 @@ impl Link {
     /// # Cancel safety
     /// Safe.
     pub async fn own_ephemerals(&self, root: &str) -> Result<Vec<String>, CallError> {
-        self.call("list our ephemerals under", root, |client, path| async move {
-            let mut paths = client.list_ephemerals(&path).await?;
-            paths.sort_unstable();
-            Ok(paths)
-        })
-        .await
+        let mut paths = self
+            .call("list our ephemerals under", root, |client, path| async move {
+                client.list_ephemerals(&path).await
+            })
+            .await?;
+        paths.retain(|path| *path != self.shared.mark);
+        paths.sort_unstable();
+        Ok(paths)
     }
 
     /// Creates a persistent node and its parents, unless they exist.
@@ -263,7 +267,8 @@ impl Link {
     }
 
     /// Writes, all or nothing, through the write actor. It submits only while connected, keeps the order of the
-    /// calls, and when the answer is lost finds out by reading whether the write was done.
+    /// calls (of the calls, not of the first polls of what they return), and when the answer is lost finds out by
+    /// reading whether the write was done.
     ///
     /// # Errors
     /// See [`WriteError`]. `Unknown` means that `within` has passed: the actor goes on until it knows, and then does
@@ -271,8 +276,12 @@ impl Link {
     ///
     /// # Cancel safety
     /// Dropping the future is what passing `within` is: `Unknown`.
-    pub async fn write(&self, write: Write, within: Duration) -> Result<Vec<OpResult>, WriteError> {
-        self.shared.writes.submit(write, within, self.state()).await
+    pub fn write(
+        &self,
+        write: Write,
+        within: Duration,
+    ) -> impl Future<Output = Result<Vec<OpResult>, WriteError>> + Send + 'static {
+        self.shared.writes.submit(write, within, self.state())
     }
 
     pub(crate) fn acls(&self) -> zk::Acls<'static> {

@@ -75,7 +75,7 @@ pub(super) struct Monitor {
     pub(super) client: zk::StateWatcher,
     pub(super) session: SessionId,
     pub(super) slot: Slot,
-    /// A node that is never seen: created and deleted in one `multi`, whose answer names its owner.
+    /// A node that lives for a moment after each reconnect, to see who owns it.
     pub(super) mark: String,
     pub(super) acls: zk::Acls<'static>,
     pub(super) clock: SharedClock,
@@ -207,16 +207,20 @@ fn verify(
     }
 }
 
-/// The session that owns what this connection creates. Atomic, so that whatever becomes of it, nothing stays.
+/// The session that owns what this connection creates. What is created is ephemeral and deleted at once; should the
+/// connection be lost in between, the next one finds and deletes it. (One `multi` would be neater, but 3.8 does not
+/// report the owner of what a `multi` created: ZOOKEEPER-4026.)
 async fn owner(client: &zk::Client, mark: &str, acls: zk::Acls<'static>) -> Result<SessionId, zk::Error> {
-    let mut writer = client.new_multi_writer();
-    writer.add_create(mark, b"", &zk::CreateMode::Ephemeral.with_acls(acls))?;
-    writer.add_delete(mark, None)?;
-    let results = writer.commit().await?;
-    match results.first() {
-        Some(zk::MultiWriteResult::Create { stat, .. }) if !stat.is_invalid() => {
-            Ok(SessionId(stat.ephemeral_owner))
+    let stat = match client.create(mark, b"", &zk::CreateMode::Ephemeral.with_acls(acls)).await {
+        Ok((stat, _)) => stat,
+        Err(zk::Error::NodeExists) => {
+            client.sync(mark).await?;
+            client.check_stat(mark).await?.ok_or(zk::Error::NoNode)?
         }
-        _ => Err(zk::Error::UnexpectedError("no stat in the answer to a create".into())),
+        Err(error) => return Err(error),
+    };
+    match client.delete(mark, None).await {
+        Ok(()) | Err(zk::Error::NoNode) => Ok(SessionId(stat.ephemeral_owner)),
+        Err(error) => Err(error),
     }
 }

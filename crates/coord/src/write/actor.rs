@@ -22,12 +22,13 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, poll};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::unconstrained;
 use zookeeper_client as zk;
 
 use super::read_back::{Fate, read_back};
 use super::{Mode, Op, OpResult, Rejection, Request, Undo, Write, WriteError};
 use crate::session::{another, connected, over};
-use crate::{Ended, Link, LinkState};
+use crate::{Ended, Link, LinkState, Stat};
 
 /// Writes on their way to the server at the same time: ZooKeeper keeps their order on one connection.
 const IN_FLIGHT_MAX: usize = 32;
@@ -114,8 +115,9 @@ async fn launch(
     }
     let paths = undoable(&request.write);
     busy.extend_from_slice(&paths);
-    let mut flight: Flight = Box::pin(fly(link.clone(), request, paths));
-    // The first poll hands the request to the client: now, so that the order of the queue is that on the wire.
+    // The first poll hands the request to the client: now, whatever tokio thinks of this task's budget, so that the
+    // order of the queue is that on the wire.
+    let mut flight: Flight = Box::pin(unconstrained(fly(link.clone(), request, paths)));
     match poll!(&mut flight) {
         Poll::Ready(paths) => busy.retain(|path| !paths.contains(path)),
         Poll::Pending => flights.push(flight),
@@ -236,6 +238,16 @@ pub(crate) async fn commit(
     ops: &[Op],
     acls: zk::Acls<'static>,
 ) -> Result<Vec<OpResult>, Refusal> {
+    if let [Op::Create { path, data, mode }] = ops
+        && OP_BYTES + path.len() + data.len() <= REQUEST_BYTES_MAX
+    {
+        // Alone it reports the new node's metadata, which a `multi` of 3.8 does not (ZOOKEEPER-4026).
+        let created = client.create(path, data, &create_mode(*mode).with_acls(acls)).await;
+        let (stat, sequence) = created.map_err(|error| refusal(0, error))?;
+        let sequential = matches!(mode, Mode::EphemeralSequential | Mode::PersistentSequential);
+        let path = if sequential { format!("{path}{sequence}") } else { path.clone() };
+        return Ok(vec![OpResult::Created { path, stat: stat.into() }]);
+    }
     let mut bytes = 0;
     let mut writer = client.new_multi_writer();
     for (op, step) in ops.iter().enumerate() {
@@ -254,10 +266,14 @@ pub(crate) async fn commit(
         zk::MultiWriteError::OperationFailed { index, source } => refusal(index, source),
     })?;
     let mut done = Vec::with_capacity(results.len());
-    for result in results {
+    for (op, result) in ops.iter().zip(results) {
+        let ephemeral = matches!(op, Op::Create { mode: Mode::Ephemeral | Mode::EphemeralSequential, .. });
         done.push(match result {
-            zk::MultiWriteResult::Create { path, stat } if stat.is_invalid() => {
-                // Some servers leave it out (ZOOKEEPER-4026). The write is done, whatever becomes of this read.
+            zk::MultiWriteResult::Create { path, stat: invalid } if invalid.is_invalid() && !ephemeral => {
+                OpResult::Created { path, stat: Stat::default() }
+            }
+            zk::MultiWriteResult::Create { path, stat: invalid } if invalid.is_invalid() => {
+                // The write is done, whatever becomes of this read.
                 let stat = client.check_stat(&path).await.ok().flatten();
                 OpResult::Created { path, stat: stat.map(Into::into).unwrap_or_default() }
             }
@@ -273,18 +289,19 @@ pub(crate) async fn commit(
 
 fn add(writer: &mut zk::MultiWriter<'_>, op: &Op, acls: zk::Acls<'static>) -> Result<(), zk::Error> {
     match op {
-        Op::Create { path, data, mode } => {
-            let mode = match mode {
-                Mode::Persistent => zk::CreateMode::Persistent,
-                Mode::Ephemeral => zk::CreateMode::Ephemeral,
-                Mode::EphemeralSequential => zk::CreateMode::EphemeralSequential,
-                Mode::PersistentSequential => zk::CreateMode::PersistentSequential,
-            };
-            writer.add_create(path, data, &mode.with_acls(acls))
-        }
+        Op::Create { path, data, mode } => writer.add_create(path, data, &create_mode(*mode).with_acls(acls)),
         Op::Set { path, data, version } => writer.add_set_data(path, data, *version),
         Op::Delete { path, version } => writer.add_delete(path, *version),
         Op::Check { path, version } => writer.add_check_version(path, *version),
+    }
+}
+
+fn create_mode(mode: Mode) -> zk::CreateMode {
+    match mode {
+        Mode::Persistent => zk::CreateMode::Persistent,
+        Mode::Ephemeral => zk::CreateMode::Ephemeral,
+        Mode::EphemeralSequential => zk::CreateMode::EphemeralSequential,
+        Mode::PersistentSequential => zk::CreateMode::PersistentSequential,
     }
 }
 

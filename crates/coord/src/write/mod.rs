@@ -3,8 +3,10 @@
 pub(crate) mod actor;
 mod read_back;
 
+use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Ended, LinkState, Stat};
@@ -143,6 +145,7 @@ pub enum OpResult {
         /// The whole path, with its sequence if it has one.
         path: String,
         /// The new node's metadata. After a lost answer it was read later: all zero if the node is gone by then.
+        /// All zero also for a persistent node created together with others, which 3.8 does not report.
         stat: Stat,
     },
     /// Written.
@@ -218,25 +221,38 @@ impl Submissions {
         (Self(sender), receiver)
     }
 
-    pub(crate) async fn submit(
+    /// Queued when this returns, unless the queue is full: so the order is that of the calls, whatever polls the
+    /// futures when.
+    pub(crate) fn submit(
         &self,
         write: Write,
         within: Duration,
         state: watch::Receiver<LinkState>,
-    ) -> Result<Vec<OpResult>, WriteError> {
+    ) -> impl Future<Output = Result<Vec<OpResult>, WriteError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        let exchange = async {
-            self.0.send(Request { write, reply }).await.ok()?;
-            answer.await.ok()
+        let queue = self.0.clone();
+        let overflow = match queue.try_send(Request { write, reply }) {
+            Ok(()) => None,
+            Err(TrySendError::Full(request)) => Some(request),
+            // The reply goes with the request, so that the answer is known to be lost.
+            Err(TrySendError::Closed(_)) => None,
         };
-        match tokio::time::timeout(within, exchange).await {
-            Ok(Some(result)) => result,
-            // The actor is gone, which it only is with its session.
-            Ok(None) => Err(WriteError::Ended(state.borrow().ended().unwrap_or(Ended::Closed))),
-            Err(_) => match state.borrow().ended() {
-                Some(ended) => Err(WriteError::Ended(ended)),
-                None => Err(WriteError::Unknown),
-            },
+        async move {
+            let exchange = async {
+                if let Some(request) = overflow {
+                    queue.send(request).await.ok()?;
+                }
+                answer.await.ok()
+            };
+            match tokio::time::timeout(within, exchange).await {
+                Ok(Some(result)) => result,
+                // The actor is gone, which it only is with its session.
+                Ok(None) => Err(WriteError::Ended(state.borrow().ended().unwrap_or(Ended::Closed))),
+                Err(_) => match state.borrow().ended() {
+                    Some(ended) => Err(WriteError::Ended(ended)),
+                    None => Err(WriteError::Unknown),
+                },
+            }
         }
     }
 }
