@@ -92,12 +92,12 @@ fn render(raw: &Raw, load: &Load, nodes: usize) -> String {
         ],
         ["taskd: submit to accepted", "", &micros(load.accepted_p50_us), ""],
         [
-            "taskd: submit to start",
+            "taskd: submit to start, as the client sees it",
             "",
             &micros(load.started_p50_us),
             &format!("{per_create:.2} x single create: {}", verdict(per_create <= LATENCY_BAR)),
         ],
-        ["taskd: submit to start, p99", "", &micros(load.started_p99_us), ""],
+        ["taskd: the same, p99", "", &micros(load.started_p99_us), ""],
         ["taskd: submit to known as finished", "", &micros(load.finished_p50_us), ""],
     ]
     .map(|row| row.map(str::to_owned).to_vec());

@@ -65,7 +65,7 @@ impl RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         if self.keep {
-            eprintln!("kept for a look: {}", self.path.display());
+            eprintln!("kept until the next run: {}", self.path.display());
         } else if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("warning: failed to remove {}: {error}", self.path.display());
         }
@@ -102,10 +102,19 @@ impl Cluster {
             }
             cluster.wait_ready(plan.ready_within, interrupt)
         }();
-        if start.is_err() && !interrupt.is_set() {
-            cluster.keep_files();
+        match start {
+            Ok(()) => Ok(cluster),
+            Err(error) if interrupt.is_set() => {
+                // A node that was hardly there yet ends by the signal itself, which is no news here.
+                let _ = cluster.stop();
+                cluster.dir.keep = false;
+                Err(error)
+            }
+            Err(error) => {
+                cluster.keep_files();
+                Err(error)
+            }
         }
-        start.map(|()| cluster)
     }
 
     /// Builds taskd and starts ZooKeeper, but no node yet.
@@ -121,9 +130,13 @@ impl Cluster {
         if plan.zookeeper.is_none() {
             install::zookeeper()?;
         }
-        let program = workspace.build_taskd(plan.profile)?;
+        let built = workspace.build_taskd(plan.profile);
+        // Ctrl-C ends cargo too, which is not what the person wants to read about.
         interrupt.check()?;
-        let dir = RunDir::create(&workspace.target.join("run"))?;
+        let program = built?;
+        let runs = workspace.target.join("run");
+        sweep(&runs);
+        let dir = RunDir::create(&runs)?;
         let (zookeeper, coordination) = match &plan.zookeeper {
             Some(hosts) => (None, hosts.clone()),
             None => {
@@ -354,9 +367,8 @@ impl Cluster {
             zookeeper.stop()?;
             report.push_str("ZooKeeper stopped\n");
         }
-        for process in processes_below(self.dir.path()) {
+        for process in kill_below(self.dir.path()) {
             unclean.push(format!("left behind and killed: process {} ({})", process.pid, process.command));
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
         if !unclean.is_empty() {
             self.keep_files();
@@ -375,9 +387,7 @@ impl Drop for Cluster {
             }
         }
         self.zookeeper = None;
-        for process in processes_below(self.dir.path()) {
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
-        }
+        kill_below(self.dir.path());
     }
 }
 
@@ -430,6 +440,29 @@ pub(crate) fn without_settings(command: &mut Command) {
             command.env_remove(name);
         }
     }
+}
+
+/// Removes what runs left that are over: those that failed, and those that were killed before they could clean up.
+fn sweep(runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+        if !pid.is_empty() && !Path::new("/proc").join(pid).exists() {
+            kill_below(&entry.path());
+            // It is in nobody's way, and the next run tries again.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Kills every process of a run, and says which there were.
+fn kill_below(dir: &Path) -> Vec<Process> {
+    let found = processes_below(dir);
+    for process in &found {
+        // One that has just ended by itself is as good.
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+    found
 }
 
 /// A port on loopback that nobody listens on just now.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -116,7 +116,8 @@ fn zoo_cfg(dir: &Path, port: u16) -> String {
 
 /// One of ZooKeeper's four-letter words.
 pub(crate) fn ask(address: &str, word: &str) -> Result<String> {
-    let address = address.parse().with_context(|| format!("{address} is not an IP address and port"))?;
+    let address = address.to_socket_addrs().ok().and_then(|mut found| found.next());
+    let address = address.context("ZooKeeper's address cannot be resolved")?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(word.as_bytes())?;
