@@ -30,8 +30,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call that has nothing to lose tries to reach a node.
 const REACH_WITHIN: Duration = Duration::from_millis(1_500);
-/// How much longer than its own patience a long poll may take on the way.
-const POLL_SLACK: Duration = Duration::from_secs(5);
+/// How long one node may take to answer before another is asked.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// The same for submissions, which wait for the disks of an ensemble.
+const SUBMIT_ATTEMPT: Duration = Duration::from_secs(10);
 /// Most tasks in one call, so that a batch fits a frame whatever the payloads.
 const BATCH_TASKS_MAX: usize = 1_000;
 /// Most payload bytes in one call.
@@ -164,7 +166,8 @@ impl Client {
     /// trying under the same ids for as long as `within`.
     ///
     /// # Errors
-    /// No node was reached, or the fate of a batch is not known. What a node refuses is an answer, not an error.
+    /// Nothing is known of any task: no node was reached, or none answered. What a node refuses is an answer, and so is
+    /// the unknown fate of some of the tasks.
     pub async fn submit_all(
         &self,
         tasks: Vec<Submission>,
@@ -181,10 +184,14 @@ impl Client {
             for batch in batches(&tasks, &open) {
                 let sent: Vec<Submission> = batch.iter().map(|&i| tasks[i].clone()).collect();
                 let outcome = self
-                    .call(deadline, deadline, Repeat::Yes, move |api, context| {
-                        let sent = sent.clone();
-                        async move { api.submit(context, Via::Client, sent).await }
-                    })
+                    .call(
+                        Patience { deadline, reach_by: deadline, attempt: SUBMIT_ATTEMPT },
+                        Repeat::Yes,
+                        move |api, context| {
+                            let sent = sent.clone();
+                            async move { api.submit(context, Via::Client, sent).await }
+                        },
+                    )
                     .await;
                 match outcome {
                     Ok(got) if got.len() == batch.len() => {
@@ -196,6 +203,16 @@ impl Client {
                     Err(CallError::Api(error)) => {
                         for &i in &batch {
                             answers[i] = Some(Submitted::Refused(error.clone()));
+                        }
+                    }
+                    // Ids that are known to be accepted must not be lost with the rest.
+                    Err(error) if answers.iter().any(Option::is_some) => {
+                        let kind = match error {
+                            CallError::Unreachable(_) => ApiErrorKind::NoLeader,
+                            _ => ApiErrorKind::Unknown,
+                        };
+                        for &i in &batch {
+                            answers[i] = Some(Submitted::Refused(ApiError::new(kind, error.to_string())));
                         }
                     }
                     Err(error) => return Err(error),
@@ -229,7 +246,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn list(&self, filter: ListFilter) -> Result<TaskPage, CallError> {
-        self.call(soon(), briefly(), Repeat::Yes, move |api, context| {
+        self.call(Patience::short(), Repeat::Yes, move |api, context| {
             let filter = filter.clone();
             async move { api.list(context, Via::Client, filter).await }
         })
@@ -282,7 +299,7 @@ impl Client {
         patience: Duration,
     ) -> Result<Vec<TaskView>, CallError> {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        self.call(Instant::now() + patience + POLL_SLACK, briefly(), Repeat::Yes, move |api, context| {
+        self.call(Patience::poll(patience), Repeat::Yes, move |api, context| {
             let tasks = tasks.clone();
             async move { api.watch(context, Via::Client, tasks, patience_ms).await }
         })
@@ -311,7 +328,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn status(&self) -> Result<ClusterStatus, CallError> {
-        self.call(soon(), briefly(), Repeat::Yes, |api, context| async move {
+        self.call(Patience::short(), Repeat::Yes, |api, context| async move {
             api.status(context, Via::Client).await
         })
         .await
@@ -322,7 +339,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn handover(&self, to: Option<NodeId>) -> Result<NodeId, CallError> {
-        self.call(soon(), briefly(), Repeat::No, move |api, context| {
+        self.call(Patience::short(), Repeat::No, move |api, context| {
             let to = to.clone();
             async move { api.handover(context, Via::Client, to).await }
         })
@@ -334,7 +351,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn set_priority(&self, node: NodeId, priority: i32) -> Result<(), CallError> {
-        self.call(soon(), briefly(), Repeat::Yes, move |api, context| {
+        self.call(Patience::short(), Repeat::Yes, move |api, context| {
             let node = node.clone();
             async move { api.set_priority(context, Via::Client, node, priority).await }
         })
@@ -350,15 +367,13 @@ impl Client {
     where
         F: Future<Output = Result<Result<T, ApiError>, RpcError>>,
     {
-        self.call(soon(), briefly(), repeat, |api, context| make(api, context, id.to_owned())).await
+        self.call(Patience::short(), repeat, |api, context| make(api, context, id.to_owned())).await
     }
 
-    /// Makes a call, again if it may be, until it is answered or `deadline`; gives up earlier, at `reach_by`, as long as
-    /// no node could be asked.
+    /// Makes a call, again if it may be, until it is answered or `patience` has run out.
     async fn call<T, F>(
         &self,
-        deadline: Instant,
-        reach_by: Instant,
+        patience: Patience,
         repeat: Repeat,
         make: impl Fn(ApiClient, Context) -> F,
     ) -> Result<T, CallError>
@@ -368,7 +383,7 @@ impl Client {
         let begun = Instant::now();
         let mut lost_at = None;
         loop {
-            let reach_by = if lost_at.is_some() { deadline } else { reach_by };
+            let reach_by = if lost_at.is_some() { patience.deadline } else { patience.reach_by };
             let (address, api) = match self.reach(reach_by).await {
                 Ok(reached) => reached,
                 Err(error) => {
@@ -379,14 +394,19 @@ impl Client {
                 }
             };
             let mut context = tarpc::context::current();
-            context.deadline = deadline.into_std();
+            // One that may be repeated does not wait for a node that hangs when another may answer.
+            let by = match repeat {
+                Repeat::Yes => patience.deadline.min(Instant::now() + patience.attempt),
+                Repeat::No => patience.deadline,
+            };
+            context.deadline = by.into_std();
             match make(api, context).await {
                 Ok(answer) => return Ok(answer?),
                 Err(error) => {
                     tracing::debug!(address, %error, "a call was not answered");
                     self.peers.forget(&address);
                     self.next_address();
-                    if matches!(repeat, Repeat::No) || Instant::now() >= deadline {
+                    if matches!(repeat, Repeat::No) || Instant::now() >= patience.deadline {
                         return Err(CallError::NoAnswer { address, within: begun.elapsed() });
                     }
                     lost_at = Some(address);
@@ -436,17 +456,38 @@ enum Repeat {
     No,
 }
 
+/// How long a call may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// In all.
+    deadline: Instant,
+    /// Until a node can be asked at all.
+    reach_by: Instant,
+    /// At one node.
+    attempt: Duration,
+}
+
+impl Patience {
+    /// For a call that has nothing to lose.
+    fn short() -> Self {
+        let now = Instant::now();
+        Self { deadline: now + CALL_DEADLINE, reach_by: now + REACH_WITHIN, attempt: ATTEMPT }
+    }
+
+    /// For one whose answer may be `patience` away.
+    fn poll(patience: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            deadline: now + patience + CALL_DEADLINE,
+            reach_by: now + REACH_WITHIN,
+            attempt: patience + ATTEMPT,
+        }
+    }
+}
+
 /// A task id, drawn at random.
 pub fn draw_id() -> TaskId {
     TaskId::from_u128(rand::random())
-}
-
-fn soon() -> Instant {
-    Instant::now() + CALL_DEADLINE
-}
-
-fn briefly() -> Instant {
-    Instant::now() + REACH_WITHIN
 }
 
 fn too_few() -> ApiError {

@@ -26,10 +26,13 @@ pub(super) async fn run(client: &Client, output: Output, args: &SubmitArgs) -> R
 }
 
 async fn submit(client: &Client, output: Output, args: &SubmitArgs, spec: TaskSpec) -> Result<Exit, Failure> {
-    let submission = Submission { id: draw_id(), spec };
+    let drawn = draw_id();
+    let submission = Submission { id: drawn, spec };
     let answer = client.submit_all(vec![submission], args.submit_timeout).await?.into_iter().next();
     let (id, existing) = match answer {
         Some(Submitted::Accepted { id }) => (id, None),
+        // Our own, whose first answer was lost.
+        Some(Submitted::Existing { id, .. }) if id == drawn => (id, None),
         Some(Submitted::Existing { id, state }) => (id, Some(state)),
         Some(Submitted::Refused(error)) => return Err(error.into()),
         None => return Err(Failure::new(Exit::Unknown, "the node did not say what became of the task")),

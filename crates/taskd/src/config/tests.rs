@@ -66,6 +66,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
         jail.set_env("TASKD_NODE__DATA_DIR", "/env");
         jail.set_env("TASKD_NODE__LISTEN", "127.0.0.1:2");
         jail.set_env("TASKD_EXEC__ALLOW", "true");
+        jail.set_env("TASKD_NODE__LABELS__RACK", "r7");
         jail.set_env("TASKD_ADDR", "127.0.0.1:10601");
         jail.set_env("TASKD_TASK_ID", "0123");
         let flags = Flags { listen: Some("127.0.0.1:3".to_owned()), ..Flags::default() };
@@ -74,6 +75,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
         assert_eq!(config.node.data_dir, Path::new("/env"));
         assert_eq!(config.node.listen.port(), 3);
         assert_eq!(config.node.labels["zone"], "a");
+        assert_eq!(config.node.labels["rack"], "r7");
         assert!(config.exec.allow);
         assert_eq!(config.stop.deadline, Duration::from_secs(9));
         assert_eq!(config.tasks, defaults().tasks);
