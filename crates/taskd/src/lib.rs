@@ -8,8 +8,24 @@
 //! | [`config`] | what can be configured, and from where it was |
 //! | [`net`] | sockets, handshake, codec, pooled connections |
 //! | [`client`] | talks to any node of a cluster |
+//! | [`node`] | a node: built, started, stopped |
 
 pub mod client;
 pub mod config;
 pub mod net;
+pub mod node;
 pub mod telemetry;
+
+mod api_server;
+mod data_dir;
+mod links;
+mod status;
+mod supervisor;
+mod wiring;
+
+pub use config::Config;
+pub use data_dir::DataDirError;
+pub use node::{Builder, LogOnly, Node, NodeHandle, StartError, StopRequester};
+pub use runner;
+pub use supervisor::watchdog::{LastRung, Wedge};
+pub use supervisor::{StopCause, StopReport};

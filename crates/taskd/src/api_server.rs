@@ -1,0 +1,208 @@
+//! The `Api` service of one node: answers what it knows, passes on what the leader must answer.
+//!
+//! Handlers are thin: tarpc drops them when their client goes away, so nothing is changed across an await here;
+//! they ask a [`dispatcher::Handle`] or a peer and return.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::api::{
+    Api, ApiClient, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why,
+};
+use proto::runner::OutputChunk;
+use proto::status::ClusterStatus;
+use proto::task::TaskView;
+use proto::{NodeId, TaskId};
+use tarpc::client::RpcError;
+use tarpc::context::Context;
+
+use crate::status;
+use crate::supervisor::published::Board;
+use crate::wiring::Parts;
+
+/// Time kept back from a caller's deadline for the answer's way home.
+const RETURN_TRIP: Duration = Duration::from_millis(100);
+
+/// How long a call that needs the leader waits for one when its own deadline is longer.
+const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// One node's face to clients and peers. Cheap to clone: tarpc clones it per request.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiServer {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) board: Board,
+}
+
+/// Who answers a call that only the leader can answer.
+enum Leader {
+    Here(dispatcher::Handle),
+    There(ApiClient, Context),
+}
+
+impl ApiServer {
+    /// Finds the leader, waiting for one within the caller's deadline.
+    async fn leader(&self, context: &Context, via: Via) -> Result<Leader, ApiError> {
+        let now = Instant::now();
+        let left = context.deadline.saturating_duration_since(now).saturating_sub(RETURN_TRIP);
+        let give_up = now + left.min(LEADERLESS_WAIT_MAX);
+        let mut board = self.board.clone();
+        let mut trouble;
+        loop {
+            if let Some(handle) = board.dispatcher() {
+                return Ok(Leader::Here(handle));
+            }
+            match (via, board.leader_address()) {
+                (Via::Peer, _) => {
+                    trouble = format!("node {} does not lead (any more)", self.parts.node);
+                    if board.quorum().is_none_or(|quorum| !leads(&quorum)) {
+                        return Err(ApiError::new(ApiErrorKind::NoLeader, trouble));
+                    }
+                }
+                (Via::Client, Some(address)) if address != self.parts.address => {
+                    match self.parts.peers.api(&address).await {
+                        Ok(client) => return Ok(Leader::There(client, *context)),
+                        Err(error) => trouble = format!("the leader at {address} does not answer: {error}"),
+                    }
+                }
+                (Via::Client, _) => {
+                    trouble = status::why_no_leader(&board.snapshot(), self.parts.clock.now())
+                }
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ApiError::new(
+                    ApiErrorKind::NoLeader,
+                    format!("{trouble}; nothing was queued. Try again, or look at: taskd cluster status"),
+                ));
+            }
+            // A leader that does not answer may be replaced without our view changing first.
+            drop(tokio::time::timeout(left.min(Duration::from_millis(200)), board.changed()).await);
+        }
+    }
+}
+
+fn leads(quorum: &quorum::Handle) -> bool {
+    !matches!(quorum.view().borrow().role, quorum::Role::Follower)
+}
+
+/// A peer's answer, with its transport's failures put into words.
+fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>) -> Result<T, ApiError> {
+    match answer {
+        Ok(answer) => answer,
+        Err(RpcError::DeadlineExceeded) => Err(ApiError::new(
+            ApiErrorKind::Unknown,
+            "the leader did not answer in time; whether it was done is not known. Look before you repeat it: taskd task list",
+        )),
+        Err(error) => Err(ApiError::new(
+            ApiErrorKind::Unknown,
+            format!(
+                "the connection to the leader broke ({error}); whether it was done is not known. Submitting again with the same id is safe"
+            ),
+        )),
+    }
+}
+
+macro_rules! at_leader {
+    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {
+        match $self.leader(&$context, $via).await? {
+            Leader::Here(handle) => handle.$method($($arg),*).await,
+            Leader::There(client, context) => relay(client.$method(context, Via::Peer, $($arg),*).await),
+        }
+    };
+}
+
+impl Api for ApiServer {
+    async fn submit(
+        self,
+        context: Context,
+        via: Via,
+        tasks: Vec<Submission>,
+    ) -> Result<Vec<Submitted>, ApiError> {
+        at_leader!(self, context, via, submit(tasks))
+    }
+
+    async fn show(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
+        at_leader!(self, context, via, show(id))
+    }
+
+    async fn list(self, context: Context, via: Via, filter: ListFilter) -> Result<TaskPage, ApiError> {
+        at_leader!(self, context, via, list(filter))
+    }
+
+    async fn why(self, context: Context, via: Via, id: String) -> Result<Why, ApiError> {
+        at_leader!(self, context, via, why(id))
+    }
+
+    async fn cancel(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
+        at_leader!(self, context, via, cancel(id))
+    }
+
+    async fn retry(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
+        at_leader!(self, context, via, retry(id))
+    }
+
+    async fn watch(
+        self,
+        context: Context,
+        via: Via,
+        tasks: Vec<(TaskId, u64)>,
+        patience_ms: u64,
+    ) -> Result<Vec<TaskView>, ApiError> {
+        match self.leader(&context, via).await? {
+            Leader::Here(handle) => handle.watch(tasks, Duration::from_millis(patience_ms)).await,
+            Leader::There(client, context) => {
+                relay(client.watch(context, Via::Peer, tasks, patience_ms).await)
+            }
+        }
+    }
+
+    async fn output(
+        self,
+        context: Context,
+        via: Via,
+        id: String,
+        attempt: u32,
+        offset: u64,
+        bytes_max: u32,
+    ) -> Result<OutputChunk, ApiError> {
+        at_leader!(self, context, via, output(id, attempt, offset, bytes_max))
+    }
+
+    async fn status(self, _: Context, via: Via) -> Result<ClusterStatus, ApiError> {
+        Ok(status::collect(&self.parts, &self.board, via).await)
+    }
+
+    async fn handover(self, context: Context, via: Via, to: Option<NodeId>) -> Result<NodeId, ApiError> {
+        match self.leader(&context, via).await? {
+            Leader::There(client, context) => relay(client.handover(context, Via::Peer, to).await),
+            Leader::Here(_) => {
+                let Some(quorum) = self.board.quorum() else {
+                    return Err(ApiError::new(ApiErrorKind::NoLeader, "this node has left the cluster"));
+                };
+                quorum
+                    .handover(to)
+                    .await
+                    .map_err(|error| ApiError::new(ApiErrorKind::Conflict, error.to_string()))
+            }
+        }
+    }
+
+    async fn set_priority(self, _: Context, _: Via, node: NodeId, priority: i32) -> Result<(), ApiError> {
+        if !(-100..=100).contains(&priority) {
+            return Err(ApiError::new(
+                ApiErrorKind::Invalid,
+                format!("priority {priority} is out of range: use -100 to 100"),
+            ));
+        }
+        let Some(quorum) = self.board.quorum() else {
+            return Err(ApiError::new(
+                ApiErrorKind::NoLeader,
+                "this node has not joined the cluster yet: taskd cluster status says why",
+            ));
+        };
+        quorum
+            .set_priority(node, priority)
+            .await
+            .map_err(|error| ApiError::new(ApiErrorKind::Conflict, error.to_string()))
+    }
+}

@@ -1,0 +1,334 @@
+//! A node as a library: build it, start it, stop it.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use taskd::{Config, Node};
+//!
+//! let config = Config::new("n1".parse()?, "127.0.0.1:2181");
+//! let mut node = Node::builder(config).start().await?;
+//! node.ready().await;
+//! // …
+//! let report = node.stop().await;
+//! assert!(report.abandoned.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing here touches the process: no signal handler, no log subscriber, no exit. The one thing that has to end a
+//! process when everything else fails, the [`LastRung`], is handed in.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clock::{BootClock, SharedClock};
+use proto::Incarnation;
+use proto::api::Api;
+use proto::hello::Service;
+use proto::leader::LeaderRpc;
+use proto::runner::RunnerRpc;
+use rand::RngExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api_server::ApiServer;
+use crate::config::{Config, Problem};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::links::LeaderServer;
+use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
+use crate::status;
+use crate::supervisor::published::{Board, Published};
+use crate::supervisor::watchdog::{LastRung, Watchdog, Wedge};
+use crate::supervisor::{StopReport, Supervisor};
+use crate::wiring::Parts;
+
+/// How long connecting to a peer may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the owner loop may stand still before the last rung is taken.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+
+/// Why a node could not be started. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration makes no sense.
+    #[error("the configuration is wrong: {}", list(.0))]
+    Config(Vec<Problem>),
+    /// The data directory cannot be used.
+    #[error("the data directory cannot be used")]
+    DataDir(#[source] DataDirError),
+    /// The address cannot be listened on.
+    #[error("failed to listen on {address}: choose another --listen, or stop what uses it")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system has no thread or no path to this program.
+    #[error("failed to {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The last rung that only shouts: an embedding process decides itself what to do about a wedged node.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOnly;
+
+impl LastRung for LogOnly {
+    fn abandon(&self, wedge: &Wedge) {
+        tracing::error!(%wedge, "the node cannot be ended from inside; end this process");
+    }
+}
+
+/// A node to be started.
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    services: runner::Services,
+    shim: Option<runner::ShimProgram>,
+    clock: SharedClock,
+    network: SharedNetwork,
+    last_rung: Arc<dyn LastRung>,
+}
+
+/// Where a node begins.
+#[derive(Debug)]
+pub struct Node(());
+
+impl Node {
+    /// A node with the built-in task services, the machine's clock and network.
+    pub fn builder(config: Config) -> Builder {
+        let exec = if config.exec.allow { runner::ExecPolicy::Any } else { runner::ExecPolicy::Off };
+        let services = runner::Services::built_in(exec);
+        Builder {
+            config,
+            services,
+            shim: None,
+            clock: BootClock::shared(),
+            network: Tcp::shared(),
+            last_rung: Arc::new(LogOnly),
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a kind of task.
+    #[must_use]
+    pub fn service(mut self, kind: impl Into<String>, service: impl runner::TaskService + 'static) -> Self {
+        self.services = self.services.with(kind, service);
+        self
+    }
+
+    /// The program that supervises process tasks, in place of this executable with the argument `shim`.
+    #[must_use]
+    pub fn shim(mut self, shim: runner::ShimProgram) -> Self {
+        self.shim = Some(shim);
+        self
+    }
+
+    /// What ends the process when the node cannot be ended from inside.
+    #[must_use]
+    pub fn last_rung(mut self, last_rung: Arc<dyn LastRung>) -> Self {
+        self.last_rung = last_rung;
+        self
+    }
+
+    /// Another clock.
+    #[must_use]
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another network.
+    #[must_use]
+    pub fn network(mut self, network: SharedNetwork) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Takes the data directory, listens, and brings the node up in the background.
+    ///
+    /// # Errors
+    /// See [`StartError`]; an unreachable ZooKeeper is none, the node goes on trying.
+    pub async fn start(self) -> Result<NodeHandle, StartError> {
+        let Self { config, services, shim, clock, network, last_rung } = self;
+        config.check().map_err(StartError::Config)?;
+        let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
+        let data_dir = DataDir::open(&config.node.data_dir).map_err(StartError::DataDir)?;
+        let shim = match shim {
+            Some(shim) => shim,
+            None => runner::ShimProgram {
+                program: std::env::current_exe().map_err(|source| StartError::System {
+                    action: "find this program's own file",
+                    source,
+                })?,
+                args: vec!["shim".to_owned()],
+            },
+        };
+        let runtime = coord::ClientRuntime::start()
+            .map_err(|source| StartError::System { action: "start the ZooKeeper client's thread", source })?;
+        let net_identity = Identity::node(config.node.id.clone());
+        let limits = Limits { connections_max: config.node.connections_max, ..Limits::default() };
+        let listener = Listener::bind(&network, config.node.listen, net_identity.clone(), limits)
+            .await
+            .map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        let watchdog = Watchdog::start(Arc::clone(&clock), SILENCE_MAX, last_rung)
+            .map_err(|source| StartError::System { action: "start the watchdog's thread", source })?;
+
+        let mut rng = rand::rng();
+        let (publisher, board) = watch::channel(Published::default());
+        let board = Board(board);
+        let parts = Arc::new(Parts {
+            node: config.node.id.clone(),
+            address: config.node.address(),
+            identity: status::Identity {
+                node: config.node.id.clone(),
+                hosts: format!("{}{}", config.coordination.hosts, config.coordination.root),
+                session_timeout: config.coordination.session_timeout,
+            },
+            clock,
+            stop_within: config.stop.deadline,
+            peers: Peers::new(network, net_identity.clone(), CONNECT_WITHIN),
+            incarnation: Incarnation::from_u128(rng.random()),
+            data_dir,
+            net_identity,
+            services,
+            shim,
+            exit_policy: None,
+            rng_seed: rng.random(),
+            auth,
+            board: board.clone(),
+            runtime,
+            members: watch::Sender::default(),
+            priority_set: OnceLock::new(),
+            config,
+        });
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor::new(Arc::clone(&parts), watchdog.pulse(), publisher);
+        let mut tasks = JoinSet::new();
+        let run = run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone());
+        tasks.spawn(run);
+        Ok(NodeHandle { tasks, stop, board, parts })
+    }
+}
+
+/// A running node. Dropping it aborts the node without its polite stop; call [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct NodeHandle {
+    tasks: JoinSet<StopReport>,
+    stop: CancellationToken,
+    board: Board,
+    parts: Arc<Parts>,
+}
+
+/// Asks a node to stop. Cannot wait for it: only the [`NodeHandle`] can.
+#[derive(Clone, Debug)]
+pub struct StopRequester(CancellationToken);
+
+impl StopRequester {
+    /// Asks. Returns at once.
+    pub fn request(&self) {
+        self.0.cancel();
+    }
+}
+
+impl NodeHandle {
+    /// Waits until the node has joined the cluster and a leader serves.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. Never returns if that does not come to pass: give it a deadline.
+    pub async fn ready(&mut self) {
+        loop {
+            let serves = self
+                .board
+                .view()
+                .is_some_and(|view| view.leader.as_ref().is_some_and(|leader| leader.serving));
+            if serves && self.board.runner().is_some() {
+                return;
+            }
+            self.board.changed().await;
+        }
+    }
+
+    /// Where the node's RPC listens.
+    pub fn address(&self) -> &str {
+        &self.parts.address
+    }
+
+    /// For whoever may ask the node to stop.
+    pub fn stop_requester(&self) -> StopRequester {
+        StopRequester(self.stop.clone())
+    }
+
+    /// Stops the node: dispatcher, runner, quorum, listener. Takes at most the configured stop deadline.
+    pub async fn stop(self) -> StopReport {
+        self.stop.cancel();
+        self.join().await
+    }
+
+    /// Waits until the node has ended, by request or because a component failed.
+    pub async fn join(mut self) -> StopReport {
+        match self.tasks.join_next().await {
+            Some(Ok(report)) => report,
+            Some(Err(error)) => StopReport::crashed(error.to_string()),
+            None => StopReport::crashed("the node had no task".to_owned()),
+        }
+    }
+}
+
+/// Runs the supervisor and answers connections until it has ended.
+async fn run(
+    supervisor: Supervisor,
+    mut listener: Listener,
+    parts: Arc<Parts>,
+    board: Board,
+    watchdog: Watchdog,
+    stop: CancellationToken,
+) -> StopReport {
+    let mut connections = JoinSet::new();
+    let supervise = supervisor.run(stop);
+    tokio::pin!(supervise);
+    let report = loop {
+        tokio::select! {
+            report = &mut supervise => break report,
+            incoming = listener.accept() => {
+                let (parts, board) = (Arc::clone(&parts), board.clone());
+                connections.spawn(answer(incoming, parts, board));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    };
+    connections.shutdown().await;
+    drop(listener);
+    // Only now: the watchdog also guards the way down.
+    drop(watchdog);
+    report
+}
+
+async fn answer(incoming: crate::net::Incoming, parts: Arc<Parts>, board: Board) {
+    match incoming.service {
+        Service::Api => serve(incoming, ApiServer { parts, board }.serve()).await,
+        Service::Leader => {
+            let node = parts.node.clone();
+            serve(incoming, LeaderServer { board, node }.serve()).await;
+        }
+        Service::Runner => {
+            // A peer that comes before the runner runs is turned away and comes again.
+            if let Some(runner) = board.runner() {
+                serve(incoming, runner.server().serve()).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! `cluster status`: what is the matter, in words first.
+//!
+//! Every node can answer. It describes what it sees itself ([`local`], pure), asks the other members what they see
+//! of themselves, and takes the task figures from the leader if one answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::Instant;
+use coord::LinkState;
+use futures::StreamExt;
+use futures::stream;
+use proto::NodeId;
+use proto::api::Via;
+use proto::status::{ClusterStatus, CoordinationStatus, Health, LeaderStatus, MemberStatus};
+use quorum::{Role, View};
+
+use crate::supervisor::published::{Board, Published};
+use crate::wiring::Parts;
+
+/// How long one member may take to describe itself.
+const MEMBER_WITHIN: Duration = Duration::from_millis(700);
+
+/// Members asked at a time.
+const MEMBERS_AT_ONCE: usize = 16;
+
+/// What does not change while a node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) hosts: String,
+    pub(crate) session_timeout: Duration,
+}
+
+/// The cluster as this node sees it, completed by its peers.
+pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> ClusterStatus {
+    let published = board.snapshot();
+    let mut status = local(&parts.identity, &published, parts.clock.now());
+    if let Some((_, dispatcher)) = &published.dispatcher {
+        if let Some((log, tasks)) = dispatcher.stats().await {
+            status.log = Some(log);
+            status.tasks = tasks;
+        }
+        for (node, slots, free) in dispatcher.capacities().await {
+            if let Some(member) = status.members.iter_mut().find(|member| member.node == node) {
+                member.slots = Some((slots, free));
+            }
+        }
+    }
+    if via == Via::Client {
+        let others: Vec<_> = status
+            .members
+            .iter()
+            .filter(|member| member.node != parts.node)
+            .map(|m| m.address.clone())
+            .collect();
+        let answers: Vec<_> = stream::iter(others)
+            .map(|address| async move {
+                let answer = tokio::time::timeout(MEMBER_WITHIN, ask(parts, &address)).await;
+                (address, answer.ok().flatten())
+            })
+            .buffer_unordered(MEMBERS_AT_ONCE)
+            .collect()
+            .await;
+        for (address, answer) in answers {
+            merge(&mut status, &address, answer);
+        }
+        judge_members(&mut status);
+    }
+    status
+}
+
+async fn ask(parts: &Parts, address: &str) -> Option<ClusterStatus> {
+    let client = parts.peers.api(address).await.ok()?;
+    let mut context = tarpc::context::current();
+    context.deadline = std::time::Instant::now() + MEMBER_WITHIN;
+    client.status(context, Via::Peer).await.ok()?.ok()
+}
+
+/// Takes over what the member at `address` knows best: itself, and the tasks if it leads.
+fn merge(status: &mut ClusterStatus, address: &str, answer: Option<ClusterStatus>) {
+    let Some(member) = status.members.iter_mut().find(|member| member.address == address) else { return };
+    let Some(theirs) = answer else {
+        "unreachable".clone_into(&mut member.phase);
+        member.note = Some("does not answer on its address".to_owned());
+        return;
+    };
+    if let Some(own) =
+        theirs.members.iter().find(|own| own.node == theirs.answered_by && own.node == member.node)
+    {
+        member.phase.clone_from(&own.phase);
+        member.note.clone_from(&own.note);
+    }
+    let leads = theirs.leader.as_ref().is_some_and(|leader| leader.node == theirs.answered_by);
+    if !leads {
+        return;
+    }
+    if theirs.log.is_some() {
+        status.log = theirs.log;
+        status.tasks = theirs.tasks;
+    }
+    if let (Some(ours), Some(their_leader)) = (&mut status.leader, theirs.leader)
+        && ours.epoch == their_leader.epoch
+    {
+        *ours = LeaderStatus { sequence: ours.sequence.or(their_leader.sequence), ..their_leader };
+        if ours.serving && status.health == Health::NoLeader {
+            status.health = Health::Healthy;
+            status.summary.clone_from(&theirs.summary);
+            status.remedy = None;
+        }
+    }
+    for theirs in theirs.members {
+        if let Some(member) = status.members.iter_mut().find(|member| member.node == theirs.node) {
+            member.slots = theirs.slots.or(member.slots);
+        }
+    }
+}
+
+/// A healthy cluster with an unreachable or struggling member is degraded.
+fn judge_members(status: &mut ClusterStatus) {
+    if status.health != Health::Healthy {
+        return;
+    }
+    let troubled: Vec<_> = status
+        .members
+        .iter()
+        .filter(|member| member.note.is_some())
+        .map(|member| format!("{} {}", member.node, member.note.as_deref().unwrap_or_default()))
+        .collect();
+    if !troubled.is_empty() {
+        status.health = Health::Degraded;
+        status.summary =
+            format!("{}; but {}", status.summary.replacen("HEALTHY", "DEGRADED", 1), troubled.join("; "));
+        status.remedy =
+            Some("look at that node's log; if the machine is gone, its tasks move by themselves".to_owned());
+    }
+}
+
+/// The cluster as one node sees it, without asking anybody.
+pub(crate) fn local(identity: &Identity, published: &Published, now: Instant) -> ClusterStatus {
+    let view = published.view.as_deref();
+    let leader = view.and_then(leader_status);
+    let serving = leader.as_ref().is_some_and(|leader| leader.serving);
+    let connected = view.is_some_and(|view| matches!(view.link, LinkState::Connected { .. }));
+    let members = view.map_or_else(Vec::new, |view| members(identity, view));
+    let (health, summary, remedy) = match &leader {
+        Some(leader) if serving && connected => (
+            Health::Healthy,
+            format!(
+                "HEALTHY: {} leads (epoch {}), {} member{}",
+                leader.node,
+                leader.epoch,
+                members.len(),
+                if members.len() == 1 { "" } else { "s" }
+            ),
+            None,
+        ),
+        _ => (Health::NoLeader, why_no_leader(published, now), remedy(published, identity)),
+    };
+    ClusterStatus {
+        health,
+        summary,
+        remedy,
+        answered_by: identity.node.clone(),
+        cluster: view.and_then(|view| view.cluster),
+        leader,
+        members,
+        coordination: coordination(identity, published, now),
+        log: None,
+        tasks: Vec::new(),
+    }
+}
+
+fn leader_status(view: &View) -> Option<LeaderStatus> {
+    let leader = view.leader.as_ref()?;
+    let lease_ms = match &view.role {
+        Role::Elected(term) | Role::Suspended(term) if term.token.epoch == leader.epoch => {
+            Some(u64::try_from(term.lease.remaining().as_millis()).unwrap_or(u64::MAX))
+        }
+        _ => None,
+    };
+    Some(LeaderStatus {
+        node: leader.node.clone(),
+        address: leader.address.clone(),
+        epoch: leader.epoch,
+        sequence: view.members.iter().find(|member| member.node == leader.node).map(|member| member.sequence),
+        serving: leader.serving,
+        lease_ms,
+    })
+}
+
+fn members(identity: &Identity, view: &View) -> Vec<MemberStatus> {
+    let mut members: Vec<_> = view.members.iter().collect();
+    members.sort_by_key(|member| member.sequence);
+    (1..)
+        .zip(members)
+        .map(|(index, member)| {
+            let leads = view.leader.as_ref().is_some_and(|leader| leader.node == member.node);
+            let role = if leads {
+                "leader"
+            } else if view.candidates.contains(&member.node) {
+                "candidate"
+            } else {
+                "member"
+            };
+            let me = member.node == identity.node;
+            MemberStatus {
+                index,
+                sequence: member.sequence,
+                node: member.node.clone(),
+                address: member.address.clone(),
+                role: role.to_owned(),
+                phase: if me { view.phase.to_string() } else { "unknown".to_owned() },
+                priority: view.priorities.get(&member.node).copied().unwrap_or(0),
+                slots: None,
+                version: member.version.clone(),
+                note: None,
+            }
+        })
+        .collect()
+}
+
+fn coordination(identity: &Identity, published: &Published, now: Instant) -> CoordinationStatus {
+    let view = published.view.as_deref();
+    let (state, since) = match view.map(|view| &view.link) {
+        Some(LinkState::Connected { since, .. }) => ("connected", Some(*since)),
+        Some(LinkState::Disconnected { since }) => ("disconnected", Some(*since)),
+        Some(LinkState::Ended(_)) => ("expired", None),
+        None => ("disconnected", None),
+    };
+    CoordinationStatus {
+        hosts: identity.hosts.clone(),
+        state: state.to_owned(),
+        for_ms: since.map_or(0, |since| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)),
+        session: view.and_then(|view| view.session).map(|session| session.to_string()),
+        session_timeout_ms: u64::try_from(
+            view.map_or(identity.session_timeout, |view| view.session_timeout).as_millis(),
+        )
+        .unwrap_or(u64::MAX),
+    }
+}
+
+/// Seconds with one decimal, as people read them.
+fn seconds(span: Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
+}
+
+/// Why nobody serves as leader, for how long, and who is next. A sentence without a full stop.
+pub(crate) fn why_no_leader(published: &Published, now: Instant) -> String {
+    let Some(view) = published.view.as_deref() else {
+        return match &published.trouble {
+            Some(trouble) => format!("NO LEADER known here: this node has not joined the cluster: {trouble}"),
+            None => format!("NO LEADER known here: this node is {}", published.stage_or("starting")),
+        };
+    };
+    let span =
+        view.leaderless_since.map_or_else(String::new, |since| format!(" for {}", seconds(now.since(since))));
+    match &view.link {
+        LinkState::Disconnected { since } => {
+            return format!(
+                "NO LEADER known here{span}: this node has had no connection to ZooKeeper for {}",
+                seconds(now.since(*since))
+            );
+        }
+        LinkState::Ended(ended) => {
+            return format!(
+                "NO LEADER known here{span}: this node's session has ended ({ended}); it joins again"
+            );
+        }
+        LinkState::Connected { .. } => {}
+    }
+    if let Some(leader) = &view.leader
+        && !leader.serving
+    {
+        return format!(
+            "NO LEADER serving{span}: {} is elected (epoch {}) and recovers the task database",
+            leader.node, leader.epoch
+        );
+    }
+    let held: Vec<_> = view
+        .held_down
+        .iter()
+        .map(|(node, left)| format!("{node} is held down for {}", seconds(*left)))
+        .collect();
+    let next = match view.candidates.first() {
+        Some(first) => format!("{first} is first in line and claims within its grace"),
+        None if view.members.is_empty() => "no node is a member".to_owned(),
+        None => format!("none of the {} members is ready to lead", view.members.len()),
+    };
+    let held = if held.is_empty() { String::new() } else { format!("; {}", held.join("; ")) };
+    format!("NO LEADER{span}: {next}{held}")
+}
+
+fn remedy(published: &Published, identity: &Identity) -> Option<String> {
+    let Some(view) = published.view.as_deref() else {
+        return Some(format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", identity.hosts));
+    };
+    match &view.link {
+        LinkState::Connected { .. } if view.candidates.is_empty() => {
+            Some("start more nodes, or look at their logs: a node is ready once its runner runs".to_owned())
+        }
+        LinkState::Connected { .. } => Some("wait: a node takes over by itself".to_owned()),
+        LinkState::Disconnected { .. } | LinkState::Ended(_) => {
+            Some(format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", identity.hosts))
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The composition root: reads as the list of what a node consists of.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clock::SharedClock;
+use coord::Term;
+use proto::{Incarnation, NodeId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, PidNamespace};
+use crate::data_dir::DataDir;
+use crate::links::{ToLeader, ToRunners};
+use crate::net::{Identity as NetIdentity, Peers};
+use crate::status;
+use crate::supervisor::published::Board;
+
+/// Larger payloads live beside the task log instead of in its segments, in bytes.
+const PAYLOAD_INLINE_MAX: usize = 4 * 1024;
+
+/// Everything that outlives a component's single life, and how to make a new one of each.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) node: NodeId,
+    pub(crate) address: String,
+    pub(crate) identity: status::Identity,
+    pub(crate) clock: SharedClock,
+    pub(crate) stop_within: Duration,
+    pub(crate) peers: Peers,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) config: Config,
+    pub(crate) data_dir: DataDir,
+    pub(crate) net_identity: NetIdentity,
+    pub(crate) services: runner::Services,
+    pub(crate) shim: runner::ShimProgram,
+    pub(crate) exit_policy: Option<runner::ExitPolicy>,
+    pub(crate) rng_seed: u64,
+    pub(crate) auth: Option<(String, Vec<u8>)>,
+    pub(crate) board: Board,
+    pub(crate) runtime: Arc<coord::ClientRuntime>,
+    /// The members as the dispatcher wants to see them.
+    pub(crate) members: watch::Sender<Arc<Vec<dispatcher::MemberInfo>>>,
+    /// Whether the configured priority has been set once.
+    pub(crate) priority_set: OnceLock<()>,
+}
+
+/// Why the quorum could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QuorumFailure {
+    #[error("failed to connect")]
+    Connect(#[source] quorum::ConnectFailure),
+    #[error("failed to join")]
+    Join(#[source] quorum::JoinFailure),
+}
+
+impl QuorumFailure {
+    /// Whether trying again is no use.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Connect(quorum::ConnectFailure::Failed { source, .. }) => !source.is_transient(),
+            Self::Join(quorum::JoinFailure::Failed { source, .. }) => !source.is_transient(),
+            Self::Connect(quorum::ConnectFailure::Cancelled) | Self::Join(quorum::JoinFailure::Cancelled) => {
+                false
+            }
+        }
+    }
+}
+
+impl Parts {
+    fn coord(&self) -> coord::Options {
+        let coordination = &self.config.coordination;
+        coord::Options {
+            session_timeout: coordination.session_timeout,
+            tick: coordination.tick,
+            margin: coordination.margin(),
+            call_deadline: coordination.call_deadline,
+            auth: self.auth.clone(),
+            ..coord::Options::new(coordination.hosts.clone(), coordination.root.clone())
+        }
+    }
+
+    pub(crate) fn new_runner(&self) -> runner::Runner<runner::Booting> {
+        let tasks = &self.config.tasks;
+        let leader =
+            ToLeader { board: self.board.clone(), peers: self.peers.clone(), address: self.address.clone() };
+        runner::Runner::new(runner::Options {
+            slots: self.config.node.slots(),
+            labels: self.config.node.labels.clone(),
+            output_bytes_max: tasks.output_bytes_max,
+            kill_grace: tasks.kill_grace,
+            heartbeat: tasks.heartbeat,
+            pid_namespace: match self.config.exec.pid_namespace {
+                PidNamespace::Auto => runner::PidNamespace::Auto,
+                PidNamespace::Never => runner::PidNamespace::Never,
+            },
+            exit_policy: self.exit_policy.clone(),
+            ..runner::Options::new(
+                self.node.clone(),
+                self.address.clone(),
+                self.incarnation,
+                self.data_dir.machine_id().to_owned(),
+                self.data_dir.path().to_owned(),
+                self.services.clone(),
+                self.shim.clone(),
+                Arc::clone(&self.clock),
+                Arc::new(leader),
+            )
+        })
+    }
+
+    /// Connects, joins and runs. Nothing is left behind if it fails or is cancelled.
+    pub(crate) async fn boot_quorum(
+        &self,
+        cancel: CancellationToken,
+    ) -> Result<quorum::Quorum<quorum::Running>, QuorumFailure> {
+        let election = &self.config.election;
+        let initializing = quorum::Quorum::new(quorum::Options {
+            labels: self.config.node.labels.clone(),
+            version: crate::net::VERSION.to_owned(),
+            eligible: self.config.node.eligible,
+            eligible_max: election.eligible_max,
+            claim_grace: election.claim_grace,
+            serve_deadline: election.serve_deadline,
+            hold_down: quorum::HoldDown { first: election.hold_down, max: election.hold_down_max },
+            join_deadline: self.config.coordination.join_deadline,
+            ..quorum::Options::new(
+                self.node.clone(),
+                self.address.clone(),
+                self.incarnation,
+                self.coord(),
+                Arc::clone(&self.clock),
+                self.rng_seed,
+                Arc::new(quorum::FileIdentity::new(self.identity_file())),
+                Arc::clone(&self.runtime),
+            )
+        });
+        let connected = initializing.connect(cancel.clone()).await.map_err(QuorumFailure::Connect)?;
+        let joined = connected.join(cancel).await.map_err(QuorumFailure::Join)?;
+        Ok(joined.run())
+    }
+
+    fn identity_file(&self) -> PathBuf {
+        self.data_dir.path().join("identity.json")
+    }
+
+    pub(crate) fn new_dispatcher(&self, term: Term) -> dispatcher::Dispatcher<dispatcher::Recovering> {
+        let tasks = &self.config.tasks;
+        dispatcher::Dispatcher::new(
+            dispatcher::Options {
+                node: self.node.clone(),
+                fence_after: tasks.fence_after,
+                drift: tasks.drift,
+                heartbeat: tasks.heartbeat,
+                retention: dispatcher::Retention { count: tasks.retention_count, age: tasks.retention_age },
+                queue_tasks_max: tasks.queue_tasks_max,
+                payload_inline_max: PAYLOAD_INLINE_MAX,
+                log: coord::log::LogOptions {
+                    budget_bytes: tasks.log_bytes_budget,
+                    reserve_bytes: tasks.log_bytes_reserve,
+                    ..coord::log::LogOptions::default()
+                },
+                coord: self.coord(),
+                runtime: Arc::clone(&self.runtime),
+                clock: Arc::clone(&self.clock),
+                rng_seed: self.rng_seed,
+            },
+            term,
+            self.members.subscribe(),
+            Arc::new(ToRunners::new(self.peers.clone(), self.board.clone(), self.node.clone())),
+        )
+    }
+
+    /// Passes on what a new view means for the rest of the node.
+    pub(crate) fn follow(&self, view: &quorum::View) {
+        if let Some(cluster) = view.cluster
+            && let Err(conflict) = self.net_identity.set_cluster(cluster)
+        {
+            tracing::error!(%conflict, "the cluster has changed under a running node");
+        }
+        let members: Vec<_> = view
+            .members
+            .iter()
+            .map(|member| dispatcher::MemberInfo {
+                node: member.node.clone(),
+                address: member.address.clone(),
+                incarnation: member.incarnation,
+                labels: member.labels.clone(),
+            })
+            .collect();
+        self.members.send_if_modified(|known| {
+            let changed = **known != members;
+            if changed {
+                *known = Arc::new(members);
+            }
+            changed
+        });
+    }
+}
