@@ -85,7 +85,8 @@ impl LogHandle {
     /// wait: the [`Commit`] says when they are durable.
     ///
     /// Revisions of a key must grow: a change below the revision that the log holds is skipped, as replay would.
-    /// If any change is `urgent`, all of them may use the reserve.
+    /// If any change is `urgent`, all of them may use the reserve. No changes at all are a barrier: their commit proves
+    /// that this term still writes, and that everything before is durable.
     ///
     /// # Errors
     /// Nothing was taken, for the reason given.

@@ -67,7 +67,10 @@ pub(super) async fn open(store: &Arc<dyn Store>, names: &Names) -> Result<Opened
 }
 
 async fn attempt(store: &dyn Store, names: &Names) -> Result<Opened, Setback> {
-    let mut index = replay(store, names).await?;
+    let (mut index, latest) = replay(store, names).await?;
+    if latest > names.epoch as u64 {
+        return Err(Setback::Fatal(outranked(store, names, latest).await?));
+    }
     let body_bytes =
         body::stored_bytes(store, &names.bodies).await.map_err(|error| read_failed(names, error))?;
     index.begin_segment();
@@ -98,7 +101,19 @@ async fn attempt(store: &dyn Store, names: &Names) -> Result<Opened, Setback> {
     }
 }
 
-async fn replay(store: &dyn Store, names: &Names) -> Result<Index, Setback> {
+/// A segment of a later term: either this term has passed, or the epoch went backwards and fences nobody any more.
+async fn outranked(store: &dyn Store, names: &Names, latest: u64) -> Result<OpenError, Setback> {
+    let epoch = store.get(&names.epoch_path).await.map_err(|error| read_failed(names, error))?;
+    if epoch.is_none_or(|epoch| epoch.version != names.epoch) {
+        return Ok(OpenError::Deposed);
+    }
+    let (epoch_path, ours) = (&names.epoch_path, names.epoch);
+    let why = format!("it has segments of term {latest}, and {epoch_path} is at {ours}: it was made anew");
+    Ok(OpenError::Corrupt { path: names.log.clone(), why })
+}
+
+/// The log's state, and the latest term that wrote any of it.
+async fn replay(store: &dyn Store, names: &Names) -> Result<(Index, u64), Setback> {
     let failed = |error| read_failed(names, error);
     let corrupt = |why| Setback::Fatal(OpenError::Corrupt { path: names.log.clone(), why });
     store.sync(&names.log).await.map_err(failed)?;
@@ -112,7 +127,7 @@ async fn replay(store: &dyn Store, names: &Names) -> Result<Index, Setback> {
         if begun {
             return Err(corrupt("segments have been written, and all of them are gone".to_owned()));
         }
-        return Ok(Index::new(1));
+        return Ok((Index::new(1), 0));
     };
     if let Some(pair) = sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
         let missing = names.segment(pair[0] + 1);
@@ -120,6 +135,7 @@ async fn replay(store: &dyn Store, names: &Names) -> Result<Index, Setback> {
     }
 
     let mut index = Index::new(first);
+    let mut latest = 0;
     let mut reads = stream::iter(sequences)
         .map(|sequence| async move {
             let node = store.get(&names.segment(sequence)).await;
@@ -135,10 +151,7 @@ async fn replay(store: &dyn Store, names: &Names) -> Result<Index, Setback> {
         if header.sequence != sequence {
             return Err(corrupt(format!("{path} says that it is segment {}", header.sequence)));
         }
-        if header.epoch > names.epoch as u64 {
-            // The fence decides; this only says it earlier, and keeps a restored epoch node from going unseen.
-            tracing::warn!(path, epoch = header.epoch, ours = names.epoch, "a segment of a later term");
-        }
+        latest = latest.max(header.epoch);
         if sequence == tail && header.oldest != first {
             let oldest = names.segment(header.oldest);
             return Err(corrupt(format!(
@@ -153,7 +166,7 @@ async fn replay(store: &dyn Store, names: &Names) -> Result<Index, Setback> {
         index.end_segment(node.data.len());
     }
     drop(reads);
-    Ok(index)
+    Ok((index, latest))
 }
 
 fn read_failed(names: &Names, error: ReadError) -> Setback {

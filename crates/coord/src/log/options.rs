@@ -27,7 +27,8 @@ pub struct LogOptions {
     pub linger: Duration,
     /// Bytes of changes that may wait to be sent.
     pub queue_bytes_max: usize,
-    /// Bytes of segments, bodies and the queue, beyond which only urgent changes are taken.
+    /// Bytes of segments, bodies and the queue, beyond which only urgent changes are taken. All of it is in the heap
+    /// of every server.
     pub budget_bytes: u64,
     /// Bytes beyond the budget that urgent changes may use.
     pub reserve_bytes: u64,
@@ -40,8 +41,8 @@ impl Default for LogOptions {
             in_flight: 4,
             linger: Duration::from_millis(1),
             queue_bytes_max: 8 * 1024 * 1024,
-            budget_bytes: 1024 * 1024 * 1024,
-            reserve_bytes: 64 * 1024 * 1024,
+            budget_bytes: 256 * 1024 * 1024,
+            reserve_bytes: 32 * 1024 * 1024,
         }
     }
 }

@@ -24,17 +24,29 @@ fn options() -> LogOptions {
     }
 }
 
-async fn open_at(session: &Session, epoch: i32) -> Result<(TaskLog, Vec<Live>), OpenError> {
+async fn open_with(
+    session: &Session,
+    epoch: i32,
+    options: LogOptions,
+) -> Result<(TaskLog, Vec<Live>), OpenError> {
     let names =
         Names { log: "/tasks".into(), bodies: "/tasks/bodies".into(), epoch_path: "/epoch".into(), epoch };
-    TaskLog::open_on(Arc::new(session.clone()), names, options()).await
+    TaskLog::open_on(Arc::new(session.clone()), names, options).await
+}
+
+async fn open_at(session: &Session, epoch: i32) -> Result<(TaskLog, Vec<Live>), OpenError> {
+    open_with(session, epoch, options()).await
 }
 
 /// A new term on a session of its own.
-async fn term(world: &World) -> (Session, TaskLog, Vec<Live>) {
+async fn term_with(world: &World, options: LogOptions) -> (Session, TaskLog, Vec<Live>) {
     let session = Session::new(world);
-    let (log, live) = open_at(&session, world.elect()).await.unwrap();
+    let (log, live) = open_with(&session, world.elect(), options).await.unwrap();
     (session, log, live)
+}
+
+async fn term(world: &World) -> (Session, TaskLog, Vec<Live>) {
+    term_with(world, options()).await
 }
 
 fn put(key: u128, revision: u64, body: &str) -> Vec<Change> {

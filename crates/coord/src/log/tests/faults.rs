@@ -20,6 +20,34 @@ async fn what_was_confirmed_is_replayed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_term_may_open_its_log_again() {
+    let world = World::new();
+    let session = Session::new(&world);
+    let epoch = world.elect();
+    let (log, _) = open_at(&session, epoch).await.unwrap();
+    log.handle().append(put(1, 1, "a")).unwrap().await.unwrap();
+    drop(log);
+    let (log, live) = open_at(&session, epoch).await.unwrap();
+    assert_eq!(states(&live), [(1, 1)]);
+    log.handle().append(Vec::new()).unwrap().await.expect("no changes are a barrier");
+    // A log that outlived its term's own second opening must not write between that one's segments.
+    let (_second, _) = open_at(&session, epoch).await.unwrap();
+    assert!(log.handle().append(put(1, 2, "b")).unwrap().await.is_err());
+    assert_eq!(*log.handle().failure().borrow(), Some(LogFailure::Deposed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_went_backwards_is_noticed() {
+    let world = World::new();
+    world.elect();
+    let (_, log, _) = term(&world).await;
+    drop(log);
+    world.with(|nodes| nodes.get_mut("/epoch").unwrap().version = 0);
+    let Err(error) = open_at(&Session::new(&world), world.elect()).await else { panic!("opened") };
+    assert!(error.to_string().contains("segments of term 2, and /epoch is at 1"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn appends_share_a_segment_while_others_are_in_flight() {
     let world = World::new();
     let (session, log, _) = term(&world).await;

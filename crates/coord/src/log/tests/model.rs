@@ -108,10 +108,10 @@ impl Model {
     }
 }
 
-async fn run(acts: Vec<Act>) {
+async fn run(options: LogOptions, acts: Vec<Act>) {
     let world = World::new();
     let mut model = Model::default();
-    let (mut session, mut log, _) = term(&world).await;
+    let (mut session, mut log, _) = term_with(&world, options.clone()).await;
     session.automatic(false);
     model.asked.push(Vec::new());
     let mut passed: Vec<(Session, TaskLog)> = Vec::new();
@@ -130,7 +130,7 @@ async fn run(acts: Vec<Act>) {
                 // What was answered is heard before the other term is there to be read.
                 settle().await;
                 model.listen();
-                let (next_session, next, live) = term(&world).await;
+                let (next_session, next, live) = term_with(&world, options.clone()).await;
                 model.check(&live);
                 passed
                     .push((std::mem::replace(&mut session, next_session), std::mem::replace(&mut log, next)));
@@ -160,7 +160,7 @@ async fn run(acts: Vec<Act>) {
     let stored: usize = world.segments().iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(stats.bytes, stored as u64);
     assert_eq!(stats.segments, world.segments().len() as u64);
-    assert!(stats.bytes <= 2 * stats.live_bytes + options().budget_bytes / 8 + 2048, "{stats:?}");
+    assert!(stats.bytes <= 2 * stats.live_bytes + options.budget_bytes / 8 + 2048, "{stats:?}");
 
     let kept: Vec<Live> = log.handle().shared.core().live();
     log.stop(Duration::from_secs(1)).await.unwrap();
@@ -172,9 +172,14 @@ async fn run(acts: Vec<Act>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 2000, ..ProptestConfig::default() })]
     #[test]
-    fn nothing_confirmed_is_lost(acts in prop::collection::vec(act(), 1..250)) {
+    fn nothing_confirmed_is_lost(
+        in_flight in 1..=5usize,
+        linger_ms in 0..=1u64,
+        acts in prop::collection::vec(act(), 1..250),
+    ) {
+        let options = LogOptions { in_flight, linger: Duration::from_millis(linger_ms), ..options() };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(run(acts));
+        runtime.block_on(run(options, acts));
     }
 }

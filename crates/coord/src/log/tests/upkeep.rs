@@ -28,11 +28,8 @@ async fn garbage_is_cleaned_and_the_bytes_stay_bounded() {
 #[tokio::test(start_paused = true)]
 async fn many_small_segments_are_merged() {
     let world = World::new();
-    let session = Session::new(&world);
-    let names =
-        Names { log: "/tasks".into(), bodies: "/tasks/bodies".into(), epoch_path: "/epoch".into(), epoch: 0 };
     let options = LogOptions { budget_bytes: 64 << 20, segment_bytes_max: 16 * 1024, ..options() };
-    let (log, _) = TaskLog::open_on(Arc::new(session), names, options).await.unwrap();
+    let (_, log, _) = term_with(&world, options).await;
     for key in 0..3000 {
         log.handle().append(put(key, 1, "small")).unwrap().await.unwrap();
     }
@@ -102,16 +99,7 @@ async fn what_does_not_fit_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn bodies_are_written_once_and_collected() {
     let world = World::new();
-    let (session, log, _) = term(&world).await;
-    let small = LogOptions { budget_bytes: 1 << 20, ..options() };
-    drop(log);
-    let names = Names {
-        log: "/tasks".into(),
-        bodies: "/tasks/bodies".into(),
-        epoch_path: "/epoch".into(),
-        epoch: world.elect(),
-    };
-    let (log, _) = TaskLog::open_on(Arc::new(session.clone()), names, small).await.unwrap();
+    let (session, log, _) = term_with(&world, LogOptions { budget_bytes: 1 << 20, ..options() }).await;
     let handle = log.handle();
     let data = Bytes::from((0..200_000u32).map(|n| n as u8).collect::<Vec<u8>>());
     let before = handle.stats().bytes;
