@@ -11,13 +11,13 @@ use testkit::Proxy;
 async fn set(link: &Link, path: &str, data: &[u8]) {
     let ops = vec![Op::Set { path: path.into(), data: data.into(), version: None }];
     let read_back = ReadBack::Data { path: path.into(), data: data.into() };
-    link.write(Write { ops, read_back, undo: Undo::Keep }, SOON).await.unwrap();
+    link.write(Write { ops, read_back, undo: Undo::Keep }, SOON).await.expect("it can be written");
 }
 
 async fn delete(link: &Link, path: &str) {
     let ops = vec![Op::Delete { path: path.into(), version: None }];
     let read_back = ReadBack::Gone { path: path.into() };
-    link.write(Write { ops, read_back, undo: Undo::Keep }, SOON).await.unwrap();
+    link.write(Write { ops, read_back, undo: Undo::Keep }, SOON).await.expect("it can be written");
 }
 
 #[tokio::test]

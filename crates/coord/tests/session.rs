@@ -186,3 +186,37 @@ async fn a_restarted_server_keeps_the_session() {
     absent(&witness.link(), "/test/mine").await;
     witness.close(SOON).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_created_with_credentials_is_ours_alone() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let runtime = ClientRuntime::start().unwrap();
+    let auth = Some(("digest".to_owned(), b"taskd:secret".to_vec()));
+    let ours = coord::Options { auth, ..options(zookeeper.hosts()) };
+    let ours = Session::connect(&ours, runtime.clone(), BootClock::shared()).await.unwrap();
+    layout().ensure(&ours.link()).await.unwrap();
+    ours.link().write(ephemeral("/test/mine"), SOON).await.unwrap();
+    let cluster = ours.link().create_or_get(&layout().cluster(), b"first").await.unwrap();
+    assert_eq!((ours.link().create_or_get(&layout().cluster(), b"second").await.unwrap()), cluster);
+    let theirs = Session::connect(&options(zookeeper.hosts()), runtime, BootClock::shared()).await.unwrap();
+    for path in [layout().cluster(), layout().epoch(), "/test/mine".to_owned()] {
+        assert_eq!(theirs.link().get(&path).await.unwrap_err().failure, CallFailure::NoAuth, "{path}");
+    }
+    ours.close(SOON).await.unwrap();
+    theirs.close(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_timeout_that_leaves_no_lease_is_refused() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let runtime = ClientRuntime::start().unwrap();
+    // The testkit's server grants at most 10 s.
+    let greedy = coord::Options {
+        session_timeout: Duration::from_secs(30),
+        margin: Duration::from_secs(12),
+        ..options(zookeeper.hosts())
+    };
+    let error = Session::connect(&greedy, runtime.clone(), BootClock::shared()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::TimeoutTooShort { .. }), "{error}");
+    assert!(runtime.shutdown(SOON).await, "the session is closed");
+}

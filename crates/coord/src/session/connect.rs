@@ -35,6 +35,14 @@ pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<O
         .map_err(ConnectError::Thread)?;
     let unreachable = || ConnectError::Unreachable { hosts: hosts.clone(), within: options.session_timeout };
     match tokio::time::timeout(options.session_timeout, receiver).await {
+        Ok(Ok(Ok(client))) if client.session_timeout() <= options.margin => {
+            Err(ConnectError::TimeoutTooShort {
+                hosts: hosts.clone(),
+                // Dropping the client, the only handle, closes the session.
+                granted: client.session_timeout(),
+                margin: options.margin,
+            })
+        }
         Ok(Ok(Ok(client))) => Ok(Opened { client, release }),
         Ok(Ok(Err(zk::Error::AuthFailed))) => Err(ConnectError::AuthFailed { hosts: hosts.clone() }),
         Ok(Ok(Err(zk::Error::Timeout | zk::Error::NoHosts | zk::Error::ConnectionLoss))) => {

@@ -30,6 +30,19 @@ pub enum ConnectError {
         /// Who refused.
         hosts: String,
     },
+    /// The server grants less than was asked for, and no lease could hold in it.
+    #[error(
+        "ZooKeeper at {hosts} grants a session timeout of {granted:?}, which the lease margin of {margin:?} uses up: \
+         raise its maxSessionTimeout, or set coordination's tick and margin to what it has"
+    )]
+    TimeoutTooShort {
+        /// Who granted it.
+        hosts: String,
+        /// The negotiated session timeout.
+        granted: Duration,
+        /// The configured margin.
+        margin: Duration,
+    },
     /// Anything else the client reports.
     #[error("no session with ZooKeeper at {hosts}: {reason}")]
     Other {

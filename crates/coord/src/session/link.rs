@@ -331,7 +331,8 @@ impl Link {
             }
             Err(actor::Refusal::Rejected { op, reason }) => Err(WriteError::Rejected { op, reason }),
             Err(actor::Refusal::Lost) => Ok(None),
-            Err(actor::Refusal::Ended) => Err(WriteError::Ended(self.ended())),
+            // The client knows it a moment before the link does.
+            Err(actor::Refusal::Ended) => Err(WriteError::Ended(over(self.state()).await)),
         }
     }
 

@@ -312,14 +312,12 @@ fn refusal(op: usize, error: zk::Error) -> Refusal {
         zk::Error::BadVersion => Rejection::BadVersion,
         zk::Error::NotEmpty => Rejection::NotEmpty,
         zk::Error::NoAuth => Rejection::NoAuth,
-        zk::Error::SessionExpired
-        | zk::Error::SessionMoved
-        | zk::Error::AuthFailed
-        | zk::Error::ClientClosed => {
+        zk::Error::SessionExpired | zk::Error::AuthFailed | zk::Error::ClientClosed => {
             return Refusal::Ended;
         }
         // The client cannot say whether the server got it.
         zk::Error::ConnectionLoss
+        | zk::Error::SessionMoved
         | zk::Error::Timeout
         | zk::Error::UnexpectedError(_)
         | zk::Error::UnmarshalError { .. }
