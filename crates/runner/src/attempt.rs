@@ -1,0 +1,121 @@
+//! One attempt: how it is told to end, and how work inside the daemon runs. Process trees are in [`process`](crate::process).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::{Instant, SharedClock};
+use futures::future::BoxFuture;
+use proto::AttemptId;
+use proto::runner::Outcome;
+use proto::task::AttemptEnd;
+use tokio::sync::watch;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+/// Longest failure message that is kept, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// An attempt must end.
+#[derive(Clone, Debug)]
+pub(crate) struct EndRequest {
+    /// What it will be reported as.
+    pub(crate) end: AttemptEnd,
+    /// From SIGTERM to SIGKILL.
+    pub(crate) grace: Duration,
+    /// When the shim is no longer trusted to do it.
+    pub(crate) hard_at: Instant,
+}
+
+/// What an attempt listens to.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Until when what runs may run; shared by all.
+    pub(crate) fence: watch::Receiver<Option<Instant>>,
+    pub(crate) end: watch::Receiver<Option<EndRequest>>,
+    pub(crate) clock: SharedClock,
+}
+
+impl Control {
+    /// Resolves when the attempt must end. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> EndRequest {
+        match self.end.wait_for(Option::is_some).await.map(|request| request.clone()) {
+            Ok(Some(request)) => request,
+            // The owner is gone, and aborts whoever it owned.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The request that has been made, if one has.
+    pub(crate) fn request(&self) -> Option<EndRequest> {
+        self.end.borrow().clone()
+    }
+
+    /// How long to wait for `at`.
+    pub(crate) fn until(&self, at: Instant) -> Duration {
+        at.since(self.clock.now())
+    }
+}
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// What its directory takes, in bytes, if it has one.
+    pub(crate) on_disk: Option<u64>,
+}
+
+impl Ended {
+    /// One that left nothing on disk.
+    pub(crate) fn in_memory(
+        attempt: AttemptId,
+        end: AttemptEnd,
+        started_ms: Option<u64>,
+        clock: &SharedClock,
+    ) -> Self {
+        let ended_ms = clock.wall().0;
+        Self { outcome: Outcome { attempt, end, started_ms, ended_ms, output_bytes: 0 }, on_disk: None }
+    }
+}
+
+/// Runs work inside the daemon. Dropped work ends at its next await point.
+pub(crate) async fn in_process(
+    attempt: AttemptId,
+    mut work: BoxFuture<'static, Result<(), String>>,
+    cancelled: CancellationToken,
+    timeout: Option<Duration>,
+    grace: Duration,
+    mut control: Control,
+) -> Ended {
+    let clock = Arc::clone(&control.clock);
+    if let Some(request) = control.request() {
+        return Ended::in_memory(attempt, request.end, None, &clock);
+    }
+    let started_ms = clock.wall().0;
+    let timed_out = async {
+        match timeout {
+            Some(timeout) => time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let (end, grace) = tokio::select! {
+        biased;
+        request = control.ended() => (request.end, request.grace),
+        result = &mut work => {
+            let end = match result {
+                Ok(()) => AttemptEnd::Exited { code: 0 },
+                Err(message) => AttemptEnd::Failed { message: shortened(message) },
+            };
+            return Ended::in_memory(attempt, end, Some(started_ms), &clock);
+        }
+        () = timed_out => (AttemptEnd::TimedOut, grace),
+    };
+    cancelled.cancel();
+    // It may tidy up for so long; what it then says no longer counts.
+    let _ = time::timeout(grace, work).await;
+    Ended::in_memory(attempt, end, Some(started_ms), &clock)
+}
+
+fn shortened(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
+}

@@ -1,0 +1,429 @@
+//! The owner's loop: one closed [`Event`], one place that changes anything.
+//!
+//! It awaits nothing but the next event. Whatever takes time (a call to the leader, the disk, an attempt) is a task in one of
+//! its two sets, and its result an event.
+
+mod calls;
+mod report;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::Instant;
+use nix::unistd::geteuid;
+use proto::leader::HeartbeatReply;
+use proto::runner::Capacity;
+use proto::task::AttemptEnd;
+use proto::{AttemptId, FencingToken, Incarnation};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time;
+
+use crate::attempt::{EndRequest, Ended};
+use crate::boot::Ground;
+use crate::fence::Fence;
+use crate::handle::{Handle, QUEUE_MAX, Request, Status};
+use crate::ledger::Ledger;
+use crate::link::LinkError;
+use crate::options::{Options, PidNamespace};
+use crate::phase::{PhaseId, Report};
+use crate::process::Shims;
+use crate::refusals::Refusals;
+use crate::shim::KILL_ALLOWANCE;
+
+/// Shims in the making at a time.
+const STARTING_MAX: usize = 8;
+/// What a shim gets beyond the grace before it is bypassed.
+const SHIM_SLACK: Duration = Duration::from_secs(1);
+/// The last part of a stop, kept for joining what is left.
+const STOP_RESERVE: Duration = Duration::from_millis(200);
+
+/// What the phases ask of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Running,
+    Draining,
+    Stopping { deadline: time::Instant },
+}
+
+/// Everything that can happen.
+#[derive(Debug)]
+enum Event {
+    Request(Request),
+    Ended(Result<(Id, Ended), JoinError>),
+    Job(Result<Job, JoinError>),
+    Observed(FencingToken),
+    Mode(Mode),
+    /// Something is due.
+    Due,
+}
+
+/// What a job came back with.
+#[derive(Debug)]
+enum Job {
+    Beat { sent: Instant, result: Result<HeartbeatReply, LinkError> },
+    Reported { attempts: Vec<AttemptId>, result: Result<Vec<AttemptId>, LinkError> },
+    LeaderChanged,
+    Refused { attempts: Vec<AttemptId> },
+    OutputRead,
+    Tidied,
+    Done,
+}
+
+/// An attempt that has not ended.
+#[derive(Debug)]
+struct Live {
+    end: watch::Sender<Option<EndRequest>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    options: Options,
+    shims: Arc<Shims>,
+    ended_incarnations: Vec<Incarnation>,
+    fence: Fence,
+    /// The fence's deadline, for the attempts.
+    deadline: watch::Sender<Option<Instant>>,
+    ledger: Ledger,
+    refusals: Refusals,
+    live: HashMap<AttemptId, Live>,
+    ids: HashMap<Id, AttemptId>,
+    attempts: JoinSet<Ended>,
+    jobs: JoinSet<Job>,
+    mode: Mode,
+    beat_at: time::Instant,
+    beating: Option<AbortHandle>,
+    watching_leader: bool,
+    report_at: time::Instant,
+    reporting: Option<Id>,
+    report_failed: bool,
+    reading: usize,
+    /// Attempts to be noted as acknowledged, and ones to be removed.
+    untidy: (Vec<AttemptId>, Vec<AttemptId>),
+    tidying: bool,
+    /// When everything of a lapsed grant must be gone.
+    overrun_at: Option<Instant>,
+    requests: mpsc::Receiver<Request>,
+    observed: watch::Receiver<Option<FencingToken>>,
+    mode_seen: watch::Receiver<Mode>,
+    status: watch::Sender<Status>,
+    /// Held for as long as anything may touch the directory.
+    _lock: File,
+}
+
+impl Driver {
+    pub(crate) fn new(options: Options, ground: Ground, mode_seen: watch::Receiver<Mode>) -> (Self, Handle) {
+        let (request_sender, requests) = mpsc::channel(QUEUE_MAX);
+        let (observed_sender, observed) = watch::channel(None);
+        let status = Status {
+            phase: PhaseId::Running,
+            slots: options.slots,
+            running: 0,
+            free: options.slots,
+            unacknowledged: ground.ledger.unacknowledged(),
+            grant: None,
+            floor: None,
+            ended_incarnations: ground.ended.clone(),
+        };
+        let (status, status_seen) = watch::channel(status);
+        let shims = Arc::new(Shims {
+            program: options.shim.clone(),
+            node: options.node.clone(),
+            store: ground.store,
+            output_bytes_max: options.output_bytes_max,
+            grace: options.kill_grace,
+            pid_namespace: options.pid_namespace == PidNamespace::Auto && geteuid().is_root(),
+            starting: Semaphore::new(STARTING_MAX),
+        });
+        let driver = Self {
+            fence: Fence::new(options.incarnation, options.kill_grace),
+            options,
+            shims,
+            ended_incarnations: ground.ended,
+            deadline: watch::channel(None).0,
+            ledger: ground.ledger,
+            refusals: ground.refusals,
+            live: HashMap::new(),
+            ids: HashMap::new(),
+            attempts: JoinSet::new(),
+            jobs: JoinSet::new(),
+            mode: Mode::Running,
+            beat_at: time::Instant::now(),
+            beating: None,
+            watching_leader: false,
+            report_at: time::Instant::now(),
+            reporting: None,
+            report_failed: false,
+            reading: 0,
+            untidy: Default::default(),
+            tidying: false,
+            overrun_at: None,
+            requests,
+            observed,
+            mode_seen,
+            status,
+            _lock: ground.lock,
+        };
+        (driver, Handle { requests: request_sender, observed: observed_sender, status: status_seen })
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self) -> Report {
+        tracing::info!(node = %self.options.node, incarnation = %self.options.incarnation, "the runner runs");
+        loop {
+            self.due();
+            self.publish();
+            if self.is_finished() {
+                return self.wind_up().await;
+            }
+            let event = self.next().await;
+            self.handle(event);
+        }
+    }
+
+    /// # Cancel safety
+    /// Every branch is cancel safe: an event is either returned or still there.
+    async fn next(&mut self) -> Event {
+        let wake = self.wake();
+        tokio::select! {
+            Some(request) = self.requests.recv() => Event::Request(request),
+            Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
+            Some(job) = self.jobs.join_next() => Event::Job(job),
+            Ok(()) = self.observed.changed() => {
+                (*self.observed.borrow_and_update()).map_or(Event::Due, Event::Observed)
+            }
+            Ok(()) = self.mode_seen.changed() => Event::Mode(*self.mode_seen.borrow_and_update()),
+            () = time::sleep_until(wake) => Event::Due,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request(request) => self.request(request),
+            Event::Ended(Ok((id, ended))) => {
+                self.ids.remove(&id);
+                self.live.remove(&ended.outcome.attempt);
+                tracing::debug!(attempt = %ended.outcome.attempt, end = %ended.outcome.end, "an attempt has ended");
+                self.ledger.ended(ended.outcome, ended.on_disk);
+            }
+            Event::Ended(Err(error)) => self.crashed(&error),
+            Event::Job(Ok(job)) => self.job(job),
+            Event::Job(Err(error)) => self.job_crashed(&error),
+            Event::Observed(token) => {
+                let before = self.fence.floor();
+                if !self.fence.observe(token) {
+                    tracing::error!(%token, "the coordination service shows another cluster: ignoring it");
+                } else if self.fence.floor() != before {
+                    self.beat_now();
+                }
+            }
+            Event::Mode(mode) => {
+                self.mode = mode;
+                if let Mode::Stopping { deadline } = mode {
+                    self.end_all(deadline);
+                }
+                self.beat_now();
+            }
+            Event::Due => {}
+        }
+    }
+
+    fn job(&mut self, job: Job) {
+        match job {
+            Job::Beat { sent, result } => self.beaten(sent, result),
+            Job::Reported { attempts, result } => self.reported(&attempts, result),
+            Job::LeaderChanged => {
+                self.watching_leader = false;
+                self.report_at = time::Instant::now();
+                self.beat_now();
+            }
+            Job::Refused { attempts } => self.refusals.written(&attempts),
+            Job::OutputRead => self.reading -= 1,
+            Job::Tidied => {
+                self.tidying = false;
+                self.tidy_up();
+            }
+            Job::Done => {}
+        }
+    }
+
+    /// An aborted heartbeat, or a panic in the embedder's link.
+    fn job_crashed(&mut self, error: &JoinError) {
+        if error.is_cancelled() {
+            return;
+        }
+        tracing::error!(%error, "a job of the runner crashed");
+        if self.beating.as_ref().is_some_and(|beating| beating.id() == error.id()) {
+            self.beating = None;
+        }
+        if self.reporting == Some(error.id()) {
+            self.reporting = None;
+            self.report_at = time::Instant::now() + self.options.heartbeat;
+        }
+    }
+
+    /// A service's panic is its attempt's failure.
+    fn crashed(&mut self, error: &JoinError) {
+        let Some(attempt) = self.ids.remove(&error.id()) else { return };
+        self.live.remove(&attempt);
+        tracing::error!(%attempt, %error, "a task service crashed");
+        let end = AttemptEnd::Failed { message: "its task service crashed".to_owned() };
+        self.ledger.ended(Ended::in_memory(attempt, end, None, &self.options.clock).outcome, None);
+    }
+
+    /// Does what time has made due. Idempotent.
+    fn due(&mut self) {
+        let now = self.options.clock.now();
+        if let Some(gone_by) = self.fence.lapse(now) {
+            let attempts = self.live.len();
+            tracing::warn!(
+                attempts,
+                "no answer from a leader for too long: the grant has lapsed, ending what runs"
+            );
+            let reason = "its node had no answer from a leader for longer than the fence".to_owned();
+            let hard_at = gone_by - KILL_ALLOWANCE / 2;
+            let attempts: Vec<_> = self.live.keys().copied().collect();
+            for attempt in attempts {
+                self.end(
+                    attempt,
+                    AttemptEnd::Lost { reason: reason.clone() },
+                    self.options.kill_grace,
+                    hard_at,
+                );
+            }
+            self.deadline.send_replace(None);
+            self.overrun_at = Some(gone_by);
+            self.beat_now();
+        }
+        if self.overrun_at.is_some_and(|at| now >= at) {
+            self.overrun_at = None;
+            self.overrun(now);
+        }
+        self.send_beat(now);
+        self.send_report();
+    }
+
+    /// The fence has passed. Whatever lapsed with it and is not gone may run elsewhere from now on.
+    fn overrun(&self, now: Instant) {
+        let lapsed = |live: &&Live| {
+            let request = live.end.borrow();
+            request.as_ref().is_some_and(|request| request.hard_at + KILL_ALLOWANCE / 2 <= now)
+        };
+        let count = self.live.values().filter(lapsed).count();
+        if count > 0 {
+            let reason = format!("{count} attempts could not be ended by the deadline of their fence");
+            tracing::error!("{reason}");
+            if let Some(policy) = &self.options.exit_policy {
+                policy.call(&reason);
+            }
+        }
+    }
+
+    /// Begins an attempt's end. The first reason stays; later ones may hasten it.
+    fn end(&mut self, attempt: AttemptId, end: AttemptEnd, grace: Duration, hard_at: Instant) {
+        let Some(live) = self.live.get(&attempt) else { return };
+        live.end.send_if_modified(|request| match request {
+            None => {
+                *request = Some(EndRequest { end, grace, hard_at });
+                true
+            }
+            Some(request) if hard_at < request.hard_at => {
+                request.hard_at = hard_at;
+                request.grace = request.grace.min(grace);
+                true
+            }
+            Some(_) => false,
+        });
+    }
+
+    fn end_all(&mut self, deadline: time::Instant) {
+        let left = deadline.saturating_duration_since(time::Instant::now()).saturating_sub(STOP_RESERVE);
+        let grace = self.options.kill_grace.min(left / 2);
+        let hard_at = self.options.clock.now() + (grace + SHIM_SLACK).min(left * 3 / 4);
+        let attempts: Vec<_> = self.live.keys().copied().collect();
+        for attempt in attempts {
+            let end = AttemptEnd::Lost { reason: "the node was stopped".to_owned() };
+            self.end(attempt, end, grace, hard_at);
+        }
+    }
+
+    /// When to look again at the latest.
+    fn wake(&self) -> time::Instant {
+        let (now, clock_now) = (time::Instant::now(), self.options.clock.now());
+        let by_clock = [self.fence.lapse_at(), self.overrun_at].into_iter().flatten();
+        let mut wake =
+            by_clock.map(|at| now + at.since(clock_now)).min().unwrap_or(now + self.options.heartbeat);
+        if self.beating.is_none() && self.fence.floor().is_some() {
+            wake = wake.min(self.beat_at);
+        }
+        if self.reporting.is_none() && self.ledger.unacknowledged() > 0 && self.fence.floor().is_some() {
+            wake = wake.min(self.report_at);
+        }
+        if let Mode::Stopping { deadline } = self.mode {
+            wake = wake.min(deadline - STOP_RESERVE);
+        }
+        wake.max(now)
+    }
+
+    fn is_finished(&self) -> bool {
+        let Mode::Stopping { deadline } = self.mode else { return false };
+        if time::Instant::now() + STOP_RESERVE >= deadline {
+            return true;
+        }
+        let hopeless = self.report_failed || self.fence.floor().is_none();
+        self.live.is_empty() && self.reporting.is_none() && (self.ledger.unacknowledged() == 0 || hopeless)
+    }
+
+    /// Joins what is left. Jobs on the disk are short and come to their end; the rest is aborted.
+    async fn wind_up(mut self) -> Report {
+        self.requests.close();
+        let abandoned: Vec<_> = self.live.keys().copied().collect();
+        if !abandoned.is_empty() {
+            tracing::error!(attempts = abandoned.len(), "stopping, though some attempts have not ended");
+        }
+        self.attempts.shutdown().await;
+        self.jobs.shutdown().await;
+        self.status.send_modify(|status| status.phase = PhaseId::Stopped);
+        Report { undelivered: self.ledger.unacknowledged(), abandoned }
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            slots: self.options.slots,
+            free: self.free(),
+            labels: self.options.labels.clone(),
+            kinds: self.options.services.kinds(),
+            draining: self.mode != Mode::Running,
+        }
+    }
+
+    fn free(&self) -> u32 {
+        if self.mode != Mode::Running || self.ledger.is_full() {
+            return 0;
+        }
+        self.options.slots.saturating_sub(u32::try_from(self.live.len()).unwrap_or(u32::MAX))
+    }
+
+    fn publish(&self) {
+        let status = Status {
+            phase: if self.mode == Mode::Running { PhaseId::Running } else { PhaseId::Draining },
+            slots: self.options.slots,
+            running: u32::try_from(self.live.len()).unwrap_or(u32::MAX),
+            free: self.free(),
+            unacknowledged: self.ledger.unacknowledged(),
+            grant: self.fence.grant(self.options.clock.now()),
+            floor: self.fence.floor(),
+            ended_incarnations: Vec::new(),
+        };
+        self.status.send_if_modified(|old| {
+            let ended_incarnations = std::mem::take(&mut old.ended_incarnations);
+            let new = Status { ended_incarnations, ..status };
+            let unchanged = Status { ended_incarnations: Vec::new(), ..old.clone() }
+                == Status { ended_incarnations: Vec::new(), ..new.clone() };
+            *old = new;
+            !unchanged
+        });
+    }
+}

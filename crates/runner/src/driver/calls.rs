@@ -1,0 +1,200 @@
+//! What leaders ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::runner::{Inventory, OutputChunk, Presence, Refusal, Start, StartBatch, StartReply};
+use proto::task::AttemptEnd;
+use proto::{AttemptId, FencingToken};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Job, Live, Mode, SHIM_SLACK};
+use crate::attempt::{self, Control};
+use crate::handle::{Reply, Request};
+use crate::ledger::UNACKNOWLEDGED_MAX;
+use crate::process::{self, blocking};
+use crate::service::{Task, Work};
+use crate::shim::capture;
+use crate::store;
+
+/// Reads of output under way at a time.
+const READING_MAX: usize = 16;
+/// Largest part of output in one answer, in bytes.
+const CHUNK_BYTES_MAX: u32 = 1 << 20;
+
+impl Driver {
+    pub(super) fn request(&mut self, request: Request) {
+        match request {
+            Request::Start { batch, reply } => {
+                let _ = reply.send(self.start(batch));
+            }
+            Request::Cancel { token, attempts, reply } => {
+                if let Ok(()) = self.fence.admit(token) {
+                    let (grace, now) = (self.options.kill_grace, self.options.clock.now());
+                    for attempt in &attempts {
+                        self.end(*attempt, AttemptEnd::Cancelled, grace, now + grace + SHIM_SLACK);
+                    }
+                }
+                self.presence(token, attempts, reply);
+            }
+            Request::Confirm { token, attempts, reply } => self.presence(token, attempts, reply),
+            Request::Inventory { token, reply } => {
+                let _ = reply.send(self.fence.admit(token).map(|()| self.inventory()));
+            }
+            Request::Output { attempt, offset, bytes_max, reply } => {
+                self.output(attempt, offset, bytes_max.min(CHUNK_BYTES_MAX), reply);
+            }
+        }
+    }
+
+    fn start(&mut self, batch: StartBatch) -> Result<Vec<StartReply>, Refusal> {
+        self.fence.admit_starts(&batch, self.options.clock.now())?;
+        if self.mode != Mode::Running {
+            return Err(Refusal::Draining);
+        }
+        Ok(batch.starts.into_iter().map(|start| self.start_one(batch.token, start)).collect())
+    }
+
+    fn start_one(&mut self, token: FencingToken, Start { attempt, spec }: Start) -> StartReply {
+        if self.live.contains_key(&attempt) || self.ledger.get(attempt).is_some() {
+            return StartReply::Accepted;
+        }
+        let refused = |reason: String| StartReply::Refused { reason };
+        if self.refusals.contains(attempt) {
+            return refused("this node was told to give the attempt up before it started".to_owned());
+        }
+        let full = self.live.len() >= self.options.slots as usize;
+        if full
+            || self.live.len() + self.ledger.unacknowledged()
+                >= UNACKNOWLEDGED_MAX + self.options.slots as usize
+        {
+            return StartReply::Busy;
+        }
+        let cancelled = CancellationToken::new();
+        let task = Task {
+            attempt,
+            token,
+            node: self.options.node.clone(),
+            payload: spec.payload,
+            cancelled: cancelled.clone(),
+        };
+        let work = match self.options.services.get(&spec.kind).and_then(|service| service.prepare(task)) {
+            Ok(work) => work,
+            Err(unfit) => return refused(unfit.to_string()),
+        };
+        let (end, end_seen) = watch::channel(None);
+        let clock = Arc::clone(&self.options.clock);
+        let control = Control { fence: self.deadline.subscribe(), end: end_seen, clock };
+        let spawned = match work {
+            Work::InProcess(work) => {
+                let timeout = spec.run_timeout_ms.map(Duration::from_millis);
+                let grace = self.options.kill_grace;
+                self.attempts.spawn(attempt::in_process(attempt, work, cancelled, timeout, grace, control))
+            }
+            Work::Process(process) => {
+                let shims = Arc::clone(&self.shims);
+                self.attempts.spawn(process::run(
+                    shims,
+                    attempt,
+                    token,
+                    process,
+                    spec.run_timeout_ms,
+                    control,
+                ))
+            }
+        };
+        self.ids.insert(spawned.id(), attempt);
+        self.live.insert(attempt, Live { end });
+        StartReply::Accepted
+    }
+
+    fn inventory(&self) -> Inventory {
+        Inventory {
+            node: self.options.node.clone(),
+            incarnation: self.options.incarnation,
+            ended_incarnations: self.ended_incarnations.clone(),
+            capacity: self.capacity(),
+            running: self.live.keys().copied().collect(),
+            outcomes: self.ledger.to_report(usize::MAX),
+        }
+    }
+
+    /// Answers where attempts stand, once every "unknown" among the answers is on disk.
+    fn presence(&mut self, token: FencingToken, attempts: Vec<AttemptId>, reply: Reply<Vec<Presence>>) {
+        if let Err(refusal) = self.fence.admit(token) {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let mut unknown = Vec::new();
+        let answers: Vec<Presence> = attempts
+            .into_iter()
+            .map(|attempt| {
+                if self.live.contains_key(&attempt) {
+                    Presence::Running
+                } else if let Some(outcome) = self.ledger.get(attempt) {
+                    Presence::Ended(outcome.clone())
+                } else {
+                    unknown.push(attempt);
+                    Presence::Unknown
+                }
+            })
+            .collect();
+        let Some(write) = self.refusals.add(&unknown) else {
+            let _ = reply.send(Ok(answers));
+            return;
+        };
+        self.jobs.spawn(async move {
+            match blocking(write).await {
+                Ok(()) => {
+                    let _ = reply.send(Ok(answers));
+                    Job::Refused { attempts: unknown }
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(Refusal::Failed(format!("cannot record a refusal: {error}"))));
+                    Job::Done
+                }
+            }
+        });
+    }
+
+    fn output(&mut self, attempt: AttemptId, offset: u64, bytes_max: u32, reply: Reply<OutputChunk>) {
+        let outcome = self.ledger.get(attempt).cloned();
+        if outcome.is_none() && !self.live.contains_key(&attempt) {
+            let _ = reply.send(Err(Refusal::NoSuchAttempt));
+            return;
+        }
+        if self.reading >= READING_MAX {
+            let _ =
+                reply.send(Err(Refusal::Failed("too many reads of output at a time: ask again".to_owned())));
+            return;
+        }
+        self.reading += 1;
+        let shims = Arc::clone(&self.shims);
+        self.jobs.spawn(async move {
+            let read = blocking(move || {
+                let dir = shims.store.attempt(attempt);
+                // Before the reading: the loop may not have heard yet that the attempt has ended.
+                let outcome = match outcome {
+                    Some(outcome) => Some(outcome),
+                    None => store::read(&dir.join(store::EXIT)).ok(),
+                };
+                // Work inside the daemon has no directory, and one that is being started not yet.
+                let (offset, bytes) = if dir.is_dir() {
+                    capture::read(&dir, offset, bytes_max as usize)?
+                } else {
+                    (offset, Vec::new())
+                };
+                let end = offset + bytes.len() as u64;
+                let complete = outcome.is_some_and(|outcome| {
+                    end >= outcome.output_bytes || (bytes.is_empty() && bytes_max > 0)
+                });
+                Ok(OutputChunk { offset, bytes, complete })
+            });
+            let read =
+                read.await.map_err(|error| Refusal::Failed(format!("cannot read the output: {error}")));
+            let _ = reply.send(read);
+            Job::OutputRead
+        });
+    }
+}

@@ -1,0 +1,166 @@
+//! What the runner tells the leader: signs of life, and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::Instant;
+use proto::AttemptId;
+use proto::leader::{Heartbeat, HeartbeatReply, OutcomeReport};
+use proto::task::AttemptEnd;
+use tokio::time;
+
+use super::{Driver, Job, SHIM_SLACK};
+use crate::LinkError;
+use crate::process::blocking;
+
+/// Ends in one report: well below a frame.
+const REPORT_MAX: usize = 2_000;
+/// Before a report is tried again.
+const REPORT_AGAIN: Duration = Duration::from_millis(200);
+/// For a report, which waits for a commit.
+const REPORT_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// Beats as soon as possible: what was under way may have gone to somebody who leads no more.
+    pub(super) fn beat_now(&mut self) {
+        if let Some(beating) = self.beating.take() {
+            beating.abort();
+        }
+        self.beat_at = time::Instant::now();
+    }
+
+    pub(super) fn send_beat(&mut self, now: Instant) {
+        if self.fence.floor().is_none() {
+            return;
+        }
+        if self.beating.is_some() {
+            return;
+        }
+        // Not while a heartbeat is under way: a link that always says "changed" must not keep aborting it.
+        if !self.watching_leader {
+            self.watching_leader = true;
+            let leader = Arc::clone(&self.options.leader);
+            self.jobs.spawn(async move {
+                leader.changed().await;
+                Job::LeaderChanged
+            });
+        }
+        if time::Instant::now() < self.beat_at {
+            return;
+        }
+        let beat = Heartbeat {
+            node: self.options.node.clone(),
+            address: self.options.address.clone(),
+            incarnation: self.options.incarnation,
+            ended_incarnations: self.ended_incarnations.clone(),
+            grant: self.fence.grant(now),
+            capacity: self.capacity(),
+            running: self.live.keys().copied().collect(),
+        };
+        let (leader, clock) = (Arc::clone(&self.options.leader), Arc::clone(&self.options.clock));
+        let deadline = (self.options.heartbeat * 2).max(Duration::from_millis(500));
+        self.beat_at = time::Instant::now() + self.options.heartbeat;
+        self.beating = Some(self.jobs.spawn(async move {
+            let sent = clock.now();
+            let result = match time::timeout(deadline, leader.heartbeat(beat)).await {
+                Ok(result) => result,
+                Err(_) => Err(LinkError::Unreachable(format!("no answer within {deadline:?}"))),
+            };
+            Job::Beat { sent, result }
+        }));
+    }
+
+    pub(super) fn beaten(&mut self, sent: Instant, result: Result<HeartbeatReply, LinkError>) {
+        self.beating = None;
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat was not answered");
+                return;
+            }
+        };
+        let now = self.options.clock.now();
+        if !self.fence.answered(sent, &reply, now) {
+            tracing::debug!(token = %reply.token, grant = reply.grant.0, "an answer extends nothing");
+        }
+        // A lapse that nobody has noticed yet still has its deadline: it must not be pushed to the shims.
+        if self.fence.grant(now).is_some() {
+            let deadline = self.fence.deadline();
+            self.deadline.send_if_modified(|old| std::mem::replace(old, deadline) != deadline);
+        }
+        if self.fence.floor() == Some(reply.token) {
+            for attempt in reply.end {
+                let reason = "the leader has given it up".to_owned();
+                let (grace, hard_at) = (self.options.kill_grace, now + self.options.kill_grace + SHIM_SLACK);
+                self.end(attempt, AttemptEnd::Lost { reason }, grace, hard_at);
+            }
+        }
+    }
+
+    pub(super) fn send_report(&mut self) {
+        let idle =
+            self.reporting.is_some() || self.ledger.unacknowledged() == 0 || self.fence.floor().is_none();
+        if idle || time::Instant::now() < self.report_at {
+            return;
+        }
+        let outcomes = self.ledger.to_report(REPORT_MAX);
+        let attempts: Vec<AttemptId> = outcomes.iter().map(|outcome| outcome.attempt).collect();
+        let report = OutcomeReport {
+            node: self.options.node.clone(),
+            incarnation: self.options.incarnation,
+            outcomes,
+        };
+        let leader = Arc::clone(&self.options.leader);
+        let job = self.jobs.spawn(async move {
+            let result = match time::timeout(REPORT_DEADLINE, leader.outcomes(report)).await {
+                Ok(result) => result,
+                Err(_) => Err(LinkError::Unreachable(format!("no answer within {REPORT_DEADLINE:?}"))),
+            };
+            Job::Reported { attempts, result }
+        });
+        self.reporting = Some(job.id());
+    }
+
+    pub(super) fn reported(&mut self, attempts: &[AttemptId], result: Result<Vec<AttemptId>, LinkError>) {
+        self.reporting = None;
+        let acknowledged = result.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a report was not acknowledged");
+            Vec::new()
+        });
+        self.report_failed = acknowledged.len() < attempts.len();
+        if self.report_failed {
+            self.report_at = time::Instant::now() + REPORT_AGAIN;
+        }
+        let tidy = self.ledger.acknowledged(attempts, &acknowledged);
+        let surplus = self.ledger.surplus();
+        self.untidy.0.extend(tidy);
+        self.untidy.1.extend(surplus);
+        self.tidy_up();
+    }
+
+    /// One job at a time: an attempt is noted as acknowledged before it is removed.
+    pub(super) fn tidy_up(&mut self) {
+        if self.tidying || (self.untidy.0.is_empty() && self.untidy.1.is_empty()) {
+            return;
+        }
+        self.tidying = true;
+        let (acknowledged, surplus) = std::mem::take(&mut self.untidy);
+        let shims = Arc::clone(&self.shims);
+        self.jobs.spawn(async move {
+            let tidied = blocking(move || {
+                let store = &shims.store;
+                let noted = acknowledged.into_iter().map(|attempt| (attempt, store.acknowledge(attempt)));
+                let noted: Vec<_> = noted.collect();
+                let removed = surplus.into_iter().map(|attempt| (attempt, store.forget(attempt)));
+                for (attempt, result) in noted.into_iter().chain(removed) {
+                    if let Err(error) = result {
+                        tracing::warn!(%attempt, %error, "cannot tidy up after an acknowledged attempt");
+                    }
+                }
+                Ok(())
+            });
+            let _ = tidied.await;
+            Job::Tidied
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! Ending what nobody supervises any more, and knowing that it has ended.
+//!
+//! First the shim is asked, for it knows its tree best. Who does not answer is killed: the recorded processes, whatever
+//! descends from them, and whoever was started with the attempt's directory in its environment, until none is left. A
+//! number alone is never killed: its start time must be the recorded one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use proto::AttemptId;
+
+use crate::proc;
+use crate::shim::wire::{Order, ProcessId, ShimState, line};
+use crate::store;
+
+/// Environment variable that names an attempt's directory, in its shim and, unless it clears it, in the whole tree.
+pub(crate) const MARKER: &str = "TASKD_ATTEMPT_DIR";
+
+/// An attempt whose processes may still exist.
+#[derive(Clone, Debug)]
+pub(crate) struct Leftover {
+    pub(crate) attempt: AttemptId,
+    pub(crate) dir: PathBuf,
+    marker: String,
+    recorded: Vec<ProcessId>,
+}
+
+impl Leftover {
+    /// Calls off a start that no shim has read yet, and reads who may be there. Blocking.
+    pub(crate) fn take(attempt: AttemptId, dir: PathBuf) -> io::Result<Self> {
+        absent_is_fine(fs::rename(dir.join(store::START), dir.join(store::CALLED_OFF)))?;
+        // Only now: a shim writes its state before it reads the start.
+        let state: Option<ShimState> = optional(store::read(&dir.join(store::SHIM_STATE)))?;
+        let recorded = state.into_iter().flat_map(|state| [Some(state.shim), state.tree]).flatten().collect();
+        let marker = format!("{MARKER}={}", dir.display());
+        Ok(Self { attempt, dir, marker, recorded })
+    }
+
+    /// Tells the shim, if it listens. Blocking, briefly.
+    pub(crate) fn tell(&self, order: &Order) {
+        let told = connect(&self.dir).and_then(|mut stream| {
+            stream.set_nonblocking(true)?;
+            stream.write_all(&line(order)?)
+        });
+        if let Err(error) = told {
+            tracing::debug!(attempt = %self.attempt, %error, "the shim cannot be told");
+        }
+    }
+}
+
+/// Everyone of these attempts who still runs. Blocking: reads all of `/proc` once.
+pub(crate) fn survivors(leftovers: &[Leftover]) -> Vec<ProcessId> {
+    let table = proc::table();
+    let markers: Vec<&str> = leftovers.iter().map(|leftover| leftover.marker.as_str()).collect();
+    let recorded: Vec<ProcessId> = leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
+    let me = std::process::id().cast_signed();
+    let mut found: Vec<ProcessId> = table
+        .iter()
+        .filter(|row| !row.dead && row.id.pid != me)
+        .filter(|row| {
+            recorded.contains(&row.id) || markers.iter().any(|marker| proc::carries(row.id.pid, marker))
+        })
+        .map(|row| row.id)
+        .collect();
+    let roots: Vec<i32> = found.iter().map(|id| id.pid).collect();
+    found.extend(proc::descendants(&roots, &table));
+    found.retain(|id| id.pid != me);
+    found.sort_unstable_by_key(|id| (id.pid, id.started));
+    found.dedup();
+    found
+}
+
+/// SIGKILL for everyone of these attempts; returns how many there were. Blocking; to be repeated until there is none.
+pub(crate) fn kill(leftovers: &[Leftover]) -> usize {
+    let survivors = survivors(leftovers);
+    for process in &survivors {
+        proc::kill_exactly(*process);
+    }
+    survivors.len()
+}
+
+/// Listens in an attempt's directory, however long its path is: a socket's may have 107 bytes.
+pub(crate) fn listen(dir: &Path) -> io::Result<UnixListener> {
+    let dir = File::open(dir)?;
+    UnixListener::bind(short(&dir))
+}
+
+/// Reaches the shim of an attempt.
+pub(crate) fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let dir = File::open(dir)?;
+    UnixStream::connect(short(&dir))
+}
+
+fn short(dir: &File) -> String {
+    format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), store::SOCKET)
+}
+
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    optional(result).map(|_| ())
+}

@@ -1,0 +1,240 @@
+//! A process task, as the daemon sees it: a shim that was started, is told things, and leaves a record.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::runner::Outcome;
+use proto::task::AttemptEnd;
+use proto::{AttemptId, FencingToken, NodeId};
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::sync::Semaphore;
+use tokio::{task, time};
+
+use crate::ShimProgram;
+use crate::attempt::{Control, EndRequest, Ended};
+use crate::leftovers::{self, Leftover};
+use crate::service::Process;
+use crate::shim::wire::{Order, StartFile, Task, line};
+use crate::store::{self, Store};
+
+/// Between two looks at a tree that is being killed.
+const KILL_AGAIN: Duration = Duration::from_millis(20);
+
+/// What all shims of a runner have in common.
+#[derive(Debug)]
+pub(crate) struct Shims {
+    pub(crate) program: ShimProgram,
+    pub(crate) node: NodeId,
+    pub(crate) store: Store,
+    pub(crate) output_bytes_max: u64,
+    pub(crate) grace: Duration,
+    pub(crate) pid_namespace: bool,
+    /// How many may be in the making at a time: each holds a thread while it is.
+    pub(crate) starting: Semaphore,
+}
+
+/// Runs one attempt to its end: the returned one's whole tree is gone.
+pub(crate) async fn run(
+    shims: Arc<Shims>,
+    attempt: AttemptId,
+    token: FencingToken,
+    process: Process,
+    timeout_ms: Option<u64>,
+    mut control: Control,
+) -> Ended {
+    let clock = Arc::clone(&control.clock);
+    let permit = tokio::select! {
+        biased;
+        request = control.ended() => return Ended::in_memory(attempt, request.end, None, &clock),
+        permit = shims.starting.acquire() => permit,
+    };
+    let Some(deadline) = *control.fence.borrow_and_update() else {
+        let reason = "the right to run had lapsed before it was started".to_owned();
+        return Ended::in_memory(attempt, AttemptEnd::Lost { reason }, None, &clock);
+    };
+    let dir = shims.store.attempt(attempt);
+    let order = StartFile {
+        attempt,
+        task: Task {
+            argv: process.argv,
+            env: process.env.into_iter().collect(),
+            cwd: process.cwd.unwrap_or_else(|| dir.join(store::WORK)),
+        },
+        deadline_ns: deadline.as_nanos(),
+        run_timeout_ms: timeout_ms,
+        grace_ms: shims.grace.as_millis() as u64,
+        output_bytes_max: shims.output_bytes_max,
+        pid_namespace: shims.pid_namespace,
+        reexec: shims.program.args.clone(),
+    };
+    let launched = {
+        let (shims, dir) = (Arc::clone(&shims), dir.clone());
+        blocking(move || launch(&shims, &dir, token, &order)).await
+    };
+    drop(permit);
+    let (child, link) = match launched {
+        Ok(launched) => launched,
+        Err(error) => {
+            let message = format!("cannot start the shim {}: {error}", shims.program.program.display());
+            tracing::error!(%attempt, "{message}");
+            let _ = blocking(move || shims.store.forget(attempt)).await;
+            return Ended::in_memory(attempt, AttemptEnd::Failed { message }, None, &clock);
+        }
+    };
+    let status = attend(attempt, &dir, child, link, &mut control).await;
+    let fallback = fallback(&control.request(), status);
+    let outcome = conclude(attempt, dir, fallback, clock.wall().0).await;
+    let on_disk = outcome.output_bytes.min(shims.output_bytes_max) + 4096;
+    Ended { outcome, on_disk: Some(on_disk) }
+}
+
+/// Blocking: makes the directory, listens for the shim, starts and reaches it.
+fn launch(
+    shims: &Shims,
+    dir: &Path,
+    token: FencingToken,
+    order: &StartFile,
+) -> io::Result<(Child, std::os::unix::net::UnixStream)> {
+    DirBuilder::new().mode(0o700).create(dir)?;
+    if order.task.cwd == dir.join(store::WORK) {
+        DirBuilder::new().mode(0o700).create(&order.task.cwd)?;
+    }
+    store::write(&dir.join(store::START), order)?;
+    let listener = leftovers::listen(dir)?;
+    // Before there is a shim: whatever fails from here on, none is left running behind a reported failure.
+    let link = leftovers::connect(dir)?;
+    link.set_nonblocking(true)?;
+    let mut command = std::process::Command::new(&shims.program.program);
+    command
+        .arg0("taskd-shim")
+        .args(&shims.program.args)
+        .arg(dir)
+        // Elsewhere a shim would keep a file system busy.
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // The daemon's own configuration, secrets among it, is none of the task's business.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKD_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("TASKD_TASK_ID", order.attempt.task.to_string())
+        .env("TASKD_ATTEMPT", order.attempt.number.to_string())
+        .env("TASKD_NODE", shims.node.as_str())
+        .env("TASKD_TOKEN", format!("{}:{}:{}", token.cluster, token.epoch, order.attempt))
+        .env(leftovers::MARKER, dir);
+    Ok((tokio::process::Command::from(command).spawn()?, link))
+}
+
+/// Passes on deadlines and orders until the shim has ended.
+async fn attend(
+    attempt: AttemptId,
+    dir: &Path,
+    mut child: Child,
+    link: std::os::unix::net::UnixStream,
+    control: &mut Control,
+) -> Option<ExitStatus> {
+    let mut link = UnixStream::from_std(link).ok();
+    let mut ending: Option<EndRequest> = None;
+    loop {
+        let hard = ending.as_ref().map(|request| control.until(request.hard_at));
+        tokio::select! {
+            biased;
+            status = child.wait() => return status.ok(),
+            Ok(()) = control.end.changed() => {
+                let Some(request) = control.request() else { continue };
+                let grace_ms = request.grace.as_millis() as u64;
+                tell(&mut link, &Order::Terminate { grace_ms, end: request.end.clone() });
+                ending = Some(request);
+            }
+            Ok(()) = control.fence.changed(), if ending.is_none() => {
+                if let Some(deadline) = *control.fence.borrow_and_update() {
+                    tell(&mut link, &Order::Extend { deadline_ns: deadline.as_nanos() });
+                }
+            }
+            () = time::sleep(hard.unwrap_or_default()), if hard.is_some() => {
+                tracing::warn!(%attempt, "its shim does not end it in time: killing the processes directly");
+                kill_all(attempt, dir.to_owned()).await;
+            }
+        }
+    }
+}
+
+/// Never waits: what a stopped shim does not take is not worth waiting for, its processes are then killed directly.
+fn tell(link: &mut Option<UnixStream>, order: &Order) {
+    let Some(stream) = link else { return };
+    let told = line(order).and_then(|line| Ok(stream.try_write(&line)? == line.len()));
+    // Half a line would garble the next one.
+    if !matches!(told, Ok(true)) {
+        *link = None;
+    }
+}
+
+/// Returns when none of the attempt's processes is left.
+async fn kill_all(attempt: AttemptId, dir: PathBuf) {
+    let mut rounds = 0_u32;
+    loop {
+        let dir = dir.clone();
+        let left =
+            blocking(move || Leftover::take(attempt, dir).map(|leftover| leftovers::kill(&[leftover]))).await;
+        match left {
+            Ok(0) => return,
+            Ok(count) if rounds == 100 => tracing::error!(%attempt, count, "processes survive SIGKILL"),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%attempt, %error, "cannot look for its processes"),
+        }
+        rounds = rounds.saturating_add(1);
+        time::sleep(KILL_AGAIN).await;
+    }
+}
+
+/// What to say of an attempt whose shim left no record.
+fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>) -> AttemptEnd {
+    match (request, status.and_then(|status| status.code())) {
+        (Some(request), _) => request.end.clone(),
+        (None, Some(code)) if code != 0 => {
+            AttemptEnd::Failed { message: format!("its shim could not do its work (exit {code})") }
+        }
+        (None, _) => AttemptEnd::Lost { reason: "its shim was killed".to_owned() },
+    }
+}
+
+/// The shim's record; or, if it left none, one made here once nothing of the tree is left.
+async fn conclude(attempt: AttemptId, dir: PathBuf, fallback: AttemptEnd, now_ms: u64) -> Outcome {
+    let recorded = {
+        let dir = dir.clone();
+        blocking(move || store::read::<Outcome>(&dir.join(store::EXIT))).await
+    };
+    if let Ok(outcome) = recorded {
+        return outcome;
+    }
+    kill_all(attempt, dir.clone()).await;
+    let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0 };
+    let written = {
+        let outcome = outcome.clone();
+        blocking(move || store::write_durably(&dir.join(store::EXIT), &outcome)).await
+    };
+    if let Err(error) = written {
+        tracing::error!(%attempt, %error, "cannot record its end: a crash would lose it");
+    }
+    outcome
+}
+
+/// Disk and process work off the runtime's threads. Short, and always awaited.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(error)),
+    }
+}

@@ -1,0 +1,197 @@
+//! The shim's one loop: output, orders, deadlines, the end.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use clock::{BootClock, Clock, Instant};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::setsid;
+use proto::runner::Outcome;
+use proto::task::AttemptEnd;
+
+use super::capture::Capture;
+use super::ladder::{Ladder, Step};
+use super::orders::Orders;
+use super::tree::{self, Tree};
+use super::wire::{Order, ShimState, StartFile};
+use crate::{proc, store};
+
+/// Between two kills of a tree that may give birth meanwhile.
+const KILL_AGAIN: Duration = Duration::from_millis(10);
+
+/// Runs the attempt whose directory is `dir`. Standard input is the socket to listen on.
+pub(super) fn run(dir: &Path) -> io::Result<()> {
+    prctl::set_name(c"taskd-shim")?;
+    // Not the daemon's session: a Ctrl-C at its terminal is none of the task's business.
+    let _ = setsid();
+    let wanted = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    let signals = tree::signals(&wanted)?;
+    let shim = proc::identify(std::process::id().cast_signed())
+        .ok_or_else(|| io::Error::other("cannot read /proc: is it mounted?"))?;
+    // In this order: whoever renames the start file away finds either this state, or a shim that ends by itself.
+    store::write(&dir.join(store::SHIM_STATE), &ShimState { shim, tree: None })?;
+    let start: StartFile = match store::read(&dir.join(store::START)) {
+        Ok(start) => start,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let clock = BootClock;
+    let started_ms = clock.wall().0;
+    let mut capture = Capture::new(dir, start.output_bytes_max);
+    let (end, ran) = match Supervisor::start(dir, &start, shim, signals, listener, &mut capture) {
+        Ok(Some(supervisor)) => (supervisor.finish()?, true),
+        Ok(None) => {
+            let reason = "its right to run had lapsed before it was started".to_owned();
+            (AttemptEnd::Lost { reason }, false)
+        }
+        Err(error) => (AttemptEnd::Failed { message: error.to_string() }, false),
+    };
+    let outcome = Outcome {
+        attempt: start.attempt,
+        end,
+        started_ms: ran.then_some(started_ms),
+        ended_ms: clock.wall().0,
+        output_bytes: capture.total(),
+    };
+    store::write_durably(&dir.join(store::EXIT), &outcome)
+}
+
+struct Supervisor<'c> {
+    tree: Tree,
+    ladder: Ladder,
+    signals: SignalFd,
+    timer: TimerFd,
+    orders: Orders,
+    output: PipeReader,
+    output_open: bool,
+    capture: &'c mut Capture,
+}
+
+impl<'c> Supervisor<'c> {
+    /// None if it is too late to start.
+    fn start(
+        dir: &Path,
+        start: &StartFile,
+        shim: super::wire::ProcessId,
+        signals: SignalFd,
+        listener: UnixListener,
+        capture: &'c mut Capture,
+    ) -> io::Result<Option<Self>> {
+        let clock = BootClock;
+        let timeout = start.run_timeout_ms.map(|ms| clock.now() + Duration::from_millis(ms));
+        let grace = Duration::from_millis(start.grace_ms);
+        let mut ladder = Ladder::new(Instant::from_nanos(start.deadline_ns), timeout, grace);
+        let mut orders = Orders::new(listener)?;
+        obey(&mut ladder, orders.take(), clock.now());
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
+            .map_err(io::Error::from)?;
+        let (output, writer) = io::pipe()?;
+        let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL)?);
+        fcntl(&output, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        if !ladder.may_start(clock.now()) {
+            return Ok(None);
+        }
+        let tree = Tree::start(start, || Ok(OwnedFd::from(writer.try_clone()?)))?;
+        store::write(&dir.join(store::SHIM_STATE), &ShimState { shim, tree: tree.root() })?;
+        drop(writer);
+        Ok(Some(Self { tree, ladder, signals, timer, orders, output, output_open: true, capture }))
+    }
+
+    /// Goes on until the whole tree is gone.
+    fn finish(mut self) -> io::Result<AttemptEnd> {
+        let clock = BootClock;
+        let mut verdict = None;
+        loop {
+            self.tree.reap()?;
+            // The task's own end counts if it came before any order to end it.
+            if verdict.is_none() {
+                verdict = self.ladder.verdict().or(self.tree.ended()).cloned();
+            }
+            if self.tree.is_gone() {
+                self.pump(usize::MAX);
+                return Ok(verdict.unwrap_or(AttemptEnd::Exited { code: 0 }));
+            }
+            let now = clock.now();
+            let step = if self.tree.ended().is_some() { Step::Kill } else { self.ladder.step(now) };
+            match step {
+                Step::Terminate => self.tree.terminate(),
+                Step::Kill => self.tree.kill(),
+                Step::Wait => {}
+            }
+            let again = (step == Step::Kill && self.tree.kill_again()).then_some(now + KILL_AGAIN);
+            self.arm(again.or_else(|| self.ladder.next()))?;
+            self.wait()?;
+            self.pump(16);
+            let orders = self.orders.take();
+            obey(&mut self.ladder, orders, clock.now());
+            while let Some(signal) = self.signals.read_signal()? {
+                if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                    let reason = format!("its supervisor was told to end by signal {}", signal.ssi_signo);
+                    self.ladder.end(clock.now(), Duration::from_secs(2), AttemptEnd::Lost { reason });
+                }
+            }
+        }
+    }
+
+    fn arm(&self, at: Option<Instant>) -> io::Result<()> {
+        match at {
+            Some(at) => {
+                // Zero would disarm it.
+                let due = TimeSpec::from_duration(Duration::from_nanos(at.as_nanos().max(1)));
+                self.timer.set(Expiration::OneShot(due), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            }
+            None => self.timer.unset()?,
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut fds: Vec<PollFd<'_>> = [self.signals.as_fd(), self.timer.as_fd()]
+            .into_iter()
+            .chain(self.output_open.then(|| self.output.as_fd()))
+            .chain(self.orders.fds())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves output to disk, at most `rounds` buffers of it.
+    fn pump(&mut self, rounds: usize) {
+        let mut buffer = [0; 64 * 1024];
+        for _ in 0..rounds {
+            if !self.output_open {
+                return;
+            }
+            match self.output.read(&mut buffer) {
+                Ok(0) => self.output_open = false,
+                Ok(count) => self.capture.write(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.output_open = false,
+            }
+        }
+    }
+}
+
+fn obey(ladder: &mut Ladder, orders: Vec<Order>, now: Instant) {
+    for order in orders {
+        match order {
+            Order::Extend { deadline_ns } => ladder.extend(Instant::from_nanos(deadline_ns)),
+            Order::Terminate { grace_ms, end } => ladder.end(now, Duration::from_millis(grace_ms), end),
+            Order::Kill { end } => ladder.end(now, Duration::ZERO, end),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The processes of one task: how they are started, signalled, and known to be gone.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use proto::task::AttemptEnd;
+
+use super::wire::{INIT_STAGE, InitOrder, InitReport, ProcessId, StartFile, Task, line};
+use crate::proc;
+
+/// A started tree.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// The init, or the task itself.
+    root: Pid,
+    /// Present with a PID namespace.
+    link: Option<UnixStream>,
+    /// How the task itself ended.
+    ended: Option<AttemptEnd>,
+    gone: bool,
+}
+
+impl Tree {
+    /// Starts the task with `output` for its standard output and error.
+    pub(super) fn start(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        if start.pid_namespace && unshare(CloneFlags::CLONE_NEWPID).is_ok() {
+            Self::in_namespace(start, output)
+        } else {
+            Self::in_group(start, output)
+        }
+    }
+
+    fn in_namespace(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        // The child's own /proc/self/exe: right even if the file was replaced by an upgrade.
+        let init = Command::new("/proc/self/exe")
+            .arg0("taskd-init")
+            .args(&start.reexec)
+            .arg(INIT_STAGE)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(output()?)
+            .stderr(output()?)
+            .spawn()?;
+        let mut byte_by_byte = Vec::new();
+        while byte_by_byte.last() != Some(&b'\n') {
+            let mut byte = [0];
+            ours.read_exact(&mut byte)?;
+            byte_by_byte.push(byte[0]);
+        }
+        ours.write_all(&line(&InitOrder::Run(start.task.clone()))?)?;
+        Ok(Self { root: Pid::from_raw(init.id().cast_signed()), link: Some(ours), ended: None, gone: false })
+    }
+
+    fn in_group(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        prctl::set_child_subreaper(true)?;
+        match command(&start.task).stdout(output()?).stderr(output()?).spawn() {
+            Ok(child) => Ok(Self {
+                root: Pid::from_raw(child.id().cast_signed()),
+                link: None,
+                ended: None,
+                gone: false,
+            }),
+            Err(error) => Err(io::Error::new(error.kind(), spawn_failure(&start.task, &error))),
+        }
+    }
+
+    /// For the record: the process whose end is the tree's.
+    pub(super) fn root(&self) -> Option<ProcessId> {
+        proc::identify(self.root.as_raw())
+    }
+
+    /// SIGTERM for all.
+    pub(super) fn terminate(&mut self) {
+        match &mut self.link {
+            Some(link) => {
+                let _ = line(&InitOrder::Terminate).and_then(|order| link.write_all(&order));
+            }
+            None => self.signal_all(Signal::SIGTERM),
+        }
+    }
+
+    /// SIGKILL for all; to be repeated until [`is_gone`](Self::is_gone).
+    pub(super) fn kill(&self) {
+        match self.link {
+            Some(_) => {
+                let _ = kill(self.root, Signal::SIGKILL);
+            }
+            None => self.signal_all(Signal::SIGKILL),
+        }
+    }
+
+    /// Whether [`kill`](Self::kill) must be repeated: nobody else ends processes that are born meanwhile.
+    pub(super) fn kill_again(&self) -> bool {
+        self.link.is_none()
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        // As the subreaper this process is the ancestor of whatever the task ever started, double forks included.
+        let all = proc::descendants(&[std::process::id().cast_signed()], &proc::table());
+        for process in &all {
+            let _ = kill(Pid::from_raw(process.pid), signal);
+        }
+        // Only where /proc cannot be read.
+        if all.is_empty() && self.ended.is_none() {
+            let _ = killpg(self.root, signal);
+        }
+    }
+
+    /// Collects the dead.
+    pub(super) fn reap(&mut self) -> io::Result<()> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.root => {
+                    self.root_ended(AttemptEnd::Exited { code })
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.root => {
+                    self.root_ended(AttemptEnd::Signaled { signal: signal as i32 });
+                }
+                Ok(WaitStatus::StillAlive) => return Ok(()),
+                Err(nix::Error::ECHILD) => {
+                    self.gone = true;
+                    return Ok(());
+                }
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn root_ended(&mut self, end: AttemptEnd) {
+        let Some(link) = &mut self.link else {
+            self.ended = Some(end);
+            return;
+        };
+        // The init has ended, so its last words are in the socket and its end of it is closed.
+        let last = BufReader::new(link).lines().map_while(Result::ok).last();
+        self.ended = Some(match last.and_then(|text| serde_json::from_str(&text).ok()) {
+            Some(InitReport::Exited { code }) => AttemptEnd::Exited { code },
+            Some(InitReport::Signaled { signal }) => AttemptEnd::Signaled { signal },
+            Some(InitReport::Failed { message }) => AttemptEnd::Failed { message },
+            Some(InitReport::Ready) | None => end,
+        });
+    }
+
+    /// How the task itself ended, once it has; others of the tree may be left.
+    pub(super) fn ended(&self) -> Option<&AttemptEnd> {
+        self.ended.as_ref()
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
+
+/// The task's command, in its own process group and with nothing on standard input.
+pub(super) fn command(task: &Task) -> Command {
+    let mut command = Command::new(task.argv.first().map_or("", String::as_str));
+    command
+        .args(task.argv.iter().skip(1))
+        .envs(task.env.iter().map(|(key, value)| (key, value)))
+        .current_dir(&task.cwd)
+        .process_group(0)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Why a task could not be executed, for people.
+pub(super) fn spawn_failure(task: &Task, error: &io::Error) -> String {
+    let program = task.argv.first().map_or("", String::as_str);
+    if task.cwd.is_dir() {
+        format!("cannot execute {program:?}: {error}")
+    } else {
+        format!("cannot execute {program:?}: its working directory {} is not there", task.cwd.display())
+    }
+}
+
+/// Turns `wanted` from interruptions into something to poll. Children start with none blocked: the standard library
+/// sees to that.
+pub(super) fn signals(wanted: &[Signal]) -> io::Result<SignalFd> {
+    let set: SigSet = wanted.iter().copied().collect();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}

@@ -1,0 +1,239 @@
+//! The runner's directory:
+//!
+//! ```text
+//! <data_dir>/runner/
+//!     lock                          held by the daemon that owns the rest
+//!     incarnations.json             the machine, the lives of its daemon, which of them left nothing behind
+//!     attempts/<task>.<n>/          start.json shim.json ctl out.* work/, and exit.json: the spooled outcome
+//!                                   … which becomes done.json when a leader has acknowledged it
+//!     refused/{current,previous}    attempts that this node has given up for ever
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use proto::runner::Outcome;
+use proto::{AttemptId, Incarnation};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The daemon's order to the shim.
+pub(crate) const START: &str = "start.json";
+/// What an order becomes that has been called off.
+pub(crate) const CALLED_OFF: &str = "start.called-off";
+/// The processes of the attempt.
+pub(crate) const SHIM_STATE: &str = "shim.json";
+/// The shim's socket.
+pub(crate) const SOCKET: &str = "ctl";
+/// The outcome that no leader has acknowledged.
+pub(crate) const EXIT: &str = "exit.json";
+/// The outcome that one has.
+pub(crate) const DONE: &str = "done.json";
+/// The working directory of a task that names none.
+pub(crate) const WORK: &str = "work";
+
+/// Lives that are remembered.
+const HISTORY_MAX: usize = 64;
+
+/// Writes atomically: readers see the old content or the new.
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    fs::rename(temporary, path)
+}
+
+/// Writes atomically, and has it on disk when it returns.
+pub(crate) fn write_durably(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// `incarnations.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lives {
+    pub(crate) machine_id: String,
+    /// Oldest first; the last is the present one.
+    pub(crate) history: Vec<Incarnation>,
+    /// Those of them whose leftovers are all ended.
+    pub(crate) ended: Vec<Incarnation>,
+}
+
+impl Lives {
+    /// The record with a new life, and whether what lies in the directory was left by this very machine: a copied
+    /// disk's twin may still run.
+    pub(crate) fn begin(old: Option<Lives>, machine_id: &str, incarnation: Incarnation) -> (Lives, bool) {
+        let (mut lives, ours) = match old {
+            Some(old) if old.machine_id == machine_id => (old, true),
+            other => {
+                let machine_id = machine_id.to_owned();
+                (Lives { machine_id, history: Vec::new(), ended: Vec::new() }, other.is_none())
+            }
+        };
+        lives.history.retain(|life| *life != incarnation);
+        lives.history.push(incarnation);
+        let surplus = lives.history.len().saturating_sub(HISTORY_MAX);
+        lives.history.drain(..surplus);
+        lives.ended.retain(|life| lives.history.contains(life) && *life != incarnation);
+        (lives, ours)
+    }
+
+    /// Every earlier life has left nothing.
+    pub(crate) fn end_predecessors(&mut self) {
+        self.ended = self.history.iter().rev().skip(1).rev().copied().collect();
+    }
+}
+
+/// Paths under the runner's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Creates what is missing, readable by the owner alone, and takes the lock.
+    pub(crate) fn open(data_dir: &Path) -> Result<(Self, File), OpenError> {
+        let root = data_dir.join("runner");
+        let create = |dir| DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        create(root.clone())?;
+        // One name in every life: processes carry it, and the shim's working directory is another.
+        let store = Self { root: root.canonicalize()? };
+        create(store.attempts())?;
+        create(store.refused())?;
+        let lock = File::create(store.root.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok((store, lock)),
+            Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse),
+            Err(fs::TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn lives(&self) -> PathBuf {
+        self.root.join("incarnations.json")
+    }
+
+    pub(crate) fn attempts(&self) -> PathBuf {
+        self.root.join("attempts")
+    }
+
+    pub(crate) fn refused(&self) -> PathBuf {
+        self.root.join("refused")
+    }
+
+    pub(crate) fn attempt(&self, attempt: AttemptId) -> PathBuf {
+        self.attempts().join(attempt.to_string())
+    }
+
+    /// Attempts that have a directory.
+    pub(crate) fn list(&self) -> io::Result<Vec<AttemptId>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.attempts())? {
+            found.extend(entry?.file_name().to_str().and_then(parse));
+        }
+        Ok(found)
+    }
+
+    /// The outcome of an attempt, and whether a leader has acknowledged it.
+    pub(crate) fn outcome(&self, attempt: AttemptId) -> io::Result<Option<(Outcome, bool)>> {
+        for (name, acknowledged) in [(EXIT, false), (DONE, true)] {
+            match read(&self.attempt(attempt).join(name)) {
+                Ok(outcome) => return Ok(Some((outcome, acknowledged))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes that a leader has the outcome; of the rest only the output is kept. A crash may undo the note: the
+    /// outcome is then reported, and acknowledged, once more.
+    pub(crate) fn acknowledge(&self, attempt: AttemptId) -> io::Result<()> {
+        let dir = self.attempt(attempt);
+        fs::rename(dir.join(EXIT), dir.join(DONE))?;
+        let _ = fs::remove_dir_all(dir.join(WORK));
+        for name in [SOCKET, START, CALLED_OFF, SHIM_STATE] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn forget(&self, attempt: AttemptId) -> io::Result<()> {
+        match fs::remove_dir_all(self.attempt(attempt)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why the directory cannot be had.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    InUse,
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The inverse of an attempt's `Display`.
+pub(crate) fn parse(name: &str) -> Option<AttemptId> {
+    let (task, number) = name.split_once('.')?;
+    Some(AttemptId { task: task.parse().ok()?, number: number.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn life(n: u128) -> Incarnation {
+        Incarnation::from_u128(n)
+    }
+
+    #[test]
+    fn lives_follow_each_other_on_one_machine() {
+        let (first, ours) = Lives::begin(None, "m", life(1));
+        assert!(ours && first.ended.is_empty());
+        let (mut second, ours) = Lives::begin(Some(first), "m", life(2));
+        assert!(ours && second.ended.is_empty(), "nothing is claimed before it is done");
+        second.end_predecessors();
+        assert_eq!(
+            (second.history.as_slice(), second.ended.as_slice()),
+            (&[life(1), life(2)][..], &[life(1)][..])
+        );
+    }
+
+    #[test]
+    fn a_copied_disk_claims_nothing() {
+        let (first, _) = Lives::begin(None, "m", life(1));
+        let (mut twin, ours) = Lives::begin(Some(first), "other", life(2));
+        twin.end_predecessors();
+        assert!(!ours && twin.ended.is_empty());
+    }
+
+    #[test]
+    fn the_history_is_bounded() {
+        let mut lives = None;
+        for n in 0..200 {
+            let (mut next, _) = Lives::begin(lives, "m", life(n));
+            next.end_predecessors();
+            lives = Some(next);
+        }
+        let lives = lives.unwrap();
+        assert_eq!((lives.history.len(), lives.ended.len()), (HISTORY_MAX, HISTORY_MAX - 1));
+    }
+}
