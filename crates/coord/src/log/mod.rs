@@ -173,8 +173,9 @@ impl TaskLog {
 
 impl Drop for TaskLog {
     fn drop(&mut self) {
-        self.writer.abort_all();
+        // Before the abort: the writer must not take its end for an accident.
         let done = self.shared.core().give_up();
         Shared::tell(done);
+        self.writer.abort_all();
     }
 }
