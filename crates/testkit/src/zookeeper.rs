@@ -1,6 +1,6 @@
 //! Debian's ZooKeeper as child processes.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -41,21 +41,23 @@ pub fn missing() -> Option<String> {
 pub struct Zoo {
     /// `tickTime`: sessions may last 2 to 20 of them.
     pub tick: Duration,
+    /// The address that clients connect to.
+    pub address: Ipv4Addr,
 }
 
 impl Default for Zoo {
-    /// A tick of 500 ms: sessions of 1 to 10 s.
+    /// A tick of 500 ms: sessions of 1 to 10 s; on 127.0.0.1.
     fn default() -> Self {
-        Self { tick: Duration::from_millis(500) }
+        Self { tick: Duration::from_millis(500), address: Ipv4Addr::LOCALHOST }
     }
 }
 
-/// One server on a loopback port, with its data in a temporary directory. It is killed when this is dropped, and when
+/// One server, on a loopback port unless told otherwise, with its data in a temporary directory. It is killed when this is dropped, and when
 /// this process ends.
 #[derive(Debug)]
 pub struct ZooKeeper {
     dir: TempDir,
-    port: u16,
+    address: SocketAddrV4,
     process: Option<Process>,
 }
 
@@ -88,21 +90,22 @@ impl ZooKeeper {
     fn prepare(zoo: Zoo, port: u16, peers: &str, id: Option<usize>) -> Self {
         let dir = tempfile::Builder::new().prefix("zookeeper-").tempdir().expect("a temporary directory");
         let config = format!(
-            "tickTime={}\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
+            "tickTime={}\ndataDir={}\nclientPort={port}\nclientPortAddress={}\nmaxClientCnxns=0\n\
              admin.enableServer=false\n4lw.commands.whitelist=*\ninitLimit=20\nsyncLimit=4\n{peers}",
             zoo.tick.as_millis(),
             dir.path().display(),
+            zoo.address,
         );
         std::fs::write(dir.path().join("zoo.cfg"), config).expect("the configuration can be written");
         if let Some(id) = id {
             std::fs::write(dir.path().join("myid"), id.to_string()).expect("the id can be written");
         }
-        Self { dir, port, process: None }
+        Self { dir, address: SocketAddrV4::new(zoo.address, port), process: None }
     }
 
     /// The connect string of this server.
     pub fn hosts(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// What the server has printed so far.
@@ -157,7 +160,7 @@ impl ZooKeeper {
     /// The answer to a four-letter word, if the server gives one within a second.
     pub async fn ask(&self, word: &str) -> Option<String> {
         let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            let mut stream = TcpStream::connect(self.address).await.ok()?;
             stream.write_all(word.as_bytes()).await.ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.ok()?;
