@@ -24,7 +24,7 @@ pub(super) fn run() -> io::Result<()> {
     link.write_all(&line(&InitReport::Ready)?)?;
     let mut orders = BufReader::new(link.try_clone()?);
     let InitOrder::Run(task) = next(&mut orders)? else { return Ok(()) };
-    let child = match tree::command(&task).spawn() {
+    let child = match tree::spawn(&mut tree::command(&task)) {
         Ok(child) => Pid::from_raw(child.id().cast_signed()),
         Err(error) => {
             let message = tree::spawn_failure(&task, &error);
@@ -32,17 +32,19 @@ pub(super) fn run() -> io::Result<()> {
         }
     };
     loop {
-        let mut fds =
-            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(link.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let told = fds[1].any().unwrap_or(true);
-        while signals.read_signal()?.is_some() {}
         if let Some(report) = reap(child)? {
             return link.write_all(&line(&report)?);
         }
+        let mut fds =
+            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(link.as_fd(), PollFlags::POLLIN)];
+        // Nothing polls readable for what the reader has taken in already.
+        let waiting = orders.buffer().is_empty();
+        match poll(&mut fds, if waiting { PollTimeout::NONE } else { PollTimeout::ZERO }) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let told = !waiting || fds[1].any().unwrap_or(true);
+        while signals.read_signal()?.is_some() {}
         if told {
             match next(&mut orders)? {
                 // Everyone in the namespace but this process.

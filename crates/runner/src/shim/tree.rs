@@ -4,11 +4,11 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -42,14 +42,14 @@ impl Tree {
     fn in_namespace(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
         // The child's own /proc/self/exe: right even if the file was replaced by an upgrade.
-        let init = Command::new("/proc/self/exe")
-            .arg0("taskd-init")
+        let mut init = Command::new("/proc/self/exe");
+        init.arg0("taskd-init")
             .args(&start.reexec)
             .arg(INIT_STAGE)
             .stdin(OwnedFd::from(theirs))
             .stdout(output()?)
-            .stderr(output()?)
-            .spawn()?;
+            .stderr(output()?);
+        let init = spawn(&mut init)?;
         let mut byte_by_byte = Vec::new();
         while byte_by_byte.last() != Some(&b'\n') {
             let mut byte = [0];
@@ -62,7 +62,7 @@ impl Tree {
 
     fn in_group(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
-        match command(&start.task).stdout(output()?).stderr(output()?).spawn() {
+        match spawn(command(&start.task).stdout(output()?).stderr(output()?)) {
             Ok(child) => Ok(Self {
                 root: Pid::from_raw(child.id().cast_signed()),
                 link: None,
@@ -183,8 +183,17 @@ pub(super) fn spawn_failure(task: &Task, error: &io::Error) -> String {
     }
 }
 
-/// Turns `wanted` from interruptions into something to poll. Children start with none blocked: the standard library
-/// sees to that.
+/// Executes `command` with no signal blocked. A program inherits the mask, and one that this process polls for would
+/// never reach it: a task would not hear SIGTERM. Whoever calls this reaps once afterwards, because a SIGCHLD may go
+/// by meanwhile.
+pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let polled = SigSet::all().thread_swap_mask(SigmaskHow::SIG_UNBLOCK)?;
+    let spawned = command.spawn();
+    polled.thread_set_mask()?;
+    spawned
+}
+
+/// Turns `wanted` from interruptions into something to poll.
 pub(super) fn signals(wanted: &[Signal]) -> io::Result<SignalFd> {
     let set: SigSet = wanted.iter().copied().collect();
     set.thread_block()?;
