@@ -230,3 +230,32 @@ async fn bodies_are_kept_while_they_are_referred_to() {
     next.stop(SOON).await.unwrap();
     session.close(SOON).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_the_leading_server_leaves_no_hole() {
+    let Some(mut ensemble) = testkit::ensemble_or_skip(3).await else { return };
+    let before = session(ensemble.hosts()).await;
+    let (log, _) = term(&before.link(), LogOptions::default()).await;
+    let handle = log.handle();
+    let commits: Vec<Commit> =
+        (0..3000).map(|key| handle.append(put(key, 1, vec![1; 500])).unwrap()).collect();
+    let mut commits = commits.into_iter();
+    for commit in commits.by_ref().take(300) {
+        done(commit).await.unwrap();
+    }
+    let leader = ensemble.leader().await;
+    ensemble.servers[leader].kill().await;
+    let mut confirmed = 300;
+    for commit in commits {
+        // An election may take longer than a session lives; then the rest is not known, and said so.
+        confirmed += usize::from(tokio::time::timeout(SOON * 3, commit).await.expect("it resolves").is_ok());
+    }
+    let after = session(ensemble.hosts()).await;
+    let (_log, live) = term(&after.link(), LogOptions::default()).await;
+    let live = states(&live);
+    assert!((0..live.len() as u128).eq(live.keys().copied()), "a prefix of the appends, without a gap");
+    assert!(live.len() >= confirmed, "{} found, {confirmed} confirmed", live.len());
+    after.close(SOON).await.unwrap();
+    drop(log);
+    before.abandon();
+}
