@@ -197,6 +197,7 @@ impl Builder {
                 node: config.node.id.clone(),
                 hosts: format!("{}{}", config.coordination.hosts, config.coordination.root),
                 session_timeout: config.coordination.session_timeout,
+                tick: config.coordination.tick,
             },
             clock,
             stop_within: config.stop.deadline,

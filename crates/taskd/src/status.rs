@@ -24,12 +24,19 @@ const MEMBER_WITHIN: Duration = Duration::from_millis(700);
 /// Members asked at a time.
 const MEMBERS_AT_ONCE: usize = 16;
 
+/// How a member is shown that does not answer.
+const UNREACHABLE: &str = "unreachable";
+
+/// What a claim takes beyond session timeout and tick.
+const EXPIRY_SLACK: Duration = Duration::from_millis(500);
+
 /// What does not change while a node runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
     pub(crate) hosts: String,
     pub(crate) session_timeout: Duration,
+    pub(crate) tick: Duration,
 }
 
 /// The cluster as this node sees it, completed by its peers.
@@ -65,9 +72,34 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
         for (address, answer) in answers {
             merge(&mut status, &address, answer);
         }
+        judge_leader(&mut status, &parts.identity, published.view.as_deref());
         judge_members(&mut status);
     }
     status
+}
+
+/// A leader that does not answer leads nobody, whatever its session still says.
+fn judge_leader(status: &mut ClusterStatus, identity: &Identity, view: Option<&View>) {
+    let Some(leader) = status.leader.as_mut() else { return };
+    let silent = status.members.iter().any(|member| member.node == leader.node && member.phase == UNREACHABLE);
+    if !silent || leader.node == identity.node {
+        return;
+    }
+    leader.serving = false;
+    let next = view
+        .and_then(|view| view.candidates.iter().find(|candidate| **candidate != leader.node))
+        .map_or_else(|| "no other node is ready to lead".to_owned(), |next| format!("{next} takes over"));
+    status.summary = format!(
+        "NO LEADER: {} (epoch {}) does not answer; {next} once its session has expired, at most {} after its end",
+        leader.node,
+        leader.epoch,
+        seconds(identity.session_timeout + identity.tick + EXPIRY_SLACK)
+    );
+    status.health = Health::NoLeader;
+    status.remedy = Some(format!(
+        "wait; if this stays, {} is cut off from this node but not from ZooKeeper: check the network between them",
+        leader.address
+    ));
 }
 
 async fn ask(parts: &Parts, address: &str) -> Option<ClusterStatus> {
@@ -81,7 +113,7 @@ async fn ask(parts: &Parts, address: &str) -> Option<ClusterStatus> {
 fn merge(status: &mut ClusterStatus, address: &str, answer: Option<ClusterStatus>) {
     let Some(member) = status.members.iter_mut().find(|member| member.address == address) else { return };
     let Some(theirs) = answer else {
-        "unreachable".clone_into(&mut member.phase);
+        UNREACHABLE.clone_into(&mut member.phase);
         member.note = Some("does not answer on its address".to_owned());
         return;
     };
@@ -256,39 +288,18 @@ pub(crate) fn why_no_leader(published: &Published, now: Instant) -> String {
     let span =
         view.leaderless_since.map_or_else(String::new, |since| format!(" for {}", seconds(now.since(since))));
     match &view.link {
-        LinkState::Disconnected { since } => {
-            return format!(
-                "NO LEADER known here{span}: this node has had no connection to ZooKeeper for {}",
-                seconds(now.since(*since))
-            );
-        }
+        LinkState::Disconnected { since } => format!(
+            "NO LEADER known here{span}: this node has had no connection to ZooKeeper for {}",
+            seconds(now.since(*since))
+        ),
         LinkState::Ended(ended) => {
-            return format!(
-                "NO LEADER known here{span}: this node's session has ended ({ended}); it joins again"
-            );
+            format!("NO LEADER known here{span}: this node's session has ended ({ended}); it joins again")
         }
-        LinkState::Connected { .. } => {}
+        LinkState::Connected { .. } => {
+            let why = view.why_no_leader.as_deref().unwrap_or("a leader has just appeared");
+            format!("NO LEADER{span}: {why}")
+        }
     }
-    if let Some(leader) = &view.leader
-        && !leader.serving
-    {
-        return format!(
-            "NO LEADER serving{span}: {} is elected (epoch {}) and recovers the task database",
-            leader.node, leader.epoch
-        );
-    }
-    let held: Vec<_> = view
-        .held_down
-        .iter()
-        .map(|(node, left)| format!("{node} is held down for {}", seconds(*left)))
-        .collect();
-    let next = match view.candidates.first() {
-        Some(first) => format!("{first} is first in line and claims within its grace"),
-        None if view.members.is_empty() => "no node is a member".to_owned(),
-        None => format!("none of the {} members is ready to lead", view.members.len()),
-    };
-    let held = if held.is_empty() { String::new() } else { format!("; {}", held.join("; ")) };
-    format!("NO LEADER{span}: {next}{held}")
 }
 
 fn remedy(published: &Published, identity: &Identity) -> Option<String> {
