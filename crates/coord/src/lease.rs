@@ -161,6 +161,9 @@ pub struct Lease {
 impl Lease {
     /// Starts probing. `authority` are the checks that must hold, `probe_path` a node that nobody watches (it is
     /// created if missing), `first_proof` the send instant of the committed write that took the authority.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn start(
         link: Link,
         authority: Vec<Op>,
@@ -192,6 +195,9 @@ impl Lease {
     }
 
     /// Gives authority up and stops probing.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it has given authority up and stopped probing all the same.
     pub async fn stop(mut self) {
         self.flag.drop_now();
         while self.tasks.join_next().await.is_some() {}

@@ -142,6 +142,19 @@ async fn what_nobody_wants_any_more_is_undone() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_dropped_unread_is_undone() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let session = session(zookeeper.hosts()).await;
+    let link = session.link();
+    // Not polled while the answer comes, as in a `select!` that takes another branch.
+    let unread = link.write(ephemeral("/test/unread"), SOON);
+    present(&link, "/test/unread").await;
+    drop(unread);
+    absent(&link, "/test/unread").await;
+    session.close(SOON).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_second_claim_waits_for_the_undoing_of_the_first() {
     let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
     let proxy = Proxy::start(zookeeper.hosts()).await;

@@ -87,6 +87,14 @@ impl ZooKeeper {
         server
     }
 
+    /// Starts an ensemble with the defaults and waits until each of its servers serves.
+    ///
+    /// # Panics
+    /// They do not serve within a minute.
+    pub async fn start_ensemble(servers: usize) -> Ensemble {
+        Ensemble::start(servers).await
+    }
+
     fn prepare(zoo: Zoo, port: u16, peers: &str, id: Option<usize>) -> Self {
         let dir = tempfile::Builder::new().prefix("zookeeper-").tempdir().expect("a temporary directory");
         let config = format!(

@@ -21,12 +21,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, poll};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::unconstrained;
 use zookeeper_client as zk;
 
 use super::read_back::{Fate, read_back};
-use super::{Mode, Op, OpResult, Rejection, Request, Undo, Write, WriteError};
+use super::{Done, Mode, Op, OpResult, QUEUE_MAX, Rejection, Reply, Request, Undo, Write, WriteError};
 use crate::session::{another, connected, over};
 use crate::{Ended, Link, LinkState, Stat};
 
@@ -56,6 +56,7 @@ pub(crate) async fn run(link: Link, mut queue: mpsc::Receiver<Request>) {
     // the undoing of an earlier one, or it would be what is undone.
     let mut busy: Vec<String> = Vec::new();
     let mut held: Option<Request> = None;
+    let (unwanted, mut returned) = mpsc::channel(QUEUE_MAX);
     let ended = loop {
         let now = *state.borrow_and_update();
         if let LinkState::Ended(ended) = now {
@@ -63,7 +64,7 @@ pub(crate) async fn run(link: Link, mut queue: mpsc::Receiver<Request>) {
         }
         let connected = now.connection().is_some();
         if let Some(request) = held.take_if(|held| connected && !conflicts(&busy, &held.write)) {
-            launch(&link, request, &mut flights, &mut busy).await;
+            launch(&link, request, &unwanted, &mut flights, &mut busy).await;
             continue;
         }
         let room = connected && held.is_none() && flights.len() < IN_FLIGHT_MAX;
@@ -71,9 +72,10 @@ pub(crate) async fn run(link: Link, mut queue: mpsc::Receiver<Request>) {
             biased;
             changed = state.changed() => if changed.is_err() { break Ended::Closed },
             Some(paths) = flights.next(), if !flights.is_empty() => busy.retain(|path| !paths.contains(path)),
+            Some(results) = returned.recv() => flights.push(Box::pin(undo_returned(link.clone(), results))),
             request = queue.recv(), if room => match request {
                 Some(request) if conflicts(&busy, &request.write) => held = Some(request),
-                Some(request) => launch(&link, request, &mut flights, &mut busy).await,
+                Some(request) => launch(&link, request, &unwanted, &mut flights, &mut busy).await,
                 None => break over(state.clone()).await,
             },
         }
@@ -106,6 +108,7 @@ fn conflicts(busy: &[String], write: &Write) -> bool {
 async fn launch(
     link: &Link,
     request: Request,
+    unwanted: &mpsc::Sender<Vec<OpResult>>,
     flights: &mut FuturesUnordered<Flight>,
     busy: &mut Vec<String>,
 ) {
@@ -117,30 +120,38 @@ async fn launch(
     busy.extend_from_slice(&paths);
     // The first poll hands the request to the client: now, whatever tokio thinks of this task's budget, so that the
     // order of the queue is that on the wire.
-    let mut flight: Flight = Box::pin(unconstrained(fly(link.clone(), request, paths)));
+    let mut flight: Flight = Box::pin(unconstrained(fly(link.clone(), request, unwanted.clone(), paths)));
     match poll!(&mut flight) {
         Poll::Ready(paths) => busy.retain(|path| !paths.contains(path)),
         Poll::Pending => flights.push(flight),
     }
 }
 
-async fn fly(link: Link, request: Request, paths: Vec<String>) -> Vec<String> {
+async fn fly(
+    link: Link,
+    request: Request,
+    unwanted: mpsc::Sender<Vec<OpResult>>,
+    paths: Vec<String>,
+) -> Vec<String> {
     let Request { write, reply } = request;
     let result = drive(&link, &write, &reply).await;
-    if let Err(Ok(unwanted)) = reply.send(result)
+    let unwanted = (write.undo == Undo::DeleteOwn).then_some(unwanted);
+    if let Err(Ok(done)) = reply.send(result.map(|results| Done { results, unwanted }))
         && write.undo == Undo::DeleteOwn
     {
-        undo(&link, unwanted).await;
+        // Here, and not by way of the queue, so that the paths stay busy until then.
+        undo(&link, done.accept()).await;
     }
     paths
 }
 
+async fn undo_returned(link: Link, results: Vec<OpResult>) -> Vec<String> {
+    undo(&link, results).await;
+    Vec::new()
+}
+
 /// Until the fate of the write is known or the session is over.
-async fn drive(
-    link: &Link,
-    write: &Write,
-    reply: &oneshot::Sender<Result<Vec<OpResult>, WriteError>>,
-) -> Result<Vec<OpResult>, WriteError> {
+async fn drive(link: &Link, write: &Write, reply: &Reply) -> Result<Vec<OpResult>, WriteError> {
     let mut state = link.state();
     loop {
         let connection = connected(&mut state).await.map_err(WriteError::Ended)?;

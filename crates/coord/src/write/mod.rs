@@ -208,7 +208,35 @@ pub enum Rejection {
 pub(crate) struct Request {
     pub(crate) write: Write,
     /// Closed once the caller has given up.
-    pub(crate) reply: oneshot::Sender<Result<Vec<OpResult>, WriteError>>,
+    pub(crate) reply: Reply,
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Done, WriteError>>;
+
+/// A write that was done, on its way to its caller. Dropped on that way, because the caller gave up just then, it goes
+/// back to the actor to be undone.
+#[derive(Debug)]
+pub(crate) struct Done {
+    results: Vec<OpResult>,
+    /// Where to send it back, if it is to be undone.
+    unwanted: Option<mpsc::Sender<Vec<OpResult>>>,
+}
+
+impl Done {
+    fn accept(mut self) -> Vec<OpResult> {
+        self.unwanted = None;
+        std::mem::take(&mut self.results)
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        let Some(unwanted) = self.unwanted.take() else { return };
+        // A closed queue is an ended session, which takes the ephemerals along.
+        if let Err(TrySendError::Full(results)) = unwanted.try_send(std::mem::take(&mut self.results)) {
+            tracing::error!(?results, "too many writes to undo at once: these stay until the session ends");
+        }
+    }
 }
 
 /// The actor's letter box.
@@ -245,7 +273,7 @@ impl Submissions {
                 answer.await.ok()
             };
             match tokio::time::timeout(within, exchange).await {
-                Ok(Some(result)) => result,
+                Ok(Some(result)) => result.map(Done::accept),
                 // The actor is gone, which it only is with its session.
                 Ok(None) => Err(WriteError::Ended(state.borrow().ended().unwrap_or(Ended::Closed))),
                 Err(_) => match state.borrow().ended() {
