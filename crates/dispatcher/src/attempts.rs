@@ -134,8 +134,8 @@ impl Core {
                 Some(task) if ready && Some(open.life) == life => {
                     open.sent = Sent::InFlight;
                     // Bodies count in full: they are fetched into the call.
-                    bytes += task.body.map_or(task.spec.payload.len(), |body| body.bytes as usize);
-                    starts.push((Start { attempt, spec: task.spec.clone() }, task.body));
+                    bytes += task.body.as_ref().map_or(task.spec.payload.len(), |body| body.bytes() as usize);
+                    starts.push((Start { attempt, spec: task.spec.clone() }, task.body.clone()));
                 }
                 Some(_) => self.never_started(now, attempt, "its runner went away"),
                 None => self.never_started(now, attempt, "it was not wanted any more"),

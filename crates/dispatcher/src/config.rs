@@ -1,5 +1,6 @@
 //! What the dispatcher is configured with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
@@ -12,6 +13,35 @@ pub struct Retention {
     pub count: usize,
     /// At most so long.
     pub age: Duration,
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// How long a runner may run what it runs after the sending of its last answered heartbeat.
+    pub fence_after: Duration,
+    /// By how much two machines' clocks may drift apart within `fence_after`.
+    pub drift: Duration,
+    /// How often runners send heartbeats.
+    pub heartbeat: Duration,
+    /// How long final tasks are kept.
+    pub retention: Retention,
+    /// Tasks that may wait or run at a time.
+    pub queue_tasks_max: usize,
+    /// Larger payloads are kept outside of the log's segments, in bytes.
+    pub payload_inline_max: usize,
+    /// The task log.
+    pub log: coord::log::LogOptions,
+    /// The coordination service, for the session that carries the log.
+    pub coord: coord::Options,
+    /// The coordination client's own thread.
+    pub runtime: Arc<coord::ClientRuntime>,
+    /// Time.
+    pub clock: SharedClock,
+    /// Randomness: the jitter of retries.
+    pub rng_seed: u64,
 }
 
 /// What of the [`Options`] does not concern the storage.
@@ -28,4 +58,24 @@ pub(crate) struct Config {
     pub(crate) append_bytes_max: usize,
     pub(crate) clock: SharedClock,
     pub(crate) rng_seed: u64,
+}
+
+/// Part of a segment that one append may fill; the rest is the segment's own.
+const APPEND_SHARE: (usize, usize) = (3, 4);
+
+impl Options {
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            node: self.node.clone(),
+            fence_after: self.fence_after,
+            drift: self.drift,
+            heartbeat: self.heartbeat,
+            retention: self.retention,
+            queue_tasks_max: self.queue_tasks_max,
+            payload_inline_max: self.payload_inline_max,
+            append_bytes_max: self.log.segment_bytes_max / APPEND_SHARE.1 * APPEND_SHARE.0,
+            clock: Arc::clone(&self.clock),
+            rng_seed: self.rng_seed,
+        }
+    }
 }

@@ -83,7 +83,8 @@ enum Done {
     Bodies(Submissions, Result<(), BodyFailure>, Reply<Result<Vec<Submitted>, ApiError>>),
     Started(NodeId, Vec<AttemptId>, StartResult),
     Asked(Ask, Result<Answer, AskFailure>),
-    BodyDeleted(BodyRef, Result<(), BodyFailure>),
+    BodyDeleted(Result<(), BodyFailure>),
+    BodiesCollected(Result<usize, BodyFailure>),
 }
 
 /// What waits for a commit.
@@ -176,6 +177,9 @@ impl Driver {
 
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) {
+        let log = Arc::clone(&self.parts.log);
+        let referenced = self.core.db.iter().filter_map(|task| task.body.clone()).collect();
+        self.io.spawn(async move { Done::BodiesCollected(log.collect_bodies(referenced).await) });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut taken = Vec::with_capacity(TURN_MAX);
@@ -455,10 +459,11 @@ impl Driver {
             }
             Done::Asked(ask, Err(AskFailure::Other(reason))) => self.core.asked(now, ask, Err(reason)),
             Done::Asked(ask, Ok(answer)) => self.core.asked(now, ask, Ok(answer)),
-            Done::BodyDeleted(body, Err(error)) => {
-                tracing::warn!(key = %format_args!("{:032x}", body.key), %error, "a payload that nobody needs stays in the task log");
+            Done::BodyDeleted(Err(error)) | Done::BodiesCollected(Err(error)) => {
+                tracing::warn!(%error, "payloads that nobody needs stay in the task log; the next term collects them");
             }
-            Done::BodyDeleted(_, Ok(())) => {}
+            Done::BodyDeleted(Ok(())) => {}
+            Done::BodiesCollected(Ok(count)) => tracing::debug!(count, "payloads of earlier terms collected"),
         }
     }
 
@@ -556,7 +561,7 @@ impl Driver {
             Release::Effect(Effect::Cancel(attempt)) => self.core.ask_cancel(self.now(), attempt),
             Release::Effect(Effect::DeleteBody(body)) => {
                 let log = Arc::clone(&self.parts.log);
-                self.io.spawn(async move { Done::BodyDeleted(body, log.delete_body(body).await) });
+                self.io.spawn(async move { Done::BodyDeleted(log.delete_body(body).await) });
             }
         }
     }

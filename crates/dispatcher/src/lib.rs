@@ -9,7 +9,7 @@ mod lifecycle;
 pub use lifecycle::{RecoverFailure, Report};
 
 mod config;
-pub use config::Retention;
+pub use config::{Options, Retention};
 
 mod members;
 pub use members::MemberInfo;
@@ -21,6 +21,8 @@ mod clients;
 pub use clients::{ConnectError, Runners};
 
 pub mod storage;
+
+mod fenced_log;
 
 mod driver;
 
@@ -36,5 +38,7 @@ mod retry;
 mod watch;
 mod why;
 
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod world;

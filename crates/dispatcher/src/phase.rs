@@ -5,12 +5,14 @@ pub(crate) mod machine {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use coord::Term;
     use proto::FencingToken;
     use tokio::sync::watch;
     use tokio_util::sync::CancellationToken;
 
     use crate::clients::Runners;
-    use crate::config::Config;
+    use crate::config::{Config, Options};
+    use crate::fenced_log::FencedLog;
     use crate::handle::Handle;
     use crate::members::MemberInfo;
     use crate::lifecycle::{Inputs, Loop, RecoverFailure, Report, recover, stop, unwind};
@@ -56,6 +58,18 @@ pub(crate) mod machine {
     }
 
     impl Dispatcher<Recovering> {
+        /// A dispatcher for `term`, which was claimed before this call.
+        pub fn new(
+            options: Options,
+            term: Term,
+            members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+            runners: Arc<dyn Runners>,
+        ) -> Self {
+            let (token, lease) = (term.token, Arc::new(term.lease.clone()));
+            let storage = FencedLog::new(&options, term);
+            Self::assemble(options.config(), token, lease, Box::new(storage), members, runners)
+        }
+
         /// A dispatcher over any storage and authority: for tests and the simulation. The term was claimed before
         /// this call.
         pub(crate) fn assemble(

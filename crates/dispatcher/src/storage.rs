@@ -8,44 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use proto::status::LogStatus;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The new absolute state of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Which record.
-    pub key: u128,
-    /// Replay keeps the highest of each key.
-    pub revision: u64,
-    /// The record; none deletes it.
-    pub body: Option<Bytes>,
-    /// Whether it may use the reserve that new submissions may not touch.
-    pub urgent: bool,
-}
-
-/// A record found at replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
-    /// Which record.
-    pub key: u128,
-    /// Its revision.
-    pub revision: u64,
-    /// Its bytes.
-    pub body: Bytes,
-}
-
-/// Where a large payload lies outside of the log's segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct BodyRef {
-    /// Its name, never used twice.
-    pub key: u128,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// How many parts it has.
-    pub parts: u32,
-}
+pub use coord::log::{BodyRef, Change, Live};
 
 /// Why an append was not taken. Nothing was queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +80,9 @@ pub trait Log: Debug + Send + Sync {
 
     /// Deletes it.
     fn delete_body(&self, body: BodyRef) -> BoxFuture<'static, Result<(), BodyFailure>>;
+
+    /// Deletes the bodies of earlier terms that are not among `referenced`; returns how many.
+    fn collect_bodies(&self, referenced: Vec<BodyRef>) -> BoxFuture<'static, Result<usize, BodyFailure>>;
 
     /// Set once, when the log cannot be relied on any more.
     fn failure(&self) -> watch::Receiver<Option<Failure>>;
