@@ -105,6 +105,8 @@ pub struct TermRecord {
 pub struct FailedTerm {
     /// Which term.
     pub epoch: Epoch,
+    /// In which life of the node. A restarted one may have been repaired.
+    pub incarnation: Incarnation,
     /// How many failed in a row, counting this one.
     pub count: u32,
     /// How long the node stays out of the line, in milliseconds from when an observer learns of it.
@@ -140,7 +142,14 @@ impl Terms {
     }
 
     /// Remembers that a term of `node` failed. The same term counts once.
-    pub(crate) fn fail(&mut self, node: &NodeId, epoch: Epoch, reason: &str, hold: HoldDown) {
+    pub(crate) fn fail(
+        &mut self,
+        node: &NodeId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+        reason: &str,
+        hold: HoldDown,
+    ) {
         let before = match self.failed.get(node) {
             Some(last) if last.epoch >= epoch => return,
             Some(last) => last.count,
@@ -149,7 +158,7 @@ impl Terms {
         let count = before.saturating_add(1);
         let hold_ms = u64::try_from(hold.after(count).as_millis()).unwrap_or(u64::MAX);
         let reason = reason.chars().take(200).collect();
-        self.failed.insert(node.clone(), FailedTerm { epoch, count, hold_ms, reason });
+        self.failed.insert(node.clone(), FailedTerm { epoch, incarnation, count, hold_ms, reason });
     }
 
     /// Whether the term came to serve.
@@ -267,7 +276,7 @@ mod tests {
         let mut terms = Terms::default();
         let mut seen = Vec::new();
         for epoch in [1, 2, 2, 5, 7, 8, 9] {
-            terms.fail(&node, Epoch(epoch), "why", hold);
+            terms.fail(&node, Incarnation::from_u128(1), Epoch(epoch), "why", hold);
             seen.push((terms.failed[&node].count, terms.failed[&node].hold_ms / 1000));
         }
         assert_eq!(seen, [(1, 5), (2, 10), (2, 10), (3, 20), (4, 40), (5, 60), (6, 60)]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{Epoch, NodeId};
+use proto::{Epoch, Incarnation, NodeId};
 
 use crate::record::{LeaderRecord, Terms};
 
@@ -80,6 +80,10 @@ pub(crate) enum Seen {
         sequence: u64,
     },
     JoinFailed,
+    /// Our member node was lost and is there again.
+    Restored {
+        sequence: u64,
+    },
     Connected,
     Disconnected,
     /// The session is over for good.
@@ -94,6 +98,8 @@ pub(crate) enum Seen {
     /// Answers [`Effect::Register`].
     Registered,
     RegisterFailed,
+    /// There are as many candidates as are allowed.
+    RegisterRefused,
     /// Answers [`Effect::Withdraw`].
     Withdrawn,
     WithdrawFailed,
@@ -137,9 +143,7 @@ pub(crate) enum Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Close what is left of the session before and join with a new one.
-    Join {
-        generation: Generation,
-    },
+    Join { generation: Generation },
     /// `sync`, then read `epoch`, `leader`, candidates, `priority` and `terms`, in this order.
     Survey,
     /// Create our candidate node.
@@ -147,38 +151,21 @@ pub(crate) enum Effect {
     /// Delete our candidate node.
     Withdraw,
     /// One `multi`: check our candidate, create `leader`, compare-and-set `epoch`.
-    Claim {
-        expect: i32,
-    },
+    Claim { expect: i32 },
     /// The term begins: start its lease from the claim's send instant.
-    StartLease {
-        epoch: Epoch,
-    },
+    StartLease { epoch: Epoch },
     /// Authority is over: flag down at once, no more probes.
-    DropLease {
-        epoch: Epoch,
-    },
+    DropLease { epoch: Epoch },
     /// Read `leader` and `epoch`: are they still this term's, on this session?
-    CheckResume {
-        epoch: Epoch,
-    },
+    CheckResume { epoch: Epoch },
     /// Delete `leader`.
-    Release {
-        epoch: Epoch,
-        how: Release,
-    },
+    Release { epoch: Epoch, how: Release },
     /// Rewrite `terms`, fenced by `epoch`.
-    WriteTerms {
-        epoch: Epoch,
-        change: TermsChange,
-    },
+    WriteTerms { epoch: Epoch, change: TermsChange },
     /// Compare our session's ephemerals with what we know of; remove the rest, restore the member.
     Audit,
     /// Tell whoever asked.
-    HandoverDone {
-        ticket: u64,
-        outcome: Result<NodeId, HandoverError>,
-    },
+    HandoverDone { ticket: u64, outcome: Result<NodeId, HandoverError> },
     /// Nothing is left but the member node and the session.
     Leave,
 }
@@ -195,12 +182,12 @@ pub(crate) enum Release {
 }
 
 /// A change to `terms`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TermsChange {
     /// This term serves.
     Serving,
-    /// Earlier failures are forgiven.
-    Forgive,
+    /// Earlier failures of these are forgiven.
+    Forgive { nodes: Vec<NodeId> },
 }
 
 /// `leader` as it was read.
@@ -230,6 +217,7 @@ pub(crate) struct Survey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
     /// Its member sequence.
     pub(crate) sequence: u64,
     /// Whether our present session owns it.
@@ -263,7 +251,9 @@ pub enum HandoverError {
     #[error("a handover is already under way")]
     Busy,
     /// Nobody took over within the time allowed.
-    #[error("leadership was given up, but nobody was seen to take it in time; `taskd cluster status` says why")]
+    #[error(
+        "leadership was given up, but nobody was seen to take it in time; `taskd cluster status` says why"
+    )]
     TimedOut,
     /// This node's quorum has stopped.
     #[error("this node is stopping")]

@@ -75,8 +75,14 @@ struct Pending {
 #[derive(Debug)]
 enum Session {
     /// None; a join is under way, or is retried.
-    Joining { pending: Option<Instant>, retry_at: Instant },
-    Joined { sequence: u64, disconnected_since: Option<Instant> },
+    Joining {
+        pending: Option<Instant>,
+        retry_at: Instant,
+    },
+    Joined {
+        sequence: u64,
+        disconnected_since: Option<Instant>,
+    },
 }
 
 #[derive(Debug)]
@@ -252,7 +258,9 @@ impl Election {
             State::Elected(tenure) => Standing::Elected(tenure.epoch),
             State::Suspended { tenure, .. } => Standing::Suspended(tenure.epoch),
             State::Resigning(resignation) if !resignation.ended => Standing::Resigning(resignation.epoch),
-            State::Resigning(_) | State::Follower | State::Claiming { .. } | State::Left => Standing::Follower,
+            State::Resigning(_) | State::Follower | State::Claiming { .. } | State::Left => {
+                Standing::Follower
+            }
         }
     }
 
@@ -295,8 +303,7 @@ impl Election {
 
     /// When whoever stands at `rank` may claim, while there is no leader.
     pub(crate) fn claim_at(&self, rank: usize, ranked: &Ranked) -> Option<Instant> {
-        self.leaderless_since
-            .map(|since| order::claim_at(since, self.settings.claim_grace, rank, ranked))
+        self.leaderless_since.map(|since| order::claim_at(since, self.settings.claim_grace, rank, ranked))
     }
 
     /// Why we are giving up a term, if we are.
@@ -310,6 +317,11 @@ impl Election {
     /// Whether `leader` may be ours: then the session must not be closed before it is deleted.
     pub(crate) fn may_own_leader(&self) -> bool {
         !matches!(self.state, State::Follower | State::Left)
+    }
+
+    /// Whether our candidate node may be there: one that is found although it should not be is nobody's.
+    pub(crate) fn may_be_candidate(&self) -> bool {
+        !matches!(self.candidacy, Candidacy::Absent { .. })
     }
 
     /// Whether effects of a term may still be alive.
@@ -374,6 +386,14 @@ impl Election {
             Seen::Registered => {
                 self.candidacy = Candidacy::Present { since: now, retry_at: now };
                 self.survey_due = now;
+            }
+            Seen::Restored { sequence: now_ours } => {
+                if let Session::Joined { sequence, .. } = &mut self.session {
+                    *sequence = now_ours;
+                }
+            }
+            Seen::RegisterRefused => {
+                self.candidacy = Candidacy::Absent { retry_at: now + self.settings.refresh };
             }
             Seen::RegisterFailed => self.candidacy = Candidacy::Absent { retry_at },
             Seen::Withdrawn => self.candidacy = Candidacy::Absent { retry_at: now },

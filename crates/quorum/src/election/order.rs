@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clock::Instant;
-use proto::{Epoch, NodeId};
+use proto::{Epoch, Incarnation, NodeId};
 
 use super::event::Survey;
 use crate::record::Terms;
@@ -13,6 +13,7 @@ use crate::record::Terms;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ranked {
     pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
     pub(crate) sequence: u64,
     pub(crate) priority: i32,
     pub(crate) mine: bool,
@@ -57,6 +58,7 @@ pub(crate) fn line(survey: &Survey, holds: &HoldDowns, now: Instant) -> Vec<Rank
         .iter()
         .map(|candidate| Ranked {
             node: candidate.node.clone(),
+            incarnation: candidate.incarnation,
             sequence: candidate.sequence,
             priority: survey.priorities.get(&candidate.node).copied().unwrap_or_default(),
             mine: candidate.mine,
@@ -83,6 +85,8 @@ mod tests {
     use super::*;
     use crate::record::HoldDown;
 
+    const LIFE: Incarnation = Incarnation::from_u128(1);
+
     fn node(name: &str) -> NodeId {
         name.parse().unwrap()
     }
@@ -96,7 +100,12 @@ mod tests {
             target: target.map(node),
             candidates: candidates
                 .iter()
-                .map(|(name, sequence)| Candidate { node: node(name), sequence: *sequence, mine: false })
+                .map(|(name, sequence)| Candidate {
+                    node: node(name),
+                    incarnation: LIFE,
+                    sequence: *sequence,
+                    mine: false,
+                })
                 .collect(),
             priorities: priorities.iter().map(|(name, priority)| (node(name), *priority)).collect(),
             ..Survey::default()
@@ -119,7 +128,7 @@ mod tests {
             let mut terms = Terms::default();
             for name in failed {
                 let hold = HoldDown { first: Duration::from_secs(5), max: Duration::from_secs(5) };
-                terms.fail(&node(name), Epoch(1), "test", hold);
+                terms.fail(&node(name), LIFE, Epoch(1), "test", hold);
             }
             let mut holds = HoldDowns::default();
             holds.learn(&terms, at(0));
@@ -136,12 +145,12 @@ mod tests {
         let hold = HoldDown { first: Duration::from_secs(5), max: Duration::from_secs(60) };
         let mut terms = Terms::default();
         let mut holds = HoldDowns::default();
-        terms.fail(&node("a"), Epoch(1), "test", hold);
+        terms.fail(&node("a"), LIFE, Epoch(1), "test", hold);
         holds.learn(&terms, at(0));
         holds.learn(&terms, at(4_000));
         assert_eq!(holds.until(&node("a"), at(4_000)), Some(at(5_000)), "the same term does not prolong it");
         assert_eq!(holds.until(&node("a"), at(5_000)), None);
-        terms.fail(&node("a"), Epoch(3), "test", hold);
+        terms.fail(&node("a"), LIFE, Epoch(3), "test", hold);
         holds.learn(&terms, at(6_000));
         assert_eq!(holds.active(at(6_000)).collect::<Vec<_>>(), [(&node("a"), at(16_000))]);
         holds.learn(&Terms::default(), at(6_001));
@@ -153,6 +162,7 @@ mod tests {
         let grace = Duration::from_millis(500);
         let ranked = |held_until| Ranked {
             node: node("a"),
+            incarnation: LIFE,
             sequence: 1,
             priority: 0,
             mine: true,

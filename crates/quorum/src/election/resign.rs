@@ -191,14 +191,23 @@ impl Election {
         let change = if !tenure.recorded {
             TermsChange::Serving
         } else if serving + self.settings.forgive_after <= now
-            && self.survey.as_ref().is_some_and(|survey| !survey.terms.failed.is_empty())
+            && let Some(nodes) = self.forgivable()
         {
-            TermsChange::Forgive
+            TermsChange::Forgive { nodes }
         } else {
             return;
         };
         self.terms_pending = Some(now + self.settings.answer);
         out.push(Effect::WriteTerms { epoch, change });
+    }
+
+    /// Whose failures do not matter any more: our own, since we serve, and those of nodes that left the line since.
+    fn forgivable(&self) -> Option<Vec<NodeId>> {
+        let survey = self.survey.as_ref()?;
+        let stands = |node: &NodeId| survey.candidates.iter().any(|candidate| candidate.node == *node);
+        let forgiven = |node: &&NodeId| **node == self.settings.node || !stands(node);
+        let nodes: Vec<NodeId> = survey.terms.failed.keys().filter(forgiven).cloned().collect();
+        (!nodes.is_empty()).then_some(nodes)
     }
 
     pub(super) fn asked_to_hand_over(
@@ -283,10 +292,21 @@ impl Election {
         let line = self.line(now);
         let priority = |survey: &super::Survey| survey.priorities.get(&self.settings.node).copied();
         let own = self.survey.as_ref().and_then(priority).unwrap_or_default();
+        // Not to one whose last term failed in this very life: as often as it were asked, it would fail again, and
+        // nobody else would lead meanwhile. A restart, a handover command, or our end gives it another chance.
+        let failed = |other: &Ranked| {
+            let terms = self.survey.as_ref().map(|survey| &survey.terms.failed);
+            terms
+                .and_then(|failed| failed.get(&other.node))
+                .is_some_and(|failed| failed.incarnation == other.incarnation)
+        };
         let better = line
             .into_iter()
             .find(|other| {
-                other.node != self.settings.node && other.held_until.is_none() && other.priority > own
+                other.node != self.settings.node
+                    && other.priority > own
+                    && other.held_until.is_none()
+                    && !failed(other)
             })
             .map(|other| other.node);
         let Some(tenure) = self.tenure_mut() else { return };
@@ -329,8 +349,15 @@ impl Election {
         if !resignation.leader_gone && resignation.releasing.is_none() && resignation.retry_at <= now {
             if connected {
                 resignation.releasing = Some(now + answer);
-                let plain = resignation.plain || !resignation.ended;
-                let how = if plain { Release::Plain } else { resignation.why.release() };
+                let how = if resignation.plain {
+                    Release::Plain
+                } else if !resignation.ended {
+                    let reason =
+                        format!("{}, and its effects did not end by their deadline", resignation.why);
+                    Release::Failed { reason }
+                } else {
+                    resignation.why.release()
+                };
                 out.push(Effect::Release { epoch, how });
             } else {
                 resignation.retry_at = now + retry;
@@ -360,4 +387,3 @@ impl Election {
         }
     }
 }
-

@@ -9,6 +9,9 @@ use super::event::{Candidate, HandoverError, Release, TermsChange};
 use super::*;
 use crate::record::{HoldDown, LeaderRecord, MemberUuid, Terms};
 
+/// Of every other candidate.
+const LIFE: Incarnation = Incarnation::from_u128(1);
+
 pub(super) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -42,6 +45,7 @@ struct Bench {
 fn survey(epoch: i32, candidates: &[&str]) -> Survey {
     let candidate = |(sequence, name): (usize, &&str)| Candidate {
         node: name.parse().unwrap(),
+        incarnation: LIFE,
         sequence: sequence as u64,
         mine: *name == "me",
     };
@@ -201,7 +205,13 @@ fn elected_but_not_serving_resigns_and_is_held_down() {
     bench.seen(Seen::Leader(None));
 
     let mut terms = Terms::default();
-    terms.fail(&bench.core.settings.node, Epoch(1), "test", HoldDown { first: ms(9_000), max: ms(60_000) });
+    terms.fail(
+        &bench.core.settings.node,
+        LIFE,
+        Epoch(1),
+        "test",
+        HoldDown { first: ms(9_000), max: ms(60_000) },
+    );
     let after = || Survey { terms: terms.clone(), ..survey(1, &["me"]) };
     assert!(!claims(&bench.surveyed(after())), "held down");
     bench.pass(ms(8_999));
@@ -236,7 +246,8 @@ fn effects_that_do_not_end_cost_the_lease_and_the_place_in_the_line() {
     bench.event(Event::Resign { reason: "log".into() });
     let effects = bench.pass(ms(5_000));
     let dropped = effects.iter().position(|e| *e == Effect::DropLease { epoch: Epoch(1) });
-    let released = effects.iter().position(|e| matches!(e, Effect::Release { how: Release::Plain, .. }));
+    let released =
+        effects.iter().position(|e| matches!(e, Effect::Release { how: Release::Failed { .. }, .. }));
     assert!(dropped.is_some() && dropped < released, "{effects:?}");
     assert!(effects.contains(&Effect::Withdraw));
     bench.seen(Seen::Released { epoch: Epoch(1) });
@@ -381,14 +392,26 @@ fn a_higher_priority_takes_over_after_a_while_and_not_while_held_down() {
         Some(&Release::Handover { to: other.clone() })
     );
 
+    let hold = HoldDown { first: ms(60_000), max: ms(60_000) };
     let mut failed = Terms::default();
-    failed.fail(&other, Epoch(0), "test", HoldDown { first: ms(60_000), max: ms(60_000) });
-    let mut bench = Bench::serving();
-    for _ in 0..50 {
-        bench.pass(ms(1_000));
-        bench.surveyed(better(failed.clone()));
+    failed.fail(&other, LIFE, Epoch(0), "test", hold);
+    let mut repaired = Terms::default();
+    repaired.fail(&other, Incarnation::from_u128(0), Epoch(0), "test", hold);
+    for (terms, yields_after_s) in [(failed, None), (repaired, Some(60..64))] {
+        let mut bench = Bench::serving();
+        let mut yielded = None;
+        for second in 0..110 {
+            bench.pass(ms(1_000));
+            bench.surveyed(better(terms.clone()));
+            if bench.core.standing() != Standing::Elected(Epoch(1)) {
+                yielded.get_or_insert(second);
+            }
+        }
+        match yields_after_s {
+            Some(range) => assert!(yielded.is_some_and(|at| range.contains(&at)), "{yielded:?}"),
+            None => assert_eq!(yielded, None, "its last term failed in this very life"),
+        }
     }
-    assert_eq!(bench.core.standing(), Standing::Elected(Epoch(1)));
 }
 
 #[test]
@@ -402,7 +425,9 @@ fn stop_ends_from_every_state_and_each_thing_is_given_up_once() {
     claiming.surveyed(survey(0, &["me"]));
     let mut joining = Bench::serving();
     joining.seen(Seen::Ended);
-    for mut bench in [Bench::new(), Bench::candidate(), claiming, Bench::elected(), resigning, suspended, joining] {
+    for mut bench in
+        [Bench::new(), Bench::candidate(), claiming, Bench::elected(), resigning, suspended, joining]
+    {
         let from = format!("{:?}", bench.core.state);
         let (mut effects, mut all) = (bench.event(Event::Stop), Vec::new());
         for _ in 0..40 {

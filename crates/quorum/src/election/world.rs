@@ -25,15 +25,36 @@ type SessionId = u64;
 
 #[derive(Clone, Debug)]
 enum Fault {
-    Crash { node: usize, down_ms: u64 },
-    Cut { node: usize, ms: u64 },
-    CutAll { ms: u64 },
+    Crash {
+        node: usize,
+        down_ms: u64,
+    },
+    Cut {
+        node: usize,
+        ms: u64,
+    },
+    CutAll {
+        ms: u64,
+    },
     /// The next answers are lost, though what was asked is done.
-    LoseAnswers { node: usize, count: u8 },
-    Unready { node: usize, ms: u64 },
-    Priority { node: usize, priority: i32 },
-    Handover { node: usize },
-    AskResign { node: usize },
+    LoseAnswers {
+        node: usize,
+        count: u8,
+    },
+    Unready {
+        node: usize,
+        ms: u64,
+    },
+    Priority {
+        node: usize,
+        priority: i32,
+    },
+    Handover {
+        node: usize,
+    },
+    AskResign {
+        node: usize,
+    },
 }
 
 /// How a node's supervisor behaves.
@@ -70,20 +91,69 @@ struct Node {
 
 #[derive(Debug)]
 enum Action {
-    Deliver { node: usize, life: u64, event: Event },
-    Execute { node: usize, life: u64, session: SessionId, generation: Generation, effect: Effect },
+    Deliver {
+        node: usize,
+        life: u64,
+        event: Event,
+    },
+    Execute {
+        node: usize,
+        life: u64,
+        session: SessionId,
+        generation: Generation,
+        effect: Effect,
+    },
     /// Read `leader` as it is now, as a watch does.
-    Watch { node: usize, life: u64 },
-    Tick { node: usize, life: u64 },
-    Probe { node: usize, life: u64, epoch: Epoch },
-    Proof { node: usize, life: u64, epoch: Epoch, sent: Instant },
-    LeaseEnd { node: usize, life: u64, epoch: Epoch },
-    Expire { session: SessionId, cut_at: Instant },
-    Undo { node: usize, session: SessionId, epoch: Epoch },
-    Reconnect { node: usize, life: u64 },
-    NoticeCut { node: usize, life: u64, session: SessionId },
-    Restart { node: usize },
-    Ready { node: usize, life: u64, ready: bool },
+    Watch {
+        node: usize,
+        life: u64,
+    },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Probe {
+        node: usize,
+        life: u64,
+        epoch: Epoch,
+    },
+    Proof {
+        node: usize,
+        life: u64,
+        epoch: Epoch,
+        sent: Instant,
+    },
+    LeaseEnd {
+        node: usize,
+        life: u64,
+        epoch: Epoch,
+    },
+    Expire {
+        session: SessionId,
+        cut_at: Instant,
+    },
+    Undo {
+        node: usize,
+        session: SessionId,
+        epoch: Epoch,
+    },
+    Reconnect {
+        node: usize,
+        life: u64,
+    },
+    NoticeCut {
+        node: usize,
+        life: u64,
+        session: SessionId,
+    },
+    Restart {
+        node: usize,
+    },
+    Ready {
+        node: usize,
+        life: u64,
+        ready: bool,
+    },
     Inject(Fault),
 }
 
@@ -92,7 +162,7 @@ struct ZooKeeper {
     epoch: i32,
     target: Option<NodeId>,
     leader: Option<(SessionId, LeaderRecord)>,
-    candidates: BTreeMap<SessionId, (NodeId, u64)>,
+    candidates: BTreeMap<SessionId, (NodeId, Incarnation, u64)>,
     priorities: BTreeMap<NodeId, i32>,
     terms: Terms,
     /// Live sessions, and since when each is out of touch.
@@ -216,9 +286,11 @@ impl World {
                 }
             }
             Action::Undo { node, session, epoch } => {
-                let ours = self.zk.leader.as_ref().is_some_and(|(owner, leader)| {
-                    *owner == session && leader.epoch == epoch
-                });
+                let ours = self
+                    .zk
+                    .leader
+                    .as_ref()
+                    .is_some_and(|(owner, leader)| *owner == session && leader.epoch == epoch);
                 if ours && self.nodes[node].connected && self.nodes[node].session == session {
                     self.set_leader(None);
                 } else if ours {
@@ -274,7 +346,10 @@ impl World {
         match standing {
             Standing::Elected(epoch) => {
                 let other = self.epochs.insert(epoch, index);
-                assert!(other.is_none_or(|other| other == index), "two leaders in epoch {epoch} (invariant 1)");
+                assert!(
+                    other.is_none_or(|other| other == index),
+                    "two leaders in epoch {epoch} (invariant 1)"
+                );
                 self.nodes[index].effects = Some(epoch);
                 if let (Some(after), Standing::Follower) = (manner.serves_after_ms, before) {
                     self.after(after, Action::Deliver { node: index, life, event: Event::Serving(epoch) });
@@ -385,8 +460,9 @@ impl World {
                     .zk
                     .candidates
                     .iter()
-                    .map(|(owner, (node, sequence))| Candidate {
+                    .map(|(owner, (node, incarnation, sequence))| Candidate {
                         node: node.clone(),
+                        incarnation: *incarnation,
                         sequence: *sequence,
                         mine: *owner == session,
                     })
@@ -396,7 +472,8 @@ impl World {
             })),
             Effect::Register => {
                 let sequence = self.nodes[index].core.sequence().unwrap_or_default();
-                self.zk.candidates.insert(session, (id, sequence));
+                let life = Incarnation::from_u128(self.nodes[index].life.into());
+                self.zk.candidates.insert(session, (id, life, sequence));
                 self.stir();
                 Seen::Registered
             }
@@ -436,7 +513,7 @@ impl World {
                     let overdue = node.core.resigning().is_some_and(|resignation| resignation.overdue);
                     assert!(ended || (overdue && down), "leader deleted under living effects (invariant 10)");
                     if let Release::Handover { to } = how {
-                        let alive = self.zk.candidates.values().any(|(node, _)| *node == to);
+                        let alive = self.zk.candidates.values().any(|(node, ..)| *node == to);
                         if !alive {
                             return Seen::ReleaseFailed { epoch };
                         }
@@ -444,7 +521,8 @@ impl World {
                         self.zk.target = Some(to);
                         self.zk.candidates.remove(&session);
                     } else if let Release::Failed { reason } = how {
-                        self.zk.terms.fail(&id, epoch, &reason, HOLD);
+                        let life = Incarnation::from_u128(self.nodes[index].life.into());
+                        self.zk.terms.fail(&id, life, epoch, &reason, HOLD);
                     }
                     self.set_leader(None);
                 }
@@ -452,10 +530,12 @@ impl World {
             }
             Effect::WriteTerms { epoch, change } => {
                 let ok = owner == Some(session) && Epoch(self.zk.epoch.unsigned_abs().into()) == epoch;
-                if ok && change == TermsChange::Serving {
-                    self.zk.terms.served(&id, epoch);
-                } else if ok {
-                    self.zk.terms.failed.clear();
+                match change {
+                    TermsChange::Serving if ok => self.zk.terms.served(&id, epoch),
+                    TermsChange::Forgive { nodes } if ok => {
+                        self.zk.terms.failed.retain(|node, _| !nodes.contains(node));
+                    }
+                    _ => {}
                 }
                 Seen::TermsWritten { ok }
             }
@@ -532,8 +612,8 @@ impl World {
             return;
         }
         let (session, life, cut_at) = (node.session, node.life, self.now);
-        if self.zk.sessions.contains_key(&session) {
-            self.zk.sessions.insert(session, Some(cut_at));
+        if let Some(touch) = self.zk.sessions.get_mut(&session) {
+            *touch = Some(cut_at);
             let over = self.pick(0..TICK_MS);
             self.at(cut_at + TIMEOUT + ms(over), Action::Expire { session, cut_at });
         }
@@ -664,7 +744,7 @@ fn manner() -> impl Strategy<Value = Manner> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn safe_under_faults_and_recovers(
@@ -681,16 +761,9 @@ proptest! {
         world.run(ms(75_000));
         // Effects that take 30 s to end and hold-downs of 12 s have passed by then.
         world.run(ms(90_000));
-        prop_assert!(world.zk.leader.is_some() || !manners.iter().all(|m| m.serves_after_ms.is_some()));
-        let mut served = 0;
         for _ in 0..100 {
             world.run(ms(500));
-            served += u32::from(world.serving().is_some());
-        }
-        // A node of a higher priority that never serves may take its failing turn, with a growing hold-down.
-        prop_assert!(served >= 40, "served in {served} of 100 looks: {world:#?}");
-        if manners.iter().all(|manner| manner.serves_after_ms.is_some()) {
-            prop_assert_eq!(served, 100, "somebody flaps without a cause");
+            prop_assert!(world.serving().is_some(), "nobody serves, or somebody flaps: {world:#?}");
         }
     }
 }

@@ -1,0 +1,399 @@
+//! The election's effects as calls on one session. Each returns what was seen; the driver bounds its time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clock::Instant;
+use coord::{
+    CallError, Layout, Link, Mode, Op, OpResult, ReadBack, Rejection, SessionId, Undo, Write, WriteError,
+};
+use proto::{Epoch, NodeId};
+
+use crate::config::Options;
+use crate::election::event::{Candidate, Release, TermsChange};
+use crate::election::{LeaderSeen, Seen, Survey};
+use crate::error::PriorityError;
+use crate::join::{self, Place};
+use crate::record::{
+    CandidateRecord, EpochRecord, LeaderRecord, MemberRecord, PriorityRecord, Terms, candidate_name,
+    decode_or_default, encode, parse_candidate, parse_member,
+};
+use crate::view::Member;
+
+/// Tries at a compare-and-set that others win.
+const CONTENDED_MAX: usize = 5;
+
+/// One session of this node, for calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls {
+    pub(crate) options: Arc<Options>,
+    pub(crate) layout: Layout,
+    pub(crate) link: Link,
+    pub(crate) place: Place,
+}
+
+impl Calls {
+    pub(crate) fn candidate_path(&self) -> String {
+        format!("{}/{}", self.layout.candidates(), candidate_name(self.place.uuid, &self.options.node))
+    }
+
+    /// Our own membership.
+    pub(crate) fn me(&self) -> Member {
+        Member {
+            sequence: self.place.sequence,
+            path: self.place.path.clone(),
+            node: self.options.node.clone(),
+            incarnation: self.options.incarnation,
+            address: self.options.address.clone(),
+            labels: self.options.labels.clone(),
+            version: self.options.version.clone(),
+        }
+    }
+
+    /// `epoch` first: whatever is claimed on what comes after is compared with it.
+    pub(crate) async fn survey(&self) -> Seen {
+        match self.read_survey().await {
+            Ok(survey) => Seen::Surveyed(Box::new(survey)),
+            Err(error) => {
+                tracing::debug!(%error, "survey");
+                Seen::SurveyFailed
+            }
+        }
+    }
+
+    async fn read_survey(&self) -> Result<Survey, CallError> {
+        let (layout, link) = (&self.layout, &self.link);
+        link.sync(&layout.epoch()).await?;
+        let epoch = link.get(&layout.epoch()).await?;
+        let leader = link.get(&layout.leader()).await?;
+        let priority = link.get(&layout.priority()).await?;
+        let terms = link.get(&layout.terms()).await?;
+        let record: EpochRecord =
+            epoch.as_ref().map(|node| decode_or_default(&layout.epoch(), &node.data)).unwrap_or_default();
+        let priorities: PriorityRecord =
+            priority.map(|node| decode_or_default(&layout.priority(), &node.data)).unwrap_or_default();
+        Ok(Survey {
+            epoch: epoch.map_or(0, |node| node.stat.version),
+            target: record.handover_to,
+            leader: leader.and_then(|node| leader_seen(&node, link.session_id())),
+            candidates: self.candidates().await?,
+            priorities: priorities.nodes,
+            terms: terms.map(|node| decode_or_default(&layout.terms(), &node.data)).unwrap_or_default(),
+        })
+    }
+
+    async fn candidates(&self) -> Result<Vec<Candidate>, CallError> {
+        let dir = self.layout.candidates();
+        let mut candidates = Vec::new();
+        for name in self.link.children(&dir).await? {
+            if parse_candidate(&name).is_none() {
+                continue;
+            }
+            let Some(node) = self.link.get(&format!("{dir}/{name}")).await? else { continue };
+            match serde_json::from_slice::<CandidateRecord>(&node.data) {
+                Ok(record) => candidates.push(Candidate {
+                    node: record.node,
+                    incarnation: record.incarnation,
+                    sequence: record.sequence,
+                    mine: node.stat.ephemeral_owner == Some(self.link.session_id()),
+                }),
+                Err(error) => tracing::warn!(%name, %error, "ignoring a candidate that cannot be read"),
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Creates our candidate node, unless there are as many as are allowed.
+    pub(crate) async fn register(&self) -> Seen {
+        match self.try_register().await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::debug!(%error, "registering as a candidate");
+                Seen::RegisterFailed
+            }
+        }
+    }
+
+    async fn try_register(&self) -> Result<Seen, CallError> {
+        let max = self.options.eligible_max;
+        let others = self.candidates().await?.into_iter().filter(|candidate| !candidate.mine).count();
+        if others >= max {
+            return Ok(Seen::RegisterRefused);
+        }
+        let path = self.candidate_path();
+        let record = CandidateRecord {
+            node: self.options.node.clone(),
+            incarnation: self.options.incarnation,
+            sequence: self.place.sequence,
+        };
+        let create = Op::Create { path: path.clone(), data: encode(&record), mode: Mode::Ephemeral };
+        let read_back = ReadBack::OwnEphemeral { path: path.clone() };
+        match self.write(vec![create], read_back, Undo::Keep).await {
+            Ok(_) => {}
+            // It may come to be there: the next survey tells, and a withdrawal finds it.
+            Err(WriteError::Unknown) => return Ok(Seen::Registered),
+            Err(WriteError::Rejected { reason: Rejection::NodeExists, .. }) => {
+                let owner = self.link.exists(&path).await?.and_then(|stat| stat.ephemeral_owner);
+                if owner != Some(self.link.session_id()) {
+                    return Ok(Seen::RegisterFailed);
+                }
+            }
+            Err(_) => return Ok(Seen::RegisterFailed),
+        }
+        // Several may have come at once: the youngest surplus goes again.
+        let mut all = self.candidates().await?;
+        all.sort_by_key(|candidate| candidate.sequence);
+        if all.iter().position(|candidate| candidate.mine).is_some_and(|rank| rank >= max) {
+            self.withdraw().await;
+            return Ok(Seen::RegisterRefused);
+        }
+        tracing::info!(%path, "registered as a candidate");
+        Ok(Seen::Registered)
+    }
+
+    pub(crate) async fn withdraw(&self) -> Seen {
+        let path = self.candidate_path();
+        match join::delete(&self.options, &self.link, &path, Vec::new()).await {
+            Ok(()) => {
+                tracing::info!(%path, "withdrawn as a candidate");
+                Seen::Withdrawn
+            }
+            Err(error) => {
+                tracing::debug!(%error, "withdrawing");
+                Seen::WithdrawFailed
+            }
+        }
+    }
+
+    /// Returns the send instant too: the lease counts from it.
+    pub(crate) async fn claim(&self, expect: i32) -> (Seen, Instant) {
+        let next = expect.wrapping_add(1);
+        let record = LeaderRecord {
+            node: self.options.node.clone(),
+            address: self.options.address.clone(),
+            incarnation: self.options.incarnation,
+            sequence: self.place.sequence,
+            epoch: epoch_of(next),
+            uuid: self.place.uuid,
+        };
+        let by = EpochRecord { handover_to: None, by: Some(self.options.node.clone()) };
+        let path = self.layout.leader();
+        let ops = vec![
+            Op::Check { path: self.candidate_path(), version: 0 },
+            Op::Create { path: path.clone(), data: encode(&record), mode: Mode::Ephemeral },
+            Op::Set { path: self.layout.epoch(), data: encode(&by), version: Some(expect) },
+        ];
+        let sent = self.options.clock.now();
+        let seen = match self.write(ops, ReadBack::OwnEphemeral { path }, Undo::DeleteOwn).await {
+            Ok(results) => match results.last() {
+                Some(OpResult::Set { version }) => Seen::Claimed { epoch: epoch_of(*version) },
+                _ => Seen::ClaimFailed { unknown: true },
+            },
+            Err(WriteError::Rejected { op, reason }) => {
+                tracing::debug!(op, %reason, "claim refused");
+                Seen::ClaimFailed { unknown: false }
+            }
+            Err(WriteError::Unknown | WriteError::Ended(_)) => Seen::ClaimFailed { unknown: true },
+        };
+        (seen, sent)
+    }
+
+    pub(crate) async fn check_resume(&self, epoch: Epoch) -> Seen {
+        let look = async {
+            self.link.sync(&self.layout.leader()).await?;
+            let leader = self.link.exists(&self.layout.leader()).await?;
+            let version = self.link.exists(&self.layout.epoch()).await?.map(|stat| epoch_of(stat.version));
+            let ours = leader.is_some_and(|stat| stat.ephemeral_owner == Some(self.link.session_id()));
+            Ok::<_, CallError>(ours && version == Some(epoch))
+        };
+        Seen::ResumeChecked { epoch, unchanged: look.await.ok() }
+    }
+
+    /// Deletes `leader` if it is ours. Effects have ended before, or the lease flag is down.
+    pub(crate) async fn release(&self, epoch: Epoch, how: Release) -> Seen {
+        match self.try_release(epoch, how).await {
+            Ok(true) => Seen::Released { epoch },
+            Ok(false) => Seen::ReleaseFailed { epoch },
+            Err(error) => {
+                tracing::debug!(%error, "releasing");
+                Seen::ReleaseFailed { epoch }
+            }
+        }
+    }
+
+    async fn try_release(&self, epoch: Epoch, how: Release) -> Result<bool, CallError> {
+        let path = self.layout.leader();
+        self.link.sync(&path).await?;
+        let owner = self.link.exists(&path).await?.and_then(|stat| stat.ephemeral_owner);
+        if owner != Some(self.link.session_id()) {
+            return Ok(true);
+        }
+        let delete = Op::Delete { path: path.clone(), version: Some(0) };
+        let gone = ReadBack::Gone { path: path.clone() };
+        let ops = match how {
+            Release::Plain => vec![delete],
+            Release::Failed { reason } => {
+                let terms_path = self.layout.terms();
+                let node = self.link.get(&terms_path).await?;
+                let version = node.as_ref().map_or(0, |node| node.stat.version);
+                let mut terms: Terms =
+                    node.map(|node| decode_or_default(&terms_path, &node.data)).unwrap_or_default();
+                let Options { node, incarnation, hold_down, .. } = &*self.options;
+                terms.fail(node, *incarnation, epoch, &reason, *hold_down);
+                vec![Op::Set { path: terms_path, data: encode(&terms), version: Some(version) }, delete]
+            }
+            Release::Handover { to } => {
+                let dir = self.layout.candidates();
+                let names = self.link.children(&dir).await?;
+                let target =
+                    names.into_iter().find(|name| parse_candidate(name).is_some_and(|(_, node)| node == to));
+                let Some(target) = target else { return Ok(false) };
+                let record = EpochRecord { handover_to: Some(to), by: Some(self.options.node.clone()) };
+                let Ok(version) = i32::try_from(epoch.0) else { return Ok(false) };
+                vec![
+                    Op::Check { path: format!("{dir}/{target}"), version: 0 },
+                    Op::Set { path: self.layout.epoch(), data: encode(&record), version: Some(version) },
+                    delete,
+                    Op::Delete { path: self.candidate_path(), version: Some(0) },
+                ]
+            }
+        };
+        match self.write(ops, gone, Undo::Keep).await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                tracing::debug!(%error, "releasing");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Rewrites `terms`, fenced by the epoch.
+    pub(crate) async fn write_terms(&self, epoch: Epoch, change: TermsChange) -> Seen {
+        let path = self.layout.terms();
+        let rewrite = async {
+            let node = self.link.get(&path).await?;
+            let version = node.as_ref().map_or(0, |node| node.stat.version);
+            let mut terms: Terms = node.map(|node| decode_or_default(&path, &node.data)).unwrap_or_default();
+            match change {
+                TermsChange::Serving => terms.served(&self.options.node, epoch),
+                TermsChange::Forgive { nodes } => terms.failed.retain(|node, _| !nodes.contains(node)),
+            }
+            let data = encode(&terms);
+            let ops = vec![
+                Op::Check { path: self.layout.epoch(), version: i32::try_from(epoch.0).unwrap_or(-1) },
+                Op::Set { path: path.clone(), data: data.clone(), version: Some(version) },
+            ];
+            let written = self.write(ops, ReadBack::Data { path: path.clone(), data }, Undo::Keep).await;
+            Ok::<_, CallError>(written.is_ok())
+        };
+        Seen::TermsWritten { ok: rewrite.await.unwrap_or(false) }
+    }
+
+    /// Every member; those known by name are not read again, since nobody ever rewrites one.
+    pub(crate) async fn members(
+        &self,
+        known: Arc<BTreeMap<String, Member>>,
+    ) -> Result<BTreeMap<String, Member>, CallError> {
+        let dir = self.layout.members();
+        let mut members = BTreeMap::new();
+        for name in self.link.children(&dir).await? {
+            let Some((_, sequence)) = parse_member(&name) else { continue };
+            if let Some(member) = known.get(&name) {
+                members.insert(name, member.clone());
+                continue;
+            }
+            let path = format!("{dir}/{name}");
+            let Some(node) = self.link.get(&path).await? else { continue };
+            match serde_json::from_slice::<MemberRecord>(&node.data) {
+                Ok(record) => {
+                    members.insert(name, member(&record, path, sequence));
+                }
+                Err(error) => tracing::warn!(%path, %error, "ignoring a member that cannot be read"),
+            }
+        }
+        Ok(members)
+    }
+
+    pub(crate) async fn set_priority(&self, node: NodeId, priority: i32) -> Result<(), PriorityError> {
+        let failed = |error: CallError| PriorityError::Failed(error.to_string());
+        let members = self.members(Arc::default()).await.map_err(failed)?;
+        let path = self.layout.priority();
+        for _ in 0..CONTENDED_MAX {
+            let found = self.link.get(&path).await.map_err(failed)?;
+            let version = found.as_ref().map_or(0, |node| node.stat.version);
+            let mut record: PriorityRecord =
+                found.map(|node| decode_or_default(&path, &node.data)).unwrap_or_default();
+            let known = members.values().any(|member| member.node == node);
+            if !known && !record.nodes.contains_key(&node) {
+                let mut names: Vec<&str> = members.values().map(|member| member.node.as_str()).collect();
+                names.sort_unstable();
+                return Err(PriorityError::NoSuchNode { node, members: names.join(", ") });
+            }
+            // 0 is what everybody has: no entry, so that nodes of the past do not pile up.
+            if priority == 0 {
+                record.nodes.remove(&node);
+            } else {
+                record.nodes.insert(node.clone(), priority);
+            }
+            let data = encode(&record);
+            let op = Op::Set { path: path.clone(), data: data.clone(), version: Some(version) };
+            match self.write(vec![op], ReadBack::Data { path: path.clone(), data }, Undo::Keep).await {
+                Ok(_) => return Ok(()),
+                Err(WriteError::Rejected { reason: Rejection::BadVersion, .. }) => {}
+                Err(WriteError::Rejected { reason, .. }) => {
+                    return Err(PriorityError::Failed(reason.to_string()));
+                }
+                Err(unknown) => return Err(PriorityError::Unknown(unknown.to_string())),
+            }
+        }
+        Err(PriorityError::Contended)
+    }
+
+    /// Ephemerals of our session, as paths.
+    pub(crate) async fn own(&self) -> Result<Vec<String>, CallError> {
+        self.link.sync(self.layout.root()).await?;
+        self.link.own_ephemerals(self.layout.root()).await
+    }
+
+    async fn write(
+        &self,
+        ops: Vec<Op>,
+        read_back: ReadBack,
+        undo: Undo,
+    ) -> Result<Vec<OpResult>, WriteError> {
+        self.link.write(Write { ops, read_back, undo }, self.options.coord.call_deadline).await
+    }
+}
+
+/// The version of `epoch` as a term.
+pub(crate) fn epoch_of(version: i32) -> Epoch {
+    Epoch(u64::try_from(version).unwrap_or_default())
+}
+
+/// `leader` as it was read by the session `ours`.
+pub(crate) fn leader_seen(node: &coord::Node, ours: SessionId) -> Option<LeaderSeen> {
+    let owner = node.stat.ephemeral_owner;
+    match serde_json::from_slice::<LeaderRecord>(&node.data) {
+        Ok(record) => Some(LeaderSeen {
+            record,
+            mine: owner == Some(ours),
+            session: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        }),
+        Err(error) => {
+            tracing::error!(%error, "`leader` cannot be read: nobody can claim until it is deleted");
+            None
+        }
+    }
+}
+
+fn member(record: &MemberRecord, path: String, sequence: u64) -> Member {
+    Member {
+        sequence,
+        path,
+        node: record.node.clone(),
+        incarnation: record.incarnation,
+        address: record.address.clone(),
+        labels: record.labels.clone(),
+        version: record.version.clone(),
+    }
+}

@@ -1,0 +1,193 @@
+//! What the outside world sees: values, published by `watch`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::Instant;
+use coord::{LinkState, SessionId, Term};
+use proto::{ClusterId, Epoch, FencingToken, Incarnation, NodeId};
+use tokio::sync::watch;
+
+use crate::election::Generation;
+use crate::phase::PhaseId;
+use crate::record::Terms;
+
+/// What this node may and must do.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Nothing.
+    Follower,
+    /// It leads: boot the dispatcher, report [`Handle::serving`](crate::Handle::serving) by the deadline.
+    Elected(Term),
+    /// It may lead again with the same term, or not: start no effect, keep what is needed to go on.
+    Suspended(Term),
+    /// It does not lead any more: end every effect of this term, then call
+    /// [`Handle::effects_ended`](crate::Handle::effects_ended), also if it was never seen as elected.
+    Resigning(Term),
+}
+
+impl Role {
+    /// The term, if there is one.
+    pub fn term(&self) -> Option<&Term> {
+        match self {
+            Self::Follower => None,
+            Self::Elected(term) | Self::Suspended(term) | Self::Resigning(term) => Some(term),
+        }
+    }
+
+    /// The role's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::Elected(_) => "elected",
+            Self::Suspended(_) => "suspended",
+            Self::Resigning(_) => "resigning",
+        }
+    }
+}
+
+/// Whether a node can lead now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Its runner runs and its dispatcher can boot.
+    Ready,
+    /// It cannot.
+    NotReady {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// From its node's name.
+    pub sequence: u64,
+    /// Its node in ZooKeeper.
+    pub path: String,
+    /// Who.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Where its RPC listens.
+    pub address: String,
+    /// For placement.
+    pub labels: BTreeMap<String, String>,
+    /// Its release.
+    pub version: String,
+}
+
+/// The leader as `leader` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// Who.
+    pub node: NodeId,
+    /// Where its RPC listens.
+    pub address: String,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Its member sequence when it claimed.
+    pub sequence: u64,
+    /// Its term.
+    pub epoch: Epoch,
+    /// Whether its dispatcher is known to serve. Others learn it within a second or so.
+    pub serving: bool,
+    /// The session that holds `leader`, in hexadecimal.
+    pub session: String,
+}
+
+/// A candidate's place in the line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Who.
+    pub node: NodeId,
+    /// Its priority; higher leads.
+    pub priority: i32,
+    /// Its member sequence; among equals the lowest leads.
+    pub sequence: u64,
+    /// How much longer it stays out of the line because its last term failed, as of [`View::as_of`].
+    pub held_down: Option<Duration>,
+    /// While nobody leads: when it may claim, from [`View::as_of`]; zero if it may now.
+    pub claims_in: Option<Duration>,
+}
+
+/// The cluster as this node knows it. Followers watch `leader` alone: members, line and priorities are read when the
+/// leader changes, every ten seconds or so, and on [`Handle::refresh`](crate::Handle::refresh).
+#[derive(Clone, Debug)]
+pub struct View {
+    /// When this was put together; durations count from here.
+    pub as_of: Instant,
+    /// This node.
+    pub node: NodeId,
+    /// The quorum's phase.
+    pub phase: PhaseId,
+    /// Counts this node's sessions.
+    pub generation: Generation,
+    /// The cluster, once known.
+    pub cluster: Option<ClusterId>,
+    /// The control session.
+    pub session: Option<SessionId>,
+    /// As negotiated; as configured before that.
+    pub session_timeout: Duration,
+    /// The connection to ZooKeeper.
+    pub link: LinkState,
+    /// What this node may and must do.
+    pub role: Role,
+    /// What it was told about its own readiness.
+    pub readiness: Readiness,
+    /// This node's membership.
+    pub me: Option<Member>,
+    /// In order of their sequences.
+    pub members: Vec<Member>,
+    /// In order of preference, hold-downs applied.
+    pub candidates: Vec<NodeId>,
+    /// The same, with the reasons.
+    pub line: Vec<Place>,
+    /// Nodes that may not claim, and for how much longer.
+    pub held_down: Vec<(NodeId, Duration)>,
+    /// What was set; every other node's is 0.
+    pub priorities: BTreeMap<NodeId, i32>,
+    /// Recent and failed terms.
+    pub terms: Terms,
+    /// Who leads.
+    pub leader: Option<Leader>,
+    /// Since when this node has known of no leader.
+    pub leaderless_since: Option<Instant>,
+    /// Why nobody leads or the leader does not serve, in one sentence without a full stop.
+    pub why_no_leader: Option<String>,
+    /// The highest epoch seen: the floor for whoever checks tokens.
+    pub seen_token: Option<FencingToken>,
+    /// What this node struggles with, for people.
+    pub trouble: Option<String>,
+}
+
+/// The publishing end. Every change of phase goes through here, and is said.
+#[derive(Clone, Debug)]
+pub(crate) struct Publisher(Arc<watch::Sender<Arc<View>>>);
+
+impl Publisher {
+    pub(crate) fn new(first: View) -> Self {
+        Self(Arc::new(watch::channel(Arc::new(first)).0))
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<View>> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn get(&self) -> Arc<View> {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut View)) {
+        self.0.send_modify(|view| change(Arc::make_mut(view)));
+    }
+
+    pub(crate) fn phase(&self, phase: PhaseId, now: Instant) {
+        self.update(|view| {
+            tracing::info!("quorum state change: {} -> {phase}", view.phase);
+            view.phase = phase;
+            view.as_of = now;
+        });
+    }
+}

@@ -1,0 +1,168 @@
+//! The phases of one node against a real ZooKeeper: how it comes, how it goes, and what it refuses.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::node::{Node, PATIENCE, leader, options};
+use clock::BootClock;
+use quorum::{JoinError, JoinFailure, PhaseId, Quorum, Readiness, Report, Role};
+use tokio_util::sync::CancellationToken;
+
+const STOP: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_second() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let (_, epoch) = leader(&nodes).await;
+    let [Node { quorum, dir, .. }] = nodes;
+    // As by kill -9, only worse: its session goes on pinging and would never expire.
+    drop(quorum);
+
+    let started = Instant::now();
+    let again = Node::start_in(options(&zookeeper.hosts(), "n1", dir.path()), dir).await;
+    again.handle.set_ready(Readiness::Ready);
+    let nodes = [again];
+    let (_, later) = leader(&nodes).await;
+    let took = started.elapsed();
+    println!("restarted and leading after {took:?}");
+    assert!(later > epoch && took < Duration::from_secs(1), "took {took:?}");
+    nodes[0].see("itself alone", |view| view.members.len() == 1 && view.candidates.len() == 1).await;
+    let [node] = nodes;
+    assert_eq!(node.stop().await.0, Report::Closed);
+}
+
+#[tokio::test]
+async fn a_foreign_or_wiped_cluster_is_refused_with_the_remedy() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let node = Node::start(&zookeeper.hosts(), "n1").await;
+    let cluster = node.see("the cluster", |view| view.cluster.is_some()).await.cluster;
+    let dir = tempfile::tempdir().unwrap();
+    let copied = dir.path().join("identity.json");
+    std::fs::copy(node.dir.path().join("identity.json"), copied).unwrap();
+    assert_eq!(node.stop().await.0, Report::Closed);
+
+    let refuse = async |root: &str, expected: Option<u128>, remedy: &str| {
+        let mut options = options(&zookeeper.hosts(), "n1", dir.path());
+        options.coord.root = root.into();
+        options.expected_cluster = expected.map(proto::ClusterId::from_u128);
+        let started = Instant::now();
+        let cancel = CancellationToken::new();
+        let connected = Quorum::new(options).connect(cancel.clone()).await.unwrap();
+        let handle = connected.handle();
+        let failure = connected.join(cancel).await.map(|_| ()).unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(5), "refused at once, not at the deadline");
+        assert!(failure.is_foreign_cluster());
+        let JoinFailure::Failed { source, .. } = failure else { panic!("{failure}") };
+        assert!(source.to_string().contains(remedy), "{source}");
+        let view = handle.view().borrow().clone();
+        assert_eq!(view.phase, PhaseId::Stopped);
+        assert!(view.trouble.as_ref().is_some_and(|trouble| trouble.contains(remedy)));
+        source
+    };
+    let error = refuse("/taskd", Some(7), "wipe its data directory").await;
+    assert!(matches!(error, JoinError::Foreign { found, .. } if Some(found) == cluster), "{error}");
+    let error = refuse("/elsewhere", None, "the ensemble was wiped").await;
+    assert!(matches!(error, JoinError::Wiped { expected, .. } if Some(expected) == cluster), "{error}");
+}
+
+#[tokio::test]
+async fn stop_ends_from_every_phase() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let options = || options(&zookeeper.hosts(), "n1", dir.path());
+    let cancel = CancellationToken::new;
+    let stopped = Quorum::new(options()).stop(STOP).await;
+    assert_eq!(stopped.report(), &Report::NoSession);
+    let connected = Quorum::new(options()).connect(cancel()).await.unwrap();
+    assert_eq!(connected.stop(STOP).await.report(), &Report::Closed);
+    let connected = Quorum::new(options()).connect(cancel()).await.unwrap();
+    let joined = connected.join(cancel()).await.unwrap();
+    assert_eq!(joined.stop(STOP).await.report(), &Report::Closed);
+    let connected = Quorum::new(options()).connect(cancel()).await.unwrap();
+    let running = connected.join(cancel()).await.unwrap().run();
+    let handle = running.handle();
+    assert_eq!(running.stop(STOP).await.report(), &Report::Closed);
+    assert_eq!(handle.view().borrow().phase, PhaseId::Stopped);
+    assert_eq!(handle.handover(None).await, Err(quorum::HandoverError::Stopped));
+}
+
+#[tokio::test]
+async fn stop_is_bounded_when_zookeeper_is_frozen() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    leader(&nodes).await;
+    zookeeper.pause();
+    let [node] = nodes;
+    let started = Instant::now();
+    let (report, _) = node.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    assert!(!report.is_clean() && !matches!(report, Report::Abandoned { .. }), "{report:?}");
+    zookeeper.resume();
+}
+
+#[tokio::test]
+async fn stop_abandons_the_session_under_living_effects_rather_than_release_their_fence() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    leader(&nodes).await;
+    let [node] = nodes;
+    node.manner.ends.store(false, Ordering::SeqCst);
+    let lease = node.view().role.term().expect("it leads").lease.clone();
+    let session = node.view().session;
+    let (report, _) = node.stop().await;
+    assert!(matches!(report, Report::Abandoned { .. }), "{report:?}");
+    assert!(!lease.holds());
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&zookeeper.hosts(), "looker", dir.path());
+    let other = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
+    let members = other.link().children("/taskd/members").await.unwrap();
+    assert_eq!(members.len(), 1, "the abandoned session {session:?} still has its member");
+    other.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn connecting_ends_by_its_deadline_or_when_cancelled() {
+    // A port that nobody listens on.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(&format!("127.0.0.1:{port}"), "n1", dir.path());
+    options.join_deadline = Duration::from_secs(3);
+    let started = Instant::now();
+    let failed = Quorum::new(options.clone()).connect(CancellationToken::new()).await.map(|_| ());
+    assert!(matches!(failed, Err(quorum::ConnectFailure::Failed { .. })), "{failed:?}");
+    assert!(started.elapsed() < Duration::from_secs(6), "took {:?}", started.elapsed());
+
+    let cancel = CancellationToken::new();
+    let quorum = Quorum::new(options);
+    let mut view = quorum.handle().view();
+    let (failed, ()) = tokio::join!(quorum.connect(cancel.clone()), async { cancel.cancel() });
+    assert!(matches!(failed.map(|_| ()), Err(quorum::ConnectFailure::Cancelled)));
+    assert!(matches!(view.borrow_and_update().role, Role::Follower));
+}
+
+#[tokio::test]
+async fn more_nodes_than_eligible_max_do_not_stand() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(&zookeeper.hosts(), name, dir.path());
+        options.eligible_max = 2;
+        nodes.push(Node::start_in(options, dir).await);
+    }
+    for node in &nodes {
+        node.handle.set_ready(Readiness::Ready);
+    }
+    let refused = testkit::until("one does not stand", PATIENCE, async || {
+        nodes.iter().position(|node| node.view().trouble.as_ref().is_some_and(|why| why.contains("2 cand")))
+    })
+    .await;
+    leader(&nodes).await;
+    nodes[refused].see("two candidates", |view| view.candidates.len() == 2).await;
+    assert!(!nodes[refused].view().candidates.contains(&nodes[refused].id));
+    for node in nodes {
+        assert_eq!(node.stop().await.0, Report::Closed);
+    }
+}
