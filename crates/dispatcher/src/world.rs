@@ -26,9 +26,9 @@ use crate::fence::Fence;
 use crate::members::MemberInfo;
 use crate::storage::{Change, Live};
 
-const FENCE_MS: u64 = 3_000;
-const SESSION_MS: u64 = 400;
-const DRIFT_MS: u64 = 50;
+const FENCE_MS: u64 = 500;
+const SESSION_MS: u64 = 60;
+const DRIFT_MS: u64 = 10;
 const SLOTS: u32 = 2;
 const NODES: usize = 3;
 
@@ -106,7 +106,7 @@ fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, ms: u64) 
         payload_inline_max: 64,
     };
     let now = Now { at: at(ms), wall_ms: ms };
-    Core::recover(settings, db, fence, Duration::from_millis(1_500), StdRng::seed_from_u64(epoch), now)
+    Core::recover(settings, db, fence, Duration::from_millis(400), StdRng::seed_from_u64(epoch), now)
 }
 
 impl Machine {
@@ -530,7 +530,7 @@ impl World {
             13 => self.finish_one(index, b),
             14 => self.machines[index].cut = b % 2 == 0,
             15 if b % 3 == 0 => self.crash(index),
-            15 => self.restart(index, b % 7 == 0),
+            15 => self.restart(index, b % 2 == 0),
             16 => self.members(),
             17 if b % 4 == 0 => self.change_leader(usize::from(b / 4) % 4),
             17 => {

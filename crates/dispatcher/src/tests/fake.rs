@@ -74,14 +74,19 @@ impl FakeRunner {
 
     /// Sends a heartbeat; whether it was answered.
     pub(super) async fn beat(&self, leader: &Handle) -> bool {
+        let capacity = self.capacity();
+        let (grant, running) = {
+            let state = self.state();
+            (state.grant, state.running.keys().copied().collect())
+        };
         let beat = Heartbeat {
             node: self.node.clone(),
             address: self.node.to_string(),
             incarnation: self.life,
             ended_incarnations: vec![],
-            grant: self.state().grant,
-            capacity: self.capacity(),
-            running: self.state().running.keys().copied().collect(),
+            grant,
+            capacity,
+            running,
         };
         let Ok(reply) = leader.heartbeat(beat).await else { return false };
         let mut state = self.state();
