@@ -1,6 +1,8 @@
 //! The owner loop: one `select!`, no call and no component is ever awaited in it. Calls run as joined tasks with
 //! deadlines and come back as events of their generation.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -31,8 +33,8 @@ const REPORTS_MAX: usize = 64;
 /// Calls under way beyond which no request is taken: each effect is outstanding at most once, so the rest are requests.
 const TASKS_MAX: usize = 48;
 
-/// How often members are looked at when nothing says that they changed.
-const MEMBERS_PERIOD: Duration = Duration::from_secs(12);
+/// A new leader makes every node list the members: within this time, not all at once.
+const MEMBERS_SPREAD: Duration = Duration::from_secs(3);
 
 /// The loop and all that it owns.
 pub(crate) struct Driver {
@@ -55,6 +57,7 @@ pub(crate) struct Driver {
     members: Arc<BTreeMap<String, Member>>,
     members_pending: bool,
     members_due: Timer,
+    audit_due: Option<Timer>,
     seen_epoch: Option<Epoch>,
     trouble: Option<String>,
     cancel: CancellationToken,
@@ -89,6 +92,7 @@ pub(crate) enum Done {
     Joined(Generation, Result<Box<Membership>, crate::error::JoinError>),
     Members(Generation, Result<BTreeMap<String, Member>, coord::CallError>),
     Own(Generation, Vec<String>),
+    AuditFailed(Generation),
     Restored(Generation, String, u64),
     Nothing,
 }
@@ -124,6 +128,7 @@ impl Driver {
             members: Arc::default(),
             members_pending: false,
             members_due: Timer::now(),
+            audit_due: None,
             seen_epoch: None,
             trouble: None,
             cancel: CancellationToken::new(),
@@ -141,6 +146,7 @@ impl Driver {
         self.take_local();
         loop {
             self.look_at_members();
+            self.audit_if_due();
             self.publish();
             if self.left || self.stop.is_some_and(|stop| stop.soft <= Timer::now()) {
                 break;
@@ -172,7 +178,10 @@ impl Driver {
         });
         let members = (!self.members_pending && self.held.is_some()).then_some(self.members_due);
         let far = now + Duration::from_secs(60);
-        [due, members, self.stop.map(|stop| stop.soft)].into_iter().flatten().fold(far, Timer::min)
+        [due, members, self.audit_due, self.stop.map(|stop| stop.soft)]
+            .into_iter()
+            .flatten()
+            .fold(far, Timer::min)
     }
 
     /// One event into the election, its effects out of it.
@@ -187,7 +196,7 @@ impl Driver {
             self.seen_epoch = self.seen_epoch.max(Some(leader.record.epoch));
         }
         if matches!(seen, Seen::Leader(_)) {
-            self.members_due = Timer::now();
+            self.members_due = self.members_due.min(Timer::now() + self.spread(MEMBERS_SPREAD));
         }
         if matches!(seen, Seen::RegisterRefused) {
             let max = self.options.eligible_max;
@@ -275,6 +284,9 @@ impl Driver {
             Ok(Done::Joined(generation, joined)) => self.joined(generation, joined),
             Ok(Done::Members(generation, members)) => self.take_members(generation, members),
             Ok(Done::Own(generation, own)) => self.audited(generation, &own),
+            Ok(Done::AuditFailed(generation)) if generation == self.election.generation() => {
+                self.audit_due = Some(Timer::now() + Duration::from_secs(1));
+            }
             Ok(Done::Restored(generation, path, sequence)) if generation == self.election.generation() => {
                 if let Some(held) = &mut self.held {
                     held.calls.place.path = path;
@@ -283,7 +295,7 @@ impl Driver {
                 self.members_due = Timer::now();
                 self.feed_seen(generation, Seen::Restored { sequence });
             }
-            Ok(Done::Restored(..) | Done::Nothing) => {}
+            Ok(Done::Restored(..) | Done::AuditFailed(_) | Done::Nothing) => {}
             // The election's own deadline stands in for the answer.
             Err(error) if error.is_panic() => tracing::error!(%error, "a call of the quorum panicked"),
             Err(_) => {}
@@ -359,6 +371,7 @@ impl Driver {
         self.held = Some(Held { session, calls });
         self.members_pending = false;
         self.members_due = Timer::now();
+        self.audit_due = None;
     }
 
     fn join_again(&mut self, generation: Generation) {
@@ -441,100 +454,6 @@ impl Driver {
             lease.stop().await;
             Done::Nothing
         });
-    }
-
-    fn look_at_members(&mut self) {
-        if self.members_pending || self.members_due > Timer::now() {
-            return;
-        }
-        let Some(calls) = self.calls() else { return };
-        self.members_pending = true;
-        // Spread, so that many nodes do not look at the same moment.
-        self.members_due = Timer::now() + MEMBERS_PERIOD + Duration::from_millis(self.uuids.below(4_000));
-        let (known, generation) = (self.members.clone(), self.election.generation());
-        self.tasks.spawn(async move { Done::Members(generation, calls.members(known).await) });
-    }
-
-    fn take_members(
-        &mut self,
-        generation: Generation,
-        members: Result<BTreeMap<String, Member>, coord::CallError>,
-    ) {
-        if generation != self.election.generation() {
-            return;
-        }
-        self.members_pending = false;
-        match members {
-            Ok(members) => {
-                let mine = self.held.as_ref().map(|held| held.calls.place.path.clone());
-                let listed = members.values().any(|member| Some(&member.path) == mine.as_ref());
-                self.members = Arc::new(members);
-                if !listed {
-                    self.audit();
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "looking at the members");
-                self.members_due = self.members_due.min(Timer::now() + Duration::from_secs(1));
-            }
-        }
-    }
-
-    /// What does our session own (invariant 7)?
-    fn audit(&mut self) {
-        let Some(calls) = self.calls() else { return };
-        let generation = self.election.generation();
-        self.tasks.spawn(async move {
-            match calls.own().await {
-                Ok(own) => Done::Own(generation, own),
-                Err(error) => {
-                    tracing::debug!(%error, "audit");
-                    Done::Nothing
-                }
-            }
-        });
-    }
-
-    /// Judged by what we know now, not by what we knew when we asked.
-    fn audited(&mut self, generation: Generation, own: &[String]) {
-        let Some(calls) = self.calls().filter(|_| generation == self.election.generation()) else { return };
-        let (member, candidate) = (calls.place.path.clone(), calls.candidate_path());
-        let leader = calls.layout.leader();
-        if !own.contains(&member) && !self.left && self.stop.is_none() {
-            tracing::warn!(path = %member, "our member node is gone; creating another");
-            let calls = calls.clone();
-            self.tasks.spawn(async move {
-                match join::create_member(&calls.options, &calls.link, calls.place.uuid).await {
-                    Ok((path, sequence)) => Done::Restored(generation, path, sequence),
-                    Err(error) => {
-                        tracing::warn!(%error, "creating our member node again");
-                        Done::Nothing
-                    }
-                }
-            });
-        }
-        for path in own {
-            let known = *path == member
-                || (*path == candidate && self.election.may_be_candidate())
-                || (*path == leader && self.election.may_own_leader());
-            if known {
-                continue;
-            }
-            tracing::warn!(%path, "our session owns an ephemeral that we know nothing of; removing it");
-            let (calls, path, is_leader) = (calls.clone(), path.clone(), *path == leader);
-            self.tasks.spawn(async move {
-                let Calls { options, link, layout, .. } = &calls;
-                let removed = if is_leader {
-                    join::delete_leader_of(options, link, layout, link.session_id(), None).await.map(|_| ())
-                } else {
-                    join::delete(options, link, &path, Vec::new()).await
-                };
-                if let Err(error) = removed {
-                    tracing::warn!(%error, "removing it");
-                }
-                Done::Nothing
-            });
-        }
     }
 
     fn publish(&mut self) {

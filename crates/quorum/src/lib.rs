@@ -14,7 +14,7 @@
 //! first in line claims it; elected, it has to serve by a deadline or resigns and is held down.
 //!
 //! Followers watch `leader` alone. When it changes they read the line once, and again while nobody leads; members are
-//! listed then, every dozen seconds and on request (one call, plus one read for each new member). The leader watches
+//! listed then, about once a minute and on request (one call, plus one read for each new member). The leader watches
 //! candidates, priorities and members. Nobody writes anything at rest but the leader's lease probe.
 //!
 //! **Invariant:** an event of an old session generation changes nothing.

@@ -113,7 +113,8 @@ pub struct Place {
 }
 
 /// The cluster as this node knows it. Followers watch `leader` alone: members, line and priorities are read when the
-/// leader changes, every ten seconds or so, and on [`Handle::refresh`](crate::Handle::refresh).
+/// leader changes, about once a minute (the line: every ten seconds by candidates), and on
+/// [`Handle::refresh`](crate::Handle::refresh), which whoever shows them calls first.
 #[derive(Clone, Debug)]
 pub struct View {
     /// When this was put together; durations count from here.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clock::BootClock;
 use proto::{Epoch, Incarnation, NodeId};
@@ -107,9 +107,15 @@ impl Node {
         }
     }
 
-    /// Waits for a view.
+    /// Waits for a view, asking for it as `taskd cluster status` does.
     pub(crate) async fn see(&self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> Arc<View> {
+        let mut asked = Instant::now();
+        self.handle.refresh();
         testkit::until(&format!("{}: {what}", self.id), PATIENCE, async || {
+            if asked.elapsed() > Duration::from_millis(300) {
+                asked = Instant::now();
+                self.handle.refresh();
+            }
             let view = self.view();
             wanted(&view).then_some(view)
         })

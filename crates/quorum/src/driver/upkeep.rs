@@ -1,0 +1,126 @@
+//! What nobody asks for: the list of members, and the audit of what our session owns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant as Timer;
+
+use super::{Done, Driver};
+use crate::calls::Calls;
+use crate::election::Generation;
+use crate::join;
+use crate::view::Member;
+
+/// How often members are looked at when nothing says that they changed. Whoever shows them asks for a refresh.
+const MEMBERS_PERIOD: Duration = Duration::from_secs(60);
+
+impl Driver {
+    /// A part of `span`, so that many nodes do not do the same thing at the same moment.
+    pub(super) fn spread(&mut self, span: Duration) -> Duration {
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.uuids.below(ms / 3))
+    }
+
+    /// Audits again what could not be audited after a reconnect.
+    pub(super) fn audit_if_due(&mut self) {
+        if self.audit_due.is_some_and(|due| due <= Timer::now()) {
+            self.audit_due = None;
+            self.audit();
+        }
+    }
+
+    pub(super) fn look_at_members(&mut self) {
+        if self.members_pending || self.members_due > Timer::now() {
+            return;
+        }
+        let Some(calls) = self.calls() else { return };
+        self.members_pending = true;
+        // Spread, so that many nodes do not look at the same moment.
+        self.members_due = Timer::now() + MEMBERS_PERIOD + self.spread(MEMBERS_PERIOD);
+        let (known, generation) = (self.members.clone(), self.election.generation());
+        self.tasks.spawn(async move { Done::Members(generation, calls.members(known).await) });
+    }
+
+    pub(super) fn take_members(
+        &mut self,
+        generation: Generation,
+        members: Result<BTreeMap<String, Member>, coord::CallError>,
+    ) {
+        if generation != self.election.generation() {
+            return;
+        }
+        self.members_pending = false;
+        match members {
+            Ok(members) => {
+                let mine = self.held.as_ref().map(|held| held.calls.place.path.clone());
+                let listed = members.values().any(|member| Some(&member.path) == mine.as_ref());
+                self.members = Arc::new(members);
+                if !listed {
+                    self.audit();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "looking at the members");
+                self.members_due = self.members_due.min(Timer::now() + Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// What does our session own (invariant 7)?
+    pub(super) fn audit(&mut self) {
+        let Some(calls) = self.calls() else { return };
+        let generation = self.election.generation();
+        self.tasks.spawn(async move {
+            match calls.own().await {
+                Ok(own) => Done::Own(generation, own),
+                Err(error) => {
+                    tracing::debug!(%error, "audit");
+                    Done::AuditFailed(generation)
+                }
+            }
+        });
+    }
+
+    /// Judged by what we know now, not by what we knew when we asked.
+    pub(super) fn audited(&mut self, generation: Generation, own: &[String]) {
+        let Some(calls) = self.calls().filter(|_| generation == self.election.generation()) else { return };
+        let (member, candidate) = (calls.place.path.clone(), calls.candidate_path());
+        let leader = calls.layout.leader();
+        if !own.contains(&member) && !self.left && self.stop.is_none() {
+            tracing::warn!(path = %member, "our member node is gone; creating another");
+            let calls = calls.clone();
+            self.tasks.spawn(async move {
+                match join::create_member(&calls.options, &calls.link, calls.place.uuid).await {
+                    Ok((path, sequence)) => Done::Restored(generation, path, sequence),
+                    Err(error) => {
+                        tracing::warn!(%error, "creating our member node again");
+                        Done::Nothing
+                    }
+                }
+            });
+        }
+        for path in own {
+            let known = *path == member
+                || (*path == candidate && self.election.may_be_candidate())
+                || (*path == leader && self.election.may_own_leader());
+            if known {
+                continue;
+            }
+            tracing::warn!(%path, "our session owns an ephemeral that we know nothing of; removing it");
+            let (calls, path, is_leader) = (calls.clone(), path.clone(), *path == leader);
+            self.tasks.spawn(async move {
+                let Calls { options, link, layout, .. } = &calls;
+                let removed = if is_leader {
+                    join::delete_leader_of(options, link, layout, link.session_id(), None).await.map(|_| ())
+                } else {
+                    join::delete(options, link, &path, Vec::new()).await
+                };
+                if let Err(error) = removed {
+                    tracing::warn!(%error, "removing it");
+                }
+                Done::Nothing
+            });
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the election knows, for the driver and the view.
+
+use clock::Instant;
+
+use super::{
+    Candidacy, Election, Generation, HoldDowns, LeaderSeen, Ranked, Resignation, Session, Standing, State,
+    Survey, order,
+};
+
+impl Election {
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.state {
+            State::Elected(tenure) => Standing::Elected(tenure.epoch),
+            State::Suspended { tenure, .. } => Standing::Suspended(tenure.epoch),
+            State::Resigning(resignation) if !resignation.ended => Standing::Resigning(resignation.epoch),
+            State::Resigning(_) | State::Follower | State::Claiming { .. } | State::Left => {
+                Standing::Follower
+            }
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<&LeaderSeen> {
+        self.leader.as_ref()
+    }
+
+    /// Whether the present leader is known to serve.
+    pub(crate) fn leader_serves(&self) -> bool {
+        let Some(leader) = &self.leader else { return false };
+        let ours = self
+            .tenure()
+            .is_some_and(|tenure| tenure.epoch == leader.record.epoch && tenure.serving.is_some());
+        ours || self.survey.as_ref().is_some_and(|survey| survey.terms.serves(leader.record.epoch))
+    }
+
+    pub(crate) fn leaderless_since(&self) -> Option<Instant> {
+        self.leaderless_since
+    }
+
+    pub(crate) fn survey(&self) -> Option<&Survey> {
+        self.survey.as_ref()
+    }
+
+    pub(crate) fn sequence(&self) -> Option<u64> {
+        match self.session {
+            Session::Joined { sequence, .. } => Some(sequence),
+            Session::Joining { .. } => None,
+        }
+    }
+
+    pub(crate) fn holds(&self) -> &HoldDowns {
+        &self.holds
+    }
+
+    /// The line as last read, with today's hold-downs.
+    pub(crate) fn line(&self, now: Instant) -> Vec<Ranked> {
+        self.survey.as_ref().map(|survey| order::line(survey, &self.holds, now)).unwrap_or_default()
+    }
+
+    /// When whoever stands at `rank` may claim, while there is no leader.
+    pub(crate) fn claim_at(&self, rank: usize, ranked: &Ranked) -> Option<Instant> {
+        self.leaderless_since.map(|since| order::claim_at(since, self.settings.claim_grace, rank, ranked))
+    }
+
+    /// Why we are giving up a term, if we are.
+    pub(crate) fn resigning(&self) -> Option<&Resignation> {
+        match &self.state {
+            State::Resigning(resignation) => Some(resignation),
+            _ => None,
+        }
+    }
+
+    /// Whether `leader` may be ours: then the session must not be closed before it is deleted.
+    pub(crate) fn may_own_leader(&self) -> bool {
+        !matches!(self.state, State::Follower | State::Left)
+    }
+
+    /// Whether our candidate node may be there: one that is found although it should not be is nobody's.
+    pub(crate) fn may_be_candidate(&self) -> bool {
+        !matches!(self.candidacy, Candidacy::Absent { .. })
+    }
+
+    /// Whether effects of a term may still be alive.
+    pub(crate) fn effects_may_live(&self) -> bool {
+        match &self.state {
+            State::Elected(_) | State::Suspended { .. } => true,
+            State::Resigning(resignation) => !resignation.ended,
+            State::Follower | State::Claiming { .. } | State::Left => false,
+        }
+    }
+}
