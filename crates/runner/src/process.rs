@@ -1,9 +1,10 @@
 //! A process task, as the daemon sees it: a shim that was started, is told things, and leaves a record.
 
 use std::fs::DirBuilder;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -13,7 +14,6 @@ use std::time::Duration;
 use proto::runner::Outcome;
 use proto::task::AttemptEnd;
 use proto::{AttemptId, FencingToken, NodeId};
-use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::Semaphore;
 use tokio::{task, time};
@@ -102,7 +102,7 @@ fn launch(
     dir: &Path,
     token: FencingToken,
     order: &StartFile,
-) -> io::Result<(Child, std::os::unix::net::UnixStream)> {
+) -> io::Result<(Child, UnixStream)> {
     DirBuilder::new().mode(0o700).create(dir)?;
     if order.task.cwd == dir.join(store::WORK) {
         DirBuilder::new().mode(0o700).create(&order.task.cwd)?;
@@ -140,10 +140,10 @@ async fn attend(
     attempt: AttemptId,
     dir: &Path,
     mut child: Child,
-    link: std::os::unix::net::UnixStream,
+    link: UnixStream,
     control: &mut Control,
 ) -> Option<ExitStatus> {
-    let mut link = UnixStream::from_std(link).ok();
+    let mut link = Some(link);
     let mut ending: Option<EndRequest> = None;
     loop {
         let hard = ending.as_ref().map(|request| control.until(request.hard_at));
@@ -172,7 +172,8 @@ async fn attend(
 /// Never waits: what a stopped shim does not take is not worth waiting for, its processes are then killed directly.
 fn tell(link: &mut Option<UnixStream>, order: &Order) {
     let Some(stream) = link else { return };
-    let told = line(order).and_then(|line| Ok(stream.try_write(&line)? == line.len()));
+    // Not through the runtime: its stream refuses to be written to until the reactor has first seen it.
+    let told = line(order).and_then(|line| Ok(stream.write(&line)? == line.len()));
     // Half a line would garble the next one.
     if !matches!(told, Ok(true)) {
         *link = None;

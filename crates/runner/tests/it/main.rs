@@ -1,4 +1,5 @@
 //! The runner with real shims, real processes and a leader in a box. One module per behaviour.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod common;
 mod fence;
