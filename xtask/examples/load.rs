@@ -1,8 +1,11 @@
-//! Load for `cargo xtask bench tasks`: `load ADDRESSES TASKS` prints one JSON object.
+//! Load for `cargo xtask bench tasks`: `load ADDRESSES TASKS HOSTS[/ROOT] DIR` prints one JSON object.
 //!
-//! Latency first, with one task at a time on an idle cluster; then throughput, with batches from a few submitters, from
-//! the first submission until the cluster has nothing left to do.
+//! Latency first: this process joins the cluster as a node of its own, with a task service that notes when it is called,
+//! and submits one task at a time to it. Then throughput, with batches from a few submitters, from the first
+//! submission until the cluster has nothing left to do.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,36 +13,46 @@ use proto::TaskId;
 use proto::api::{Submission, Submitted};
 use proto::task::{TaskSpec, TaskState};
 use taskd::client::{Client, draw_id};
+use taskd::runner::{Task, TaskService, Unfit, Work};
+use taskd::{Config, Node, NodeHandle};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const WARM_UP: usize = 50;
 const SINGLES: usize = 300;
 const BATCH_TASKS: usize = 500;
 const SUBMITTERS: usize = 4;
 const ONE_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 const BATCH_WITHIN: Duration = Duration::from_secs(120);
 const DRAIN_WITHIN: Duration = Duration::from_secs(400);
+/// The node of this process, its label and its task service.
+const STAMP: &str = "bench-stamp";
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
-    let (Some(addresses), Some(tasks)) = (args.next(), args.next()) else {
-        bail!("usage: load ADDRESSES TASKS")
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [addresses, tasks, hosts, dir] = &args[..] else {
+        bail!("usage: load ADDRESSES TASKS HOSTS[/ROOT] DIR")
     };
     let tasks: usize = tasks.parse().context("TASKS is a number")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    println!("{}", runtime.block_on(measure(&addresses, tasks))?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    println!("{}", runtime.block_on(measure(addresses, tasks, hosts, PathBuf::from(dir)))?);
     Ok(())
 }
 
-async fn measure(addresses: &str, tasks: usize) -> Result<String> {
+async fn measure(addresses: &str, tasks: usize, hosts: &str, dir: PathBuf) -> Result<String> {
     let client = connect(addresses).await?;
+    let (stamps, mut started) = mpsc::channel(WARM_UP + SINGLES);
+    let node = join(hosts, dir, Stamp(stamps)).await?;
     let mut singles = Vec::new();
     for n in 0..WARM_UP + SINGLES {
-        let single = single(&client).await?;
+        let single = single(&client, &mut started).await?;
         if n >= WARM_UP {
             singles.push(single);
         }
     }
+    node.stop().await;
     let micros = |percent: usize, of: fn(&Single) -> Duration| {
         let mut values: Vec<Duration> = singles.iter().map(of).collect();
         values.sort();
@@ -62,34 +75,63 @@ async fn connect(addresses: &str) -> Result<Client> {
     Ok(Client::connect(addresses).await?)
 }
 
-/// How long after its submission was sent a task was seen to be there.
+/// Tells when a task is handed to its service.
+#[derive(Debug)]
+struct Stamp(mpsc::Sender<(TaskId, Instant)>);
+
+impl TaskService for Stamp {
+    fn prepare(&self, task: Task) -> Result<Work, Unfit> {
+        let stamps = self.0.clone();
+        Ok(Work::InProcess(Box::pin(async move {
+            stamps.try_send((task.attempt.task, Instant::now())).map_err(|error| error.to_string())
+        })))
+    }
+}
+
+/// Joins the cluster as a node that runs nothing but what asks for it, and never leads.
+async fn join(hosts: &str, dir: PathBuf, stamp: Stamp) -> Result<NodeHandle> {
+    let (hosts, root) = hosts.split_once('/').unwrap_or((hosts, "taskd"));
+    let mut config = Config::new(STAMP.parse()?, hosts);
+    config.coordination.root = format!("/{root}");
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    config.node.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free));
+    config.node.data_dir = dir;
+    config.node.labels.insert(STAMP.to_owned(), "yes".to_owned());
+    config.node.eligible = false;
+    let mut node = Node::builder(config).service(STAMP, stamp).start().await?;
+    timeout(READY_WITHIN, node.ready()).await.context("the benchmark's own node did not get ready")?;
+    Ok(node)
+}
+
+/// How long after its submission was sent a task had come how far.
 struct Single {
     accepted: Duration,
-    /// Assigned and committed, or already done.
+    /// Its service was called.
     started: Duration,
+    /// The client knew that it had succeeded.
     finished: Duration,
 }
 
-async fn single(client: &Client) -> Result<Single> {
+async fn single(client: &Client, started: &mut mpsc::Receiver<(TaskId, Instant)>) -> Result<Single> {
     let begun = Instant::now();
-    let id = accepted(client.submit(TaskSpec::new("noop", vec![]), ONE_WITHIN).await?)?;
+    let mut spec = TaskSpec::new(STAMP, vec![]);
+    spec.labels.insert(STAMP.to_owned(), "yes".to_owned());
+    let id = accepted(client.submit(spec, ONE_WITHIN).await?)?;
     let accepted = begun.elapsed();
-    let (mut revision, mut started) = (0, None);
+    let stamp = timeout(ONE_WITHIN, started.recv()).await.context("a task did not start")?;
+    let (stamped, at) = stamp.context("the service is gone")?;
+    if stamped != id {
+        bail!("task {stamped} started instead of {id}");
+    }
+    let mut revision = 0;
     loop {
         let views = client.watch(vec![(id, revision)], ONE_WITHIN).await?;
         let view = views.into_iter().find(|view| view.id == id).context("the task is gone")?;
-        if view.state != TaskState::Queued {
-            started.get_or_insert_with(|| begun.elapsed());
+        if view.state == TaskState::Succeeded {
+            return Ok(Single { accepted, started: at - begun, finished: begun.elapsed() });
         }
-        if view.state.is_final() {
-            if view.state != TaskState::Succeeded {
-                bail!("a noop task ended {}", view.state);
-            }
-            let finished = begun.elapsed();
-            return Ok(Single { accepted, started: started.unwrap_or(finished), finished });
-        }
-        if begun.elapsed() > ONE_WITHIN {
-            bail!("a noop task is {} after {ONE_WITHIN:?}", view.state);
+        if view.state.is_final() || begun.elapsed() > ONE_WITHIN {
+            bail!("a task is {} after {:?}", view.state, begun.elapsed());
         }
         revision = view.revision;
     }
