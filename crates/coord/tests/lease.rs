@@ -81,7 +81,7 @@ async fn it_lapses_before_the_server_expires_the_session_and_comes_back() {
     let blackout = BootClock.now();
     until("the lease has ended", SOON, async || (!flag.holds()).then_some(())).await;
     let lapsed = BootClock.now().since(blackout);
-    assert!(lapsed <= timing(&link).term() + Duration::from_millis(100), "{lapsed:?}");
+    assert!(lapsed <= timing(&link).term() + Duration::from_millis(500), "{lapsed:?}");
     assert!(witness.link().exists("/test/leader").await.unwrap().is_some(), "the lease outlived the session");
     common::absent(&witness.link(), "/test/leader").await;
     state(&lease, "lost", |state| matches!(state, LeaseState::Lost { .. })).await;
@@ -107,7 +107,7 @@ async fn it_is_lost_when_the_authority_is_gone() {
     let deleted = BootClock.now();
     witness.link().write(delete, SOON).await.unwrap();
     let lost = state(&lease, "lost", |state| matches!(state, LeaseState::Lost { .. })).await;
-    assert!(BootClock.now().since(deleted) < timing(&link).period * 3, "noticed by the next probe");
+    assert!(BootClock.now().since(deleted) < timing(&link).term(), "noticed by a probe, not by a lapse");
     assert_eq!(lost, LeaseState::Lost { reason: "/test/leader is not ours any more".into() });
     assert!(!flag.holds());
     session.close(SOON).await.unwrap();

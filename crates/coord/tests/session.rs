@@ -37,9 +37,9 @@ async fn every_call_ends_by_its_deadline() {
     late(create.unwrap_err());
     let write = link.write(ephemeral("/late"), Duration::from_millis(100)).await;
     assert_eq!(write, Err(WriteError::Unknown));
-    assert!(started.elapsed() < Duration::from_millis(1500), "all of it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(2500), "all of it took {:?}", started.elapsed());
     assert!(session.close(Duration::from_millis(100)).await.is_err(), "nobody can confirm the close");
-    assert!(started.elapsed() < Duration::from_millis(2000), "the close took its time as well");
+    assert!(started.elapsed() < Duration::from_millis(3500), "the close took its time as well");
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn nobody_there() {
         let error =
             Session::connect(&options(hosts), runtime.clone(), BootClock::shared()).await.unwrap_err();
         assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
-        assert!(started.elapsed() < TIMEOUT + Duration::from_millis(300), "{:?}", started.elapsed());
+        assert!(started.elapsed() < TIMEOUT + Duration::from_secs(1), "{:?}", started.elapsed());
     }
     assert!(runtime.shutdown(Duration::from_secs(1)).await, "a failed connect leaves no thread");
 }
@@ -124,7 +124,7 @@ async fn a_session_that_comes_too_late_is_closed() {
     until("the session is there", SOON, async || (sessions().await? == 1).then_some(())).await;
     proxy.heal();
     // Less than the session timeout, so this is a close and no expiry.
-    let closing = Duration::from_millis(800);
+    let closing = Duration::from_millis(1200);
     until("the session is closed", closing, async || (sessions().await? == 0).then_some(())).await;
     assert!(runtime.shutdown(SOON).await, "the client's thread has ended");
 }
@@ -161,7 +161,7 @@ async fn a_lost_server_ends_the_session_on_our_own_timer() {
     let ended = reached(&link, "ended", |state| state.ended().is_some()).await;
     assert_eq!(ended, LinkState::Ended(Ended::Expired));
     let silence = clock::Clock::now(&BootClock).since(since);
-    assert!(silence <= TIMEOUT + Duration::from_millis(200), "given up after {silence:?}");
+    assert!(silence <= TIMEOUT + Duration::from_secs(1), "given up after {silence:?}");
     assert_eq!(follower.next().await, Err(Ended::Expired));
     assert!(runtime.shutdown(Duration::from_secs(1)).await, "the client does not spin on");
     session.close(Duration::from_millis(100)).await.unwrap();

@@ -118,7 +118,8 @@ fn the_client_itself_spins_and_never_reports_expired() {
         let client = client.unwrap();
         let handle = tokio::time::timeout(SOON, receiver).await.unwrap().unwrap();
         route("del");
-        until("it spins", TIMEOUT * 5, async || (busy("spinner") > 2.0).then_some(())).await;
+        // Idle it uses a few milliseconds.
+        until("it spins", TIMEOUT * 15, async || (busy("spinner") > 0.7).then_some(())).await;
         assert_eq!(handle.state(), zk::SessionState::Disconnected, "and it does not report it");
         // With a route it comes to its senses.
         route("add");

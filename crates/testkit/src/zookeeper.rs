@@ -1,5 +1,6 @@
 //! Debian's ZooKeeper as child processes.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -81,10 +82,19 @@ impl ZooKeeper {
     /// # Panics
     /// It does not serve within a minute.
     pub async fn start_with(zoo: Zoo) -> Self {
-        let [port] = free_ports();
-        let mut server = Self::prepare(zoo, port, "", None);
-        server.start_again().await;
-        server
+        let mut tries = 0;
+        loop {
+            let [port] = free_ports();
+            let mut server = Self::prepare(zoo, port, "", None);
+            server.spawn().await;
+            tries += 1;
+            match server.serving().await {
+                Ok(()) => return server,
+                // Somebody may have taken the port meanwhile.
+                Err(log) if tries < 3 => eprintln!("ZooKeeper ended, trying another port: {log}"),
+                Err(log) => panic!("ZooKeeper ended: {log}"),
+            }
+        }
     }
 
     /// Starts an ensemble with the defaults and waits until each of its servers serves.
@@ -131,7 +141,9 @@ impl ZooKeeper {
     /// It runs already, or does not serve within a minute.
     pub async fn start_again(&mut self) {
         self.spawn().await;
-        self.serving().await;
+        if let Err(log) = self.serving().await {
+            panic!("ZooKeeper ended: {log}");
+        }
     }
 
     async fn spawn(&mut self) {
@@ -155,14 +167,15 @@ impl ZooKeeper {
         self.process = Some(Process { pid, keeper });
     }
 
-    async fn serving(&self) {
-        let served = until("ZooKeeper serves", STARTED, async || {
+    /// Waits until it serves; its log, if it ends instead.
+    async fn serving(&self) -> Result<(), String> {
+        until("ZooKeeper serves", STARTED, async || {
             if !self.runs() {
-                return Some(false);
+                return Some(Err(self.log()));
             }
-            self.ask("srvr").await.is_some_and(|answer| answer.contains("Mode: ")).then_some(true)
-        });
-        assert!(served.await, "ZooKeeper ended: {}", self.log());
+            self.ask("srvr").await.is_some_and(|answer| answer.contains("Mode: ")).then_some(Ok(()))
+        })
+        .await
     }
 
     /// The answer to a four-letter word, if the server gives one within a second.
@@ -282,7 +295,9 @@ impl Ensemble {
             started.push(server);
         }
         for server in &started {
-            server.serving().await;
+            if let Err(log) = server.serving().await {
+                panic!("ZooKeeper ended: {log}");
+            }
         }
         Self { servers: started }
     }
@@ -311,9 +326,20 @@ impl Ensemble {
     }
 }
 
-/// Ports that were free a moment ago, distinct.
+/// Ports that were free a moment ago, distinct, and below those that the kernel hands out by itself: no client's
+/// outgoing connection takes one while a server is down.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port is free"));
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| {
+        let mut tries = 0;
+        loop {
+            let port = 12_000
+                + u16::try_from(RandomState::new().hash_one(tries) % 20_000).expect("less than 20,000");
+            tries += 1;
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(listener) => return listener,
+                Err(error) => assert!(tries < 100, "no loopback port is free: {error}"),
+            }
+        }
+    });
     listeners.each_ref().map(|listener| listener.local_addr().expect("a bound socket has an address").port())
 }
