@@ -91,7 +91,7 @@ pub(crate) enum Budget {
 
 impl Core {
     /// An assignment has committed: the attempt may be sent.
-    pub(crate) fn to_outbox(&mut self, now: Now, attempt: AttemptId) {
+    pub(crate) fn may_send(&mut self, now: Now, attempt: AttemptId) {
         let Some(node) = self.open.get(&attempt).map(|open| open.node.clone()) else { return };
         self.runners.change(&node, now.at, |runner| runner.outbox.push_back(attempt));
         self.outbox_due.insert(node);
@@ -121,11 +121,14 @@ impl Core {
         let mut starts = Vec::new();
         let mut bytes = 0;
         while starts.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
-            let Some(attempt) = self.runners.change(node, now.at, |runner| runner.outbox.pop_front()).flatten()
+            let Some(attempt) =
+                self.runners.change(node, now.at, |runner| runner.outbox.pop_front()).flatten()
             else {
                 break;
             };
-            let Some(open) = self.open.get_mut(&attempt).filter(|open| open.sent == Sent::Unsent) else { continue };
+            let Some(open) = self.open.get_mut(&attempt).filter(|open| open.sent == Sent::Unsent) else {
+                continue;
+            };
             let task = self.db.get(attempt.task);
             let wanted = task.filter(|task| {
                 task.state == TaskState::Running && task.attempt_count == attempt.number && !open.ending
@@ -243,12 +246,7 @@ impl Core {
 
     /// The attempt certainly never ran and never will: its task loses its place, not its budget. The number is spent.
     pub(crate) fn never_started(&mut self, now: Now, attempt: AttemptId, why: &str) {
-        self.settle(
-            now,
-            attempt,
-            AttemptEnd::Lost { reason: format!("{NEVER_STARTED}{why}") },
-            Budget::Free,
-        );
+        self.settle(now, attempt, AttemptEnd::Lost { reason: format!("{NEVER_STARTED}{why}") }, Budget::Free);
     }
 
     /// The attempt has ended, or never was: nothing of it runs or ever will (or its policy does not mind).
@@ -352,8 +350,12 @@ impl Core {
 
     /// Rule (b): gives up what cannot run any more because its runner has been silent for too long.
     pub(crate) fn fence_silent(&mut self, now: Now) {
-        let over: Vec<_> =
-            self.lives.keys().filter(|(node, life)| self.fence.over_at(node, *life) <= now.at).cloned().collect();
+        let over: Vec<_> = self
+            .lives
+            .keys()
+            .filter(|(node, life)| self.fence.over_at(node, *life) <= now.at)
+            .cloned()
+            .collect();
         for (node, life) in over {
             let attempts = self.lives.get(&(node.clone(), life)).cloned().unwrap_or_default();
             tracing::warn!(%node, attempts = attempts.len(), "the node is lost: its right to run has ended");

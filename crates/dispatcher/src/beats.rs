@@ -40,7 +40,8 @@ pub(crate) struct Answer {
 impl Core {
     /// A heartbeat; none if it must not be answered. Call [`answered`](Self::answered) when the answer leaves.
     pub(crate) fn heartbeat(&mut self, now: Now, beat: Heartbeat) -> Option<HeartbeatReply> {
-        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running } = beat;
+        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running } =
+            beat;
         let fresh = self.runners.fresh;
         self.runners.ensure(&node);
         let used = self.lives.get(&(node.clone(), incarnation)).map_or(0, BTreeSet::len) as u32;
@@ -93,7 +94,13 @@ impl Core {
     }
 
     /// A life lists what it runs. Returns what it must not run.
-    fn sighted(&mut self, now: Now, node: &NodeId, life: Incarnation, running: &[AttemptId]) -> Vec<AttemptId> {
+    fn sighted(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        life: Incarnation,
+        running: &[AttemptId],
+    ) -> Vec<AttemptId> {
         let mut end = Vec::new();
         for attempt in running {
             let Some(open) =
@@ -106,8 +113,7 @@ impl Core {
             if open.sent != Sent::Unsent {
                 open.sent = Sent::Accepted;
             }
-            let cancelling =
-                self.db.get(attempt.task).is_none_or(|task| task.state != TaskState::Running);
+            let cancelling = self.db.get(attempt.task).is_none_or(|task| task.state != TaskState::Running);
             if cancelling || open.overdue || open.ending {
                 end.push(*attempt);
             }
@@ -260,8 +266,9 @@ impl Core {
         // What a predecessor may have sent and this life neither runs nor has ended has to be asked for by name:
         // only that answer keeps a start that is still under way from being accepted later.
         let unsure = self.lives.get(&(node.clone(), life)).into_iter().flatten().copied();
-        let unsure: Vec<AttemptId> =
-            unsure.filter(|attempt| self.open.get(attempt).is_some_and(|open| open.sent == Sent::Unsure)).collect();
+        let unsure: Vec<AttemptId> = unsure
+            .filter(|attempt| self.open.get(attempt).is_some_and(|open| open.sent == Sent::Unsure))
+            .collect();
         for attempt in unsure {
             self.ask_confirm(now, attempt);
         }

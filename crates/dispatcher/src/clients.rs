@@ -34,7 +34,11 @@ pub struct ConnectError(
 /// Connects to runners. Whoever implements it owns and joins what drives the connections.
 pub trait Runners: Send + Sync + fmt::Debug {
     /// A connection to the runner of `node`, which listens on `address`. The caller sets a deadline.
-    fn connect(&self, node: &NodeId, address: &str) -> BoxFuture<'static, Result<RunnerRpcClient, ConnectError>>;
+    fn connect(
+        &self,
+        node: &NodeId,
+        address: &str,
+    ) -> BoxFuture<'static, Result<RunnerRpcClient, ConnectError>>;
 }
 
 /// Connections that are up.
@@ -101,7 +105,9 @@ impl Clients {
                         unreadable.push(Some(StartReply::Refused { reason: error.to_string() }));
                         continue;
                     }
-                    Err(error) => return StartResult::NotSent(format!("its payload could not be read: {error}")),
+                    Err(error) => {
+                        return StartResult::NotSent(format!("its payload could not be read: {error}"));
+                    }
                 }
             }
             unreadable.push(None);
@@ -139,7 +145,8 @@ impl Clients {
 
     /// Asks a runner where attempts stand; its inventory comes last.
     pub(crate) async fn ask(&self, token: FencingToken, ask: &Ask) -> Result<Answer, AskFailure> {
-        let client = self.get(&ask.node, &ask.address).await.map_err(|error| AskFailure::Other(error.to_string()))?;
+        let client =
+            self.get(&ask.node, &ask.address).await.map_err(|error| AskFailure::Other(error.to_string()))?;
         let whole = async {
             let mut presences = Vec::with_capacity(ask.cancel.len() + ask.confirm.len());
             if !ask.cancel.is_empty() {

@@ -56,7 +56,7 @@ pub(crate) struct Settings {
 /// What to do once everything until now has committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Hand the attempt to [`Core::to_outbox`].
+    /// Hand the attempt to [`Core::may_send`].
     Start(AttemptId),
     /// Hand the attempt to [`Core::ask_cancel`].
     Cancel(AttemptId),
@@ -169,8 +169,7 @@ impl Core {
 
     /// Whether this submission's payload has to be written to the log on its own before [`submit`](Self::submit).
     pub(crate) fn needs_body(&self, submission: &Submission) -> bool {
-        submission.spec.payload.len() > self.settings.payload_inline_max
-            && self.examine(submission).is_none()
+        submission.spec.payload.len() > self.settings.payload_inline_max && self.examine(submission).is_none()
     }
 
     /// What is to be answered without accepting anything; none if it can be accepted.
@@ -200,7 +199,9 @@ impl Core {
         if self.db.open_len() >= max {
             return refuse(
                 ApiErrorKind::Full,
-                format!("{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later"),
+                format!(
+                    "{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later"
+                ),
             );
         }
         None
@@ -214,7 +215,10 @@ impl Core {
         submissions: Vec<(Submission, Option<BodyRef>)>,
         room: &mut u64,
     ) -> Vec<Submitted> {
-        submissions.into_iter().map(|(submission, body)| self.submit_one(now, submission, body, room)).collect()
+        submissions
+            .into_iter()
+            .map(|(submission, body)| self.submit_one(now, submission, body, room))
+            .collect()
     }
 
     fn submit_one(
@@ -226,8 +230,9 @@ impl Core {
     ) -> Submitted {
         let answer = self.examine(&submission).or_else(|| {
             let spec = &submission.spec;
-            let texts = [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
-                + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+            let texts =
+                [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
+                    + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
             let inline = if body.is_some() { 0 } else { spec.payload.len() };
             let bytes = RECORD_OVERHEAD + (texts + inline) as u64;
             match room.checked_sub(bytes) {

@@ -184,9 +184,10 @@ impl Database {
         let last = first | u128::MAX.checked_shr(128 - free).unwrap_or(0);
         let mut range = self.tasks.range(TaskId::from_u128(first)..=TaskId::from_u128(last));
         match (range.next(), range.next()) {
-            (None, _) => {
-                Err(ApiError::new(ApiErrorKind::NotFound, format!("there is no task {digits}: see taskd task list")))
-            }
+            (None, _) => Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("there is no task {digits}: see taskd task list"),
+            )),
             (Some((_, task)), None) => Ok(task),
             (Some((first, _)), Some((second, _))) => Err(ApiError::new(
                 ApiErrorKind::Ambiguous,
@@ -292,9 +293,9 @@ mod tests {
         assert!(!database.is_dirty());
         let buried: Vec<_> = changes.iter().filter(|c| c.body.is_none()).map(|c| c.key).collect();
         assert_eq!(buried, [4], "it ended before the limit");
-        let live = changes.into_iter().filter_map(|c| {
-            Some(Live { key: c.key, revision: c.revision, body: c.body? })
-        });
+        let live = changes
+            .into_iter()
+            .filter_map(|c| Some(Live { key: c.key, revision: c.revision, body: c.body? }));
         let replayed = Database::replay(live.collect()).expect("readable");
         assert_eq!(replayed.meta(), database.meta());
         assert!(replayed.iter().eq(database.iter()));

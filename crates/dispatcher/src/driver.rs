@@ -82,7 +82,7 @@ type Submissions = Vec<(Submission, Option<BodyRef>)>;
 enum Done {
     Bodies(Submissions, Result<(), BodyFailure>, Reply<Result<Vec<Submitted>, ApiError>>),
     Started(NodeId, Vec<AttemptId>, StartResult),
-    Asked(Ask, Result<Answer, AskFailure>),
+    Asked(Box<(Ask, Result<Answer, AskFailure>)>),
     BodyDeleted(Result<(), BodyFailure>),
     BodiesCollected(Result<usize, BodyFailure>),
 }
@@ -348,7 +348,8 @@ impl Driver {
             }
             Event::Capacities(reply) => {
                 let runners = self.core.runners.iter();
-                let slots = runners.map(|(node, runner)| (node.clone(), runner.capacity.slots, runner.free()));
+                let slots =
+                    runners.map(|(node, runner)| (node.clone(), runner.capacity.slots, runner.free()));
                 let _ = reply.send(slots.collect());
             }
         }
@@ -437,7 +438,8 @@ impl Driver {
                     return self.accept(now, tasks, reply);
                 }
                 let bodies = tasks.into_iter().filter_map(|(_, body)| body);
-                let orphans: Vec<Release> = bodies.map(|body| Release::Effect(Effect::DeleteBody(body))).collect();
+                let orphans: Vec<Release> =
+                    bodies.map(|body| Release::Effect(Effect::DeleteBody(body))).collect();
                 self.held.extend(orphans);
                 let error = match result {
                     Err(BodyFailure::Full) => crate::core::full(),
@@ -454,11 +456,13 @@ impl Driver {
                     self.fail(format!("node {node} has seen a newer leader, of epoch {seen}"));
                 }
             }
-            Done::Asked(ask, Err(AskFailure::Stale(seen))) => {
-                self.fail(format!("node {} has seen a newer leader, of epoch {seen}", ask.node));
-            }
-            Done::Asked(ask, Err(AskFailure::Other(reason))) => self.core.asked(now, ask, Err(reason)),
-            Done::Asked(ask, Ok(answer)) => self.core.asked(now, ask, Ok(answer)),
+            Done::Asked(asked) => match *asked {
+                (ask, Err(AskFailure::Stale(seen))) => {
+                    self.fail(format!("node {} has seen a newer leader, of epoch {seen}", ask.node));
+                }
+                (ask, Err(AskFailure::Other(reason))) => self.core.asked(now, ask, Err(reason)),
+                (ask, Ok(answer)) => self.core.asked(now, ask, Ok(answer)),
+            },
             Done::BodyDeleted(Err(error)) | Done::BodiesCollected(Err(error)) => {
                 tracing::warn!(%error, "payloads that nobody needs stay in the task log; the next term collects them");
             }
@@ -487,7 +491,7 @@ impl Driver {
             let (clients, token) = (Arc::clone(&self.parts.clients), self.parts.token);
             self.io.spawn(async move {
                 let answer = clients.ask(token, &ask).await;
-                Done::Asked(ask, answer)
+                Done::Asked(Box::new((ask, answer)))
             });
         }
     }
@@ -557,7 +561,7 @@ impl Driver {
                 };
                 let _ = reply.send(answer);
             }
-            Release::Effect(Effect::Start(attempt)) => self.core.to_outbox(self.now(), attempt),
+            Release::Effect(Effect::Start(attempt)) => self.core.may_send(self.now(), attempt),
             Release::Effect(Effect::Cancel(attempt)) => self.core.ask_cancel(self.now(), attempt),
             Release::Effect(Effect::DeleteBody(body)) => {
                 let log = Arc::clone(&self.parts.log);
@@ -615,7 +619,9 @@ fn refuse(node: &NodeId, event: Event) {
     let not_leading = NotLeading { node: node.clone(), leader: None };
     match event {
         Event::Submit(_, reply) => drop(reply.send(Err(error))),
-        Event::Show(_, reply) | Event::Cancel(_, reply) | Event::Retry(_, reply) => drop(reply.send(Err(error))),
+        Event::Show(_, reply) | Event::Cancel(_, reply) | Event::Retry(_, reply) => {
+            drop(reply.send(Err(error)))
+        }
         Event::List(_, reply) => drop(reply.send(Err(error))),
         Event::Why(_, reply) => drop(reply.send(Err(error))),
         Event::Watch(_, _, reply) => drop(reply.send(Err(error))),

@@ -71,7 +71,11 @@ mod tests {
         let at = |s| Instant::default() + Duration::from_secs(s);
         let mut fence =
             Fence::new(at(100), Duration::from_secs(4), Duration::from_secs(30), Duration::from_secs(1));
-        assert_eq!(fence.over_at(&node, old), at(135), "never answered in this term: claim + T + right + drift");
+        assert_eq!(
+            fence.over_at(&node, old),
+            at(135),
+            "never answered in this term: claim + T + right + drift"
+        );
         fence.answered(&node, new, at(110));
         assert_eq!(fence.over_at(&node, old), at(135), "another life's answer changes nothing");
         fence.answered(&node, old, at(120));

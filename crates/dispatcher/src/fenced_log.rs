@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clock::SharedClock;
 use coord::log::{AppendRefused, BodyError, CommitError, LogFailure, LogHandle, LogOptions, TaskLog};
-use coord::{ClientRuntime, Fence, LeaseFlag, Layout, Session, Term};
+use coord::{ClientRuntime, Fence, Layout, LeaseFlag, Session, Term};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::status::LogStatus;

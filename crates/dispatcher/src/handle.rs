@@ -131,7 +131,11 @@ impl Handle {
     ///
     /// # Errors
     /// One does not exist; too many calls wait; no leader.
-    pub async fn watch(&self, tasks: Vec<(TaskId, u64)>, patience: Duration) -> Result<Vec<TaskView>, ApiError> {
+    pub async fn watch(
+        &self,
+        tasks: Vec<(TaskId, u64)>,
+        patience: Duration,
+    ) -> Result<Vec<TaskView>, ApiError> {
         let patience = patience.min(PATIENCE_MAX);
         self.ask(patience + CALL_DEADLINE, |reply| Event::Watch(tasks, patience, reply)).await
     }

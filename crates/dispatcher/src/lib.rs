@@ -26,9 +26,9 @@ mod fenced_log;
 
 mod driver;
 
-mod core;
 mod attempts;
 mod beats;
+mod core;
 mod database;
 mod fence;
 mod placement;

@@ -154,7 +154,8 @@ pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Dura
         Ok(Some(Err(error))) => problems.push(format!("the dispatcher's loop ended unexpectedly: {error}")),
         Ok(_) => {}
         Err(_) => {
-            problems.push(format!("the dispatcher's loop did not end within {:?} and was aborted", within / 2));
+            problems
+                .push(format!("the dispatcher's loop did not end within {:?} and was aborted", within / 2));
             work.tasks.shutdown().await;
         }
     }

@@ -14,8 +14,8 @@ pub(crate) mod machine {
     use crate::config::{Config, Options};
     use crate::fenced_log::FencedLog;
     use crate::handle::Handle;
-    use crate::members::MemberInfo;
     use crate::lifecycle::{Inputs, Loop, RecoverFailure, Report, recover, stop, unwind};
+    use crate::members::MemberInfo;
     use crate::storage::{Authority, Storage};
 
     /// The leader's dispatcher, for one term.
@@ -94,7 +94,10 @@ pub(crate) mod machine {
         /// # Cancel safety
         /// Cancel it through the token; dropping the future abandons the data session.
         #[edge(to = Dispatching, fails = RecoverFailure)]
-        pub async fn recover(self, cancel: CancellationToken) -> Result<Dispatcher<Dispatching>, RecoverFailure> {
+        pub async fn recover(
+            self,
+            cancel: CancellationToken,
+        ) -> Result<Dispatcher<Dispatching>, RecoverFailure> {
             let Recovering { config, mut storage, inputs } = self.phase;
             match recover(&config, &mut *storage, inputs, cancel).await {
                 Ok(work) => Ok(Dispatcher { phase: Dispatching { storage, work } }),

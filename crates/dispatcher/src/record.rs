@@ -128,7 +128,9 @@ pub(crate) struct Meta {
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
-    #[error("record {key:032x} was written in format {format}, this release reads up to {FORMAT}: upgrade this node")]
+    #[error(
+        "record {key:032x} was written in format {format}, this release reads up to {FORMAT}: upgrade this node"
+    )]
     Newer { key: u128, format: u32 },
     #[error("record {key:032x} is damaged")]
     Damaged { key: u128, source: rmp_serde::decode::Error },

@@ -41,7 +41,9 @@ impl Core {
         let after = if task.failed > 0 { format!(" ({} failed so far)", task.failed) } else { String::new() };
         let left = seconds(until.since(now.at));
         (
-            format!("its last attempt ended with {end}{after}; the next one starts not before {left} from now"),
+            format!(
+                "its last attempt ended with {end}{after}; the next one starts not before {left} from now"
+            ),
             Some(format!("taskd task cancel {} && taskd task retry {}", task.id, task.id)),
         )
     }

@@ -130,8 +130,7 @@ impl Machine {
 
     fn end(&mut self, attempt: AttemptId, end: AttemptEnd, ms: u64) {
         if self.processes.remove(&attempt).is_some() && self.alive {
-            let outcome =
-                Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0 };
+            let outcome = Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0 };
             self.spool.insert(attempt, outcome);
         }
     }
@@ -295,7 +294,7 @@ impl World {
         let now = self.now();
         for effect in group.effects {
             match effect {
-                Effect::Start(attempt) => self.core.to_outbox(now, attempt),
+                Effect::Start(attempt) => self.core.may_send(now, attempt),
                 Effect::Cancel(attempt) => self.core.ask_cancel(now, attempt),
                 Effect::DeleteBody(_) => {}
             }
@@ -322,8 +321,11 @@ impl World {
         let node = batch.node.clone();
         let attempts: Vec<_> = batch.starts.iter().map(|(start, _)| start.attempt).collect();
         for attempt in &attempts {
-            assert!(!self.done.contains(&attempt.task), "{attempt} is started after its task's success was acknowledged");
-            let durable = self.log.get(&attempt.task.as_u128()).is_some();
+            assert!(
+                !self.done.contains(&attempt.task),
+                "{attempt} is started after its task's success was acknowledged"
+            );
+            let durable = self.log.contains_key(&attempt.task.as_u128());
             assert!(durable, "{attempt} is started before it is durable");
         }
         self.starts += attempts.len() as u64;
@@ -508,7 +510,7 @@ impl World {
         }
         let count = machine.processes.len().max(1);
         if let Some(attempt) = machine.processes.keys().nth(usize::from(choice) % count).copied() {
-            let code = i32::from(choice % 3 == 0);
+            let code = i32::from(choice.is_multiple_of(3));
             machine.end(attempt, AttemptEnd::Exited { code }, ms);
         }
     }
@@ -520,7 +522,7 @@ impl World {
             2..=4 => self.turn(b),
             5..=7 => self.commit(),
             8 => self.send_beat(index),
-            9 => self.deliver_beat(index, b % 5 == 0),
+            9 => self.deliver_beat(index, b.is_multiple_of(5)),
             10 => {
                 self.send_beat(index);
                 self.deliver_beat(index, false);
@@ -528,11 +530,11 @@ impl World {
             11 => self.report(index),
             12 => self.advance(u64::from(b) * 4),
             13 => self.finish_one(index, b),
-            14 => self.machines[index].cut = b % 2 == 0,
-            15 if b % 3 == 0 => self.crash(index),
-            15 => self.restart(index, b % 2 == 0),
+            14 => self.machines[index].cut = b.is_multiple_of(2),
+            15 if b.is_multiple_of(3) => self.crash(index),
+            15 => self.restart(index, b.is_multiple_of(2)),
             16 => self.members(),
-            17 if b % 4 == 0 => self.change_leader(usize::from(b / 4) % 4),
+            17 if b.is_multiple_of(4) => self.change_leader(usize::from(b / 4) % 4),
             17 => {
                 let (ms, epoch) = (self.ms, self.epoch);
                 let machine = &mut self.machines[index];
@@ -541,7 +543,7 @@ impl World {
                     assert!(batch.grant.0 >> 32 <= epoch);
                 }
             }
-            18 if self.submitted > 0 && b % 3 == 0 => {
+            18 if self.submitted > 0 && b.is_multiple_of(3) => {
                 let id = TaskId::from_u128((u128::from(a) % self.submitted + 1) << 64);
                 let _ = self.core.cancel(self.now(), &id.to_string());
                 self.write(Vec::new(), None);
@@ -593,12 +595,18 @@ impl World {
             self.turn(7);
             self.advance(100);
             self.check();
-            if round > 3 && self.core.db.iter().all(|task| task.state.is_final()) && self.core.open.is_empty() {
+            if round > 3 && self.core.db.iter().all(|task| task.state.is_final()) && self.core.open.is_empty()
+            {
                 break;
             }
         }
         let unfinished: Vec<_> = self.core.db.iter().filter(|task| !task.state.is_final()).collect();
-        assert!(unfinished.is_empty(), "at {} ms these never end: {unfinished:#?} {:#?}", self.ms, self.core.open);
+        assert!(
+            unfinished.is_empty(),
+            "at {} ms these never end: {unfinished:#?} {:#?}",
+            self.ms,
+            self.core.open
+        );
         for task in &self.done {
             let state = self.core.db.get(*task).map(|task| task.state);
             assert!(

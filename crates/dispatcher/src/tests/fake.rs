@@ -212,7 +212,13 @@ impl RunnerRpc for FakeRunner {
         Ok(attempts.into_iter().map(|attempt| self.presence(attempt)).collect())
     }
 
-    async fn output(self, _: Context, attempt: AttemptId, offset: u64, _: u32) -> Result<OutputChunk, Refusal> {
+    async fn output(
+        self,
+        _: Context,
+        attempt: AttemptId,
+        offset: u64,
+        _: u32,
+    ) -> Result<OutputChunk, Refusal> {
         if self.state().started.contains(&attempt) {
             Ok(OutputChunk { offset, bytes: b"hello".to_vec(), complete: true })
         } else {

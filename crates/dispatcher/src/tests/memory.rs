@@ -16,14 +16,15 @@ use crate::storage::{
     Authority, BodyFailure, BodyRef, Change, Commit, Failure, Live, Log, Opened, Refused, Storage,
 };
 
+type Done = oneshot::Sender<Result<(), Failure>>;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     records: BTreeMap<u128, (u64, Option<Bytes>)>,
     pub(super) bodies: BTreeMap<u128, Bytes>,
-    waiting: VecDeque<(Vec<Change>, oneshot::Sender<Result<(), Failure>>)>,
+    waiting: VecDeque<(Vec<Change>, Done)>,
     hold: bool,
     pub(super) room: u64,
-    pub(super) appends: usize,
 }
 
 /// Shared by every term of a test.
@@ -98,7 +99,6 @@ impl State {
 impl Log for MemoryLog {
     fn append(&self, changes: Vec<Change>) -> Result<Commit, Refused> {
         let mut state = self.state();
-        state.appends += 1;
         let (done, commit) = oneshot::channel();
         if state.hold {
             state.waiting.push_back((changes, done));

@@ -2,6 +2,7 @@
 
 mod fake;
 mod memory;
+mod zookeeper;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,8 +56,7 @@ async fn lead(log: &MemoryLog, clock: TokioClock, epoch: u64, runners: &[FakeRun
     let lease = Arc::new(TestLease(AtomicBool::new(true)));
     let (members, seen) = watch::channel(members_of(runners));
     let network = Network::of(runners);
-    let dispatcher =
-        Dispatcher::assemble(config, token, lease.clone(), Box::new(log.clone()), seen, network);
+    let dispatcher = Dispatcher::assemble(config, token, lease.clone(), Box::new(log.clone()), seen, network);
     let dispatcher = dispatcher.recover(CancellationToken::new()).await.expect("recovers");
     let handle = dispatcher.handle();
     Term { dispatcher, handle, lease, members }
@@ -73,7 +73,12 @@ async fn submit(handle: &Handle, task: Submission) -> TaskId {
 }
 
 /// Polls for a condition, driving the runners; the time it may take is paused and costs nothing.
-async fn until(handle: &Handle, runners: &[FakeRunner], id: TaskId, done: impl Fn(&TaskView) -> bool) -> TaskView {
+async fn until(
+    handle: &Handle,
+    runners: &[FakeRunner],
+    id: TaskId,
+    done: impl Fn(&TaskView) -> bool,
+) -> TaskView {
     for _ in 0..1_000 {
         for runner in runners {
             runner.beat(handle).await;
@@ -253,7 +258,8 @@ async fn cancelled_means_gone() {
     let why = term.handle.why(queued.to_string()).await.expect("it exists");
     assert!(why.reason.contains("all 1 slots") && why.reason.contains("0 tasks are ahead"), "{why:?}");
 
-    let state = |view: Result<TaskView, proto::api::ApiError>| view.map(|view| view.state).map_err(|e| e.kind);
+    let state =
+        |view: Result<TaskView, proto::api::ApiError>| view.map(|view| view.state).map_err(|e| e.kind);
     assert_eq!(state(term.handle.cancel(queued.to_string()).await), Ok(TaskState::Cancelled));
     assert_eq!(state(term.handle.cancel(running.to_string()).await), Ok(TaskState::Cancelling));
     let view = until(&term.handle, &runners, running, is(TaskState::Cancelled)).await;
@@ -296,8 +302,10 @@ async fn submissions_are_idempotent_bounded_and_may_be_large() {
     large.spec.priority = 9;
     let id = submit(handle, large).await;
     assert_eq!(log.state().bodies.len(), 1);
-    until(handle, &runners, id, |_| runners[0].state().running.values().any(|spec| spec.payload.len() == 100_000))
-        .await;
+    until(handle, &runners, id, |_| {
+        runners[0].state().running.values().any(|spec| spec.payload.len() == 100_000)
+    })
+    .await;
     let attempt = runners[0].state().started[0];
     runners[0].end(attempt, AttemptEnd::Exited { code: 0 });
     until(handle, &runners, id, is(TaskState::Succeeded)).await;
@@ -306,7 +314,8 @@ async fn submissions_are_idempotent_bounded_and_may_be_large() {
     let many = (100..200).map(|id| task(id, "wait")).collect();
     let refused = refusals(handle.submit(many).await).into_iter().flatten().count();
     assert!((40..=60).contains(&refused), "{refused}");
-    let page = handle.list(ListFilter { state: Some(TaskState::Queued), limit: Some(1) }).await.expect("listed");
+    let page =
+        handle.list(ListFilter { state: Some(TaskState::Queued), limit: Some(1) }).await.expect("listed");
     assert!(page.tasks.len() == 1 && page.total > 40, "{}", page.total);
 }
 
