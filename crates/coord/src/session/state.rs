@@ -103,8 +103,9 @@ impl Monitor {
     }
 
     async fn follow(&mut self) -> Ended {
-        let mut connection = 1;
         let mut state = self.client.peek_state();
+        // Lost before this began, it was the first one all the same.
+        let mut connection = if state == zk::SessionState::SyncConnected { 1 } else { 2 };
         loop {
             match state {
                 zk::SessionState::SyncConnected => {
