@@ -360,6 +360,8 @@ impl Election {
         }
         if self.connected() && self.survey_pending.is_none() && self.survey_due <= now {
             self.survey_pending = Some(Pending { since: now, until: now + self.settings.answer });
+            // Whoever asks for a look from here on asks for another one: this one may have missed what they mean.
+            self.survey_due = Instant::from_nanos(u64::MAX);
             out.push(Effect::Survey);
         }
     }

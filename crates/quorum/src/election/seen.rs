@@ -21,7 +21,9 @@ impl Election {
             Seen::JoinFailed => self.session = Session::Joining { pending: None, retry_at },
             Seen::Connected => self.reconnected(now, out),
             Seen::Disconnected => self.disconnected(now),
-            Seen::Ended => self.session_over(true, now, out),
+            // While joining there is none to end.
+            Seen::Ended if self.sequence().is_some() => self.session_over(true, now, out),
+            Seen::Ended => {}
             Seen::Leader(leader) => {
                 self.watched = true;
                 self.leader_is(leader, now, out);
@@ -171,7 +173,7 @@ impl Election {
             self.candidacy = Candidacy::Absent { retry_at: now };
         }
         self.survey = Some(survey);
-        self.survey_due = now + self.survey_pause(now);
+        self.survey_due = self.survey_due.min(now + self.survey_pause(now));
     }
 
     /// How long until the next look, if nothing is reported before.
