@@ -256,7 +256,7 @@ impl Cluster {
             }
             let started = self.nodes.iter().filter(|node| node.child.is_some()).count();
             match client.status() {
-                Ok(status) if status.health == "healthy" && status.members.len() == started => Ok(Some(())),
+                Ok(status) if status.health == "healthy" && status.members.len() >= started => Ok(Some(())),
                 Ok(status) => {
                     last = format!("{} ({} of {started} members)", status.summary, status.members.len());
                     Ok(None)
