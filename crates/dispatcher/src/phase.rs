@@ -86,7 +86,8 @@ pub(crate) mod machine {
         }
 
         /// Opens the data session and the log, replays it, commits the first record of the term, and asks every member
-        /// for its inventory.
+        /// for its inventory. While the coordination service is out of reach it keeps trying: the caller's deadline is
+        /// the token.
         ///
         /// # Errors
         /// Whatever is in the way; what had been opened is closed again.
