@@ -16,7 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant as Timer, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::calls::Calls;
+use crate::calls::{Calls, epoch_of};
 use crate::config::Options;
 use crate::election::event::HandoverError;
 use crate::election::{Effect, Election, Event, Generation, Seen, Standing};
@@ -192,8 +192,14 @@ impl Driver {
     }
 
     fn feed_seen(&mut self, generation: Generation, seen: Seen) {
-        if let Seen::Leader(Some(leader)) = &seen {
-            self.seen_epoch = self.seen_epoch.max(Some(leader.record.epoch));
+        // Also without a leader: whoever starts anew needs the present epoch as a floor.
+        let epoch = match &seen {
+            Seen::Leader(Some(leader)) => Some(leader.record.epoch),
+            Seen::Surveyed(survey) => Some(epoch_of(survey.epoch)),
+            _ => None,
+        };
+        if generation == self.election.generation() {
+            self.seen_epoch = self.seen_epoch.max(epoch);
         }
         if matches!(seen, Seen::Leader(_)) {
             self.members_due = self.members_due.min(Timer::now() + self.spread(MEMBERS_SPREAD));

@@ -157,7 +157,8 @@ pub struct View {
     pub leaderless_since: Option<Instant>,
     /// Why nobody leads or the leader does not serve, in one sentence without a full stop.
     pub why_no_leader: Option<String>,
-    /// The highest epoch seen: the floor for whoever checks tokens.
+    /// The highest epoch seen, with or without a leader: the floor for whoever checks tokens. None before the first
+    /// look at `epoch`.
     pub seen_token: Option<FencingToken>,
     /// What this node struggles with, for people.
     pub trouble: Option<String>,

@@ -166,3 +166,29 @@ async fn more_nodes_than_eligible_max_do_not_stand() {
         assert_eq!(node.stop().await.0, Report::Closed);
     }
 }
+
+#[tokio::test]
+async fn a_member_node_that_somebody_deleted_is_created_again() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let (_, epoch) = leader(&nodes).await;
+    let me = nodes[0].view().me.clone().expect("it has joined");
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&zookeeper.hosts(), "vandal", dir.path());
+    let vandal = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
+    let delete = coord::Write {
+        ops: vec![coord::Op::Delete { path: me.path.clone(), version: None }],
+        read_back: coord::ReadBack::Gone { path: me.path.clone() },
+        undo: coord::Undo::Keep,
+    };
+    vandal.link().write(delete, PATIENCE).await.unwrap();
+    vandal.close(PATIENCE).await.unwrap();
+
+    let again = |view: &quorum::View| view.me.as_ref().is_some_and(|now| now.sequence > me.sequence);
+    let view = nodes[0].see("another member node", |view| again(view) && view.members.len() == 1).await;
+    assert_eq!(view.members.first(), view.me.as_ref());
+    assert_eq!(nodes[0].leads(), Some(epoch), "its term went on");
+    let [node] = nodes;
+    assert_eq!(node.stop().await.0, Report::Closed);
+}
