@@ -202,17 +202,23 @@ impl Client {
                     Ok(_) => return Err(too_few().into()),
                     Err(CallError::Api(error)) => {
                         for &i in &batch {
-                            answers[i] = Some(Submitted::Refused(error.clone()));
+                            answers[i] = Some(refused(answers[i].take(), error.clone()));
                         }
                     }
-                    // Ids that are known to be accepted must not be lost with the rest.
-                    Err(error) if answers.iter().any(Option::is_some) => {
+                    // Ids that are known to be accepted must not be lost with the rest; and an answer that was lost
+                    // may come the next time.
+                    Err(error)
+                        if answers.iter().any(Option::is_some)
+                            || matches!(error, CallError::NoAnswer { .. })
+                                && Instant::now() + pause < deadline =>
+                    {
                         let kind = match error {
                             CallError::Unreachable(_) => ApiErrorKind::NoLeader,
                             _ => ApiErrorKind::Unknown,
                         };
                         for &i in &batch {
-                            answers[i] = Some(Submitted::Refused(ApiError::new(kind, error.to_string())));
+                            let error = ApiError::new(kind, error.to_string());
+                            answers[i] = Some(refused(answers[i].take(), error));
                         }
                     }
                     Err(error) => return Err(error),
@@ -401,6 +407,10 @@ impl Client {
             };
             context.deadline = by.into_std();
             match make(api, context).await {
+                // That nothing was done holds for this try, not for the one whose answer was lost.
+                Ok(Err(error)) if error.kind == ApiErrorKind::NoLeader && lost_at.is_some() => {
+                    return Err(CallError::NoAnswer { address, within: begun.elapsed() });
+                }
                 Ok(answer) => return Ok(answer?),
                 Err(error) => {
                     tracing::debug!(address, %error, "a call was not answered");
@@ -492,6 +502,18 @@ pub fn draw_id() -> TaskId {
 
 fn too_few() -> ApiError {
     ApiError::new(ApiErrorKind::Internal, "the node did not answer for every task")
+}
+
+/// What is known of a task after another refusal: one try of unknown fate makes them all so.
+fn refused(before: Option<Submitted>, error: ApiError) -> Submitted {
+    match before {
+        Some(Submitted::Refused(before))
+            if before.kind == ApiErrorKind::Unknown && error.kind == ApiErrorKind::NoLeader =>
+        {
+            Submitted::Refused(before)
+        }
+        _ => Submitted::Refused(error),
+    }
 }
 
 /// Whether there is nothing to gain from asking again.
