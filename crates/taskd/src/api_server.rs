@@ -26,6 +26,9 @@ const RETURN_TRIP: Duration = Duration::from_millis(100);
 /// How long a call that needs the leader waits for one when its own deadline is longer.
 const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(15);
 
+/// Pause before a leader is looked for again, after one turned out not to lead.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// One node's face to clients and peers. Cheap to clone: tarpc clones it per request.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiServer {
@@ -70,15 +73,32 @@ impl ApiServer {
             }
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ApiError::new(
-                    ApiErrorKind::NoLeader,
-                    format!("{trouble}; nothing was queued. Try again, or look at: taskd cluster status"),
-                ));
+                return Err(nothing_done(&trouble));
             }
             // A leader that does not answer may be replaced without our view changing first.
             drop(tokio::time::timeout(left.min(Duration::from_millis(200)), board.changed()).await);
         }
     }
+}
+
+/// The end of a call for which no leader was found.
+fn nothing_done(trouble: &str) -> ApiError {
+    ApiError::new(
+        ApiErrorKind::NoLeader,
+        format!("{trouble}; nothing was queued. Try again, or look at: taskd cluster status"),
+    )
+}
+
+/// Whether a call that came back undone, because who was asked does not lead (yet, or any more), may be made again:
+/// after a pause, if its caller has time for that.
+async fn again(context: &Context, begun: Instant) -> bool {
+    let left = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(RETURN_TRIP);
+    let left = left.min(LEADERLESS_WAIT_MAX.saturating_sub(begun.elapsed()));
+    if left <= ASK_AGAIN {
+        return false;
+    }
+    tokio::time::sleep(ASK_AGAIN).await;
+    true
 }
 
 fn leads(quorum: &quorum::Handle) -> bool {
@@ -102,13 +122,28 @@ fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>) -> Result<T, ApiError
     }
 }
 
+/// Asks the leader, wherever it is. Views lag behind each other while the leadership moves, so that a peer that we take
+/// for the leader may not know it yet, or not be it any more: it has done nothing then, and the call is made again.
 macro_rules! at_leader {
-    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {
-        match $self.leader(&$context, $via).await? {
-            Leader::Here(handle) => handle.$method($($arg),*).await,
-            Leader::There(client, context) => relay(client.$method(context, Via::Peer, $($arg),*).await),
+    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {{
+        let begun = Instant::now();
+        loop {
+            let answer = match $self.leader(&$context, $via).await? {
+                Leader::Here(handle) => handle.$method($($arg.clone()),*).await,
+                Leader::There(client, context) => {
+                    relay(client.$method(context, Via::Peer, $($arg.clone()),*).await)
+                }
+            };
+            match answer {
+                Err(error) if error.kind == ApiErrorKind::NoLeader && $via == Via::Client => {
+                    if !again(&$context, begun).await {
+                        return Err(nothing_done(&error.message));
+                    }
+                }
+                answer => return answer,
+            }
         }
-    };
+    }};
 }
 
 impl Api for ApiServer {
