@@ -55,16 +55,29 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
         }
     }
     if via == Via::Client {
+        if let Some(quorum) = &published.quorum {
+            quorum.refresh();
+        }
+        // A follower lists the members only now and then; the leader watches them.
+        let leader = status.leader.as_ref().filter(|leader| leader.node != parts.node);
+        let leader = leader.map(|leader| leader.address.clone());
+        if let Some(address) = &leader {
+            let answer = within_reach(parts, address).await;
+            if let Some(theirs) = &answer {
+                adopt_members(&mut status, theirs);
+            }
+            merge(&mut status, address, answer);
+        }
         let others: Vec<_> = status
             .members
             .iter()
-            .filter(|member| member.node != parts.node)
-            .map(|m| m.address.clone())
+            .filter(|member| member.node != parts.node && Some(&member.address) != leader.as_ref())
+            .map(|member| member.address.clone())
             .collect();
         let answers: Vec<_> = stream::iter(others)
             .map(|address| async move {
-                let answer = tokio::time::timeout(MEMBER_WITHIN, ask(parts, &address)).await;
-                (address, answer.ok().flatten())
+                let answer = within_reach(parts, &address).await;
+                (address, answer)
             })
             .buffer_unordered(MEMBERS_AT_ONCE)
             .collect()
@@ -81,7 +94,8 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
 /// A leader that does not answer leads nobody, whatever its session still says.
 fn judge_leader(status: &mut ClusterStatus, identity: &Identity, view: Option<&View>) {
     let Some(leader) = status.leader.as_mut() else { return };
-    let silent = status.members.iter().any(|member| member.node == leader.node && member.phase == UNREACHABLE);
+    let silent =
+        status.members.iter().any(|member| member.node == leader.node && member.phase == UNREACHABLE);
     if !silent || leader.node == identity.node {
         return;
     }
@@ -100,6 +114,38 @@ fn judge_leader(status: &mut ClusterStatus, identity: &Identity, view: Option<&V
         "wait; if this stays, {} is cut off from this node but not from ZooKeeper: check the network between them",
         leader.address
     ));
+}
+
+/// What the member at `address` says, if it answers in time.
+async fn within_reach(parts: &Parts, address: &str) -> Option<ClusterStatus> {
+    tokio::time::timeout(MEMBER_WITHIN, ask(parts, address)).await.ok().flatten()
+}
+
+/// Takes the leader's list of members over, except for what this node knows of itself.
+fn adopt_members(status: &mut ClusterStatus, theirs: &ClusterStatus) {
+    if !leads(theirs) {
+        return;
+    }
+    let mut members = theirs.members.clone();
+    for member in &mut members {
+        if let Some(ours) = status.members.iter().find(|ours| ours.node == member.node) {
+            member.phase.clone_from(&ours.phase);
+            member.note.clone_from(&ours.note);
+        }
+    }
+    let count = |list: &[MemberStatus]| format!(", {} member{}", list.len(), plural(list.len()));
+    status.summary = status.summary.replace(&count(&status.members), &count(&members));
+    status.members = members;
+}
+
+/// Whether who answered leads by its own account; what it remembers of a leadership that it lost does not count.
+fn leads(theirs: &ClusterStatus) -> bool {
+    theirs.health != Health::NoLeader
+        && theirs.leader.as_ref().is_some_and(|leader| leader.node == theirs.answered_by)
+}
+
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 async fn ask(parts: &Parts, address: &str) -> Option<ClusterStatus> {
@@ -123,8 +169,7 @@ fn merge(status: &mut ClusterStatus, address: &str, answer: Option<ClusterStatus
         member.phase.clone_from(&own.phase);
         member.note.clone_from(&own.note);
     }
-    let leads = theirs.leader.as_ref().is_some_and(|leader| leader.node == theirs.answered_by);
-    if !leads {
+    if !leads(&theirs) {
         return;
     }
     if theirs.log.is_some() {
@@ -183,7 +228,7 @@ pub(crate) fn local(identity: &Identity, published: &Published, now: Instant) ->
                 leader.node,
                 leader.epoch,
                 members.len(),
-                if members.len() == 1 { "" } else { "s" }
+                plural(members.len())
             ),
             None,
         ),
