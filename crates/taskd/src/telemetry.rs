@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// What other crates may say at most unless asked for: their own view of what we report ourselves.
-const QUIET: &str = "tarpc=error,zookeeper_client=error";
+/// What other crates may say at most unless asked for: their own view of what we report ourselves. (Each call that its
+/// caller gave up is an error to tarpc, twice, and without saying which one.)
+const QUIET: &str = "tarpc=off,zookeeper_client=error";
 
 /// The filter for `level`.
 ///
