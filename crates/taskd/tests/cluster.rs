@@ -1,0 +1,445 @@
+//! Three nodes, one leader, real tasks: what a user does with a cluster, and what a cluster survives.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use support::{Cluster, SOON, lines, none_left, processes_with, run_at};
+use testkit::until;
+
+#[tokio::test]
+async fn tasks_run_and_can_be_asked_about_through_every_node() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    every_node_takes_tasks(&cluster).await;
+    the_tasks_own_status_comes_back(&cluster).await;
+    much_output_stays_on_disk(&cluster).await;
+    cancelled_means_gone(&cluster).await;
+    retries_and_timeouts(&cluster).await;
+    why_is_answered(&cluster).await;
+    one_key_is_one_task(&cluster).await;
+    lists_and_json(&cluster).await;
+    leadership_moves_on_request(&cluster).await;
+    let mut cluster = cluster;
+    for node in &mut cluster.nodes {
+        let (status, took) = node.stop().await;
+        assert!(status.success() && took < Duration::from_secs(5), "{}: {status} after {took:?}", node.id);
+    }
+}
+
+async fn every_node_takes_tasks(cluster: &Cluster) {
+    let serial = std::process::Command::new("sha256sum").arg("/etc/os-release").output().unwrap();
+    let serial = String::from_utf8(serial.stdout).unwrap();
+    for node in &cluster.nodes {
+        let ran =
+            run_at(&node.address, &["task", "submit", "--wait", "--", "sha256sum", "/etc/os-release"]).await;
+        assert_eq!((ran.code, &*ran.stdout, &*ran.stderr), (0, &*serial, ""), "through {}", node.id);
+    }
+    // And on every node: its label is its name.
+    for node in &cluster.nodes {
+        let label = format!("node={}", node.id);
+        let ran = cluster
+            .cli(&["task", "submit", "--wait", "--label", &label, "--", "sh", "-c", "echo $TASKD_NODE"])
+            .await;
+        assert_eq!((ran.code, ran.stdout.trim()), (0, &*node.id), "{ran:?}");
+    }
+}
+
+async fn the_tasks_own_status_comes_back(cluster: &Cluster) {
+    let rows =
+        [("exit 7", 7, "failed (exit 7)"), ("kill -9 $$", 137, "failed (signal 9)"), ("exit 0", 0, "")];
+    for (script, code, says) in rows {
+        let ran = cluster.cli(&["task", "submit", "--wait", "--", "sh", "-c", script]).await;
+        assert_eq!(ran.code, code, "{script}: {ran:?}");
+        assert!(ran.stderr.contains(says), "{script}: {ran:?}");
+    }
+    let ran = cluster.cli(&["task", "submit", "--wait", "--", "/no/such/program"]).await;
+    assert!(ran.code != 0 && ran.stderr.contains("/no/such/program"), "{ran:?}");
+}
+
+/// 10 MiB on stdout grow neither the daemon nor ZooKeeper's state.
+async fn much_output_stays_on_disk(cluster: &Cluster) {
+    const BYTES: usize = 10 * 1024 * 1024;
+    let log_bytes = async || {
+        let status = cluster.nodes[0].status().await.unwrap();
+        (status["log"]["bytes"].as_u64().unwrap(), status["log"]["live_bytes"].as_u64().unwrap())
+    };
+    let memory = || cluster.nodes.iter().map(|node| node.memory_peak_kib()).collect::<Vec<_>>();
+    let (bytes_before, _) = log_bytes().await;
+    let memory_before = memory();
+    let script = format!("yes 0123456789abcde | head -c {BYTES}; echo the end");
+    let id = cluster.submit(&["--label", "node=n2", "--", "sh", "-c", &script]).await;
+    cluster.reaches(&id, &["succeeded"]).await;
+    for node in &cluster.nodes {
+        let ran = run_at(&node.address, &["task", "logs", &id]).await;
+        assert_eq!((ran.code, ran.stdout.len()), (0, BYTES + 8), "through {}: {}", node.id, ran.stderr);
+        assert!(ran.stdout.ends_with("the end\n"), "through {}", node.id);
+    }
+    let ran = cluster.cli(&["task", "submit", "--wait", "--", "sh", "-c", &script]).await;
+    assert_eq!((ran.code, ran.stdout.len()), (0, BYTES + 8), "{}", ran.stderr);
+
+    let (bytes_after, _) = log_bytes().await;
+    assert!(bytes_after < bytes_before + 8 * 1024, "{bytes_before} → {bytes_after} bytes of log");
+    for ((node, before), after) in cluster.nodes.iter().zip(memory_before).zip(memory()) {
+        assert!(after < before + 6 * 1024, "{} grew from {before} to {after} KiB", node.id);
+    }
+}
+
+/// Also what has left the process group, and has no parent any more.
+async fn cancelled_means_gone(cluster: &Cluster) {
+    let marks = ["86400.125", "86400.25", "86400.5"].map(|mark| format!("{mark}{}", std::process::id()));
+    let [child, orphan, own] = &marks;
+    let script = format!(
+        "trap '' TERM; sleep {child} & (setsid sh -c 'sleep {orphan} & exit' &) ; echo up; exec sleep {own}"
+    );
+    let id = cluster.submit(&["--", "sh", "-c", &script]).await;
+    let sleeps =
+        |mark: &str| processes_with(mark).iter().any(|(_, line)| line.trim() == format!("sleep {mark}"));
+    until("the whole tree runs", SOON, async || marks.iter().all(|mark| sleeps(mark)).then_some(())).await;
+    let ran = cluster.cli(&["task", "cancel", &id[..8]]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    cluster.reaches(&id, &["cancelled"]).await;
+    for mark in &marks {
+        let left = processes_with(mark);
+        assert!(left.is_empty(), "cancelled, but there is {left:?}");
+    }
+    let again = cluster.cli(&["task", "cancel", &id]).await;
+    assert_eq!((again.code, again.stdout), (0, format!("{id}  cancelled\n")), "{}", again.stderr);
+    let queued = cluster.submit(&["--label", "node=n9", "--", "true"]).await;
+    cluster.cli(&["task", "cancel", &queued]).await;
+    assert_eq!(cluster.reaches(&queued, &["cancelled"]).await["attempt_count"], 0);
+}
+
+async fn retries_and_timeouts(cluster: &Cluster) {
+    let started = std::time::Instant::now();
+    let id = cluster
+        .submit(&[
+            "--retries",
+            "2",
+            "--retry-backoff",
+            "200ms",
+            "--",
+            "sh",
+            "-c",
+            "echo try $TASKD_ATTEMPT; exit 3",
+        ])
+        .await;
+    let ran = cluster.cli(&["task", "wait", &id]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let task = cluster.task(&id).await;
+    assert_eq!((&task["state"], &task["attempt_count"]), (&"dead".into(), &3.into()), "{task:#}");
+    assert!(started.elapsed() >= Duration::from_millis(600), "200 ms, then 400 ms");
+    let output = cluster.cli(&["task", "logs", &id, "--attempt", "2"]).await.stdout;
+    assert_eq!(output, "try 2\n");
+    let retried = cluster.cli(&["task", "retry", &id, "-o", "json"]).await;
+    assert_eq!(retried.code, 0, "{retried:?}");
+    assert_eq!(cluster.reaches(&id, &["dead"]).await["attempt_count"], 6, "a fresh budget");
+
+    let ran = cluster
+        .cli(&[
+            "task",
+            "submit",
+            "--wait",
+            "--run-timeout",
+            "300ms",
+            "--",
+            "sh",
+            "-c",
+            "echo begun; sleep 60",
+        ])
+        .await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (125, "begun\n"), "{ran:?}");
+    assert!(ran.stderr.contains("timed_out"), "{ran:?}");
+}
+
+async fn why_is_answered(cluster: &Cluster) {
+    let rows: [(&[&str], &str); 2] = [
+        (&["--label", "zone=mars", "--", "true"], "zone=mars"),
+        (&["--kind", "unheard-of", "--payload", "x"], "unheard-of"),
+    ];
+    for (args, says) in rows {
+        let id = cluster.submit(args).await;
+        for node in &cluster.nodes {
+            let ran = run_at(&node.address, &["task", "why", &id]).await;
+            assert!(ran.code == 0 && ran.stdout.starts_with("queued: "), "{ran:?}");
+            assert!(ran.stdout.contains("no node") && ran.stdout.contains(says), "{ran:?}");
+        }
+        let why = cluster.cli(&["task", "why", &id, "-o", "json"]).await.json();
+        assert_eq!((&why["id"], &why["state"]), (&id.clone().into(), &"queued".into()));
+        assert_eq!(cluster.cli(&["task", "cancel", &id]).await.code, 0);
+    }
+}
+
+async fn one_key_is_one_task(cluster: &Cluster) {
+    let submit = ["--idempotency-key", "nightly-7", "--", "true"];
+    let first = cluster.submit(&submit).await;
+    let again = cluster.cli(&[&["task", "submit"], &submit[..]].concat()).await;
+    assert_eq!((again.code, again.stdout.trim()), (0, &*first), "{again:?}");
+    assert!(again.stderr.contains("submitted before"), "{again:?}");
+}
+
+async fn lists_and_json(cluster: &Cluster) {
+    let id = cluster.submit(&["--name", "a name", "--priority", "-7", "--", "true"]).await;
+    cluster.reaches(&id, &["succeeded"]).await;
+    let page = cluster.cli(&["task", "list", "-o", "json", "--limit", "1"]).await.json();
+    assert_eq!(page["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(page["tasks"][0]["id"], *id, "newest first");
+    assert!(page["total"].as_u64().unwrap() > 5, "{page}");
+    let table = cluster.cli(&["task", "list", "--limit", "2"]).await;
+    assert_eq!(table.stdout.lines().count(), 3, "{table:?}");
+    assert!(table.stderr.starts_with("2 of ") && table.stderr.ends_with("--limit\n"), "{table:?}");
+
+    let task = cluster.task(&id[..10]).await;
+    assert_eq!((&task["id"], &task["spec"]["priority"]), (&id.clone().into(), &(-7).into()));
+    assert_eq!(task["attempts"][0]["end"]["exited"]["code"], 0, "{task:#}");
+    let shown = cluster.cli(&["task", "show", &id]).await;
+    assert!(shown.stdout.contains("a name") && !shown.stdout.contains('\x1b'), "{shown:?}");
+    let waited = cluster.cli(&["task", "wait", &id, "-o", "json"]).await;
+    assert_eq!((waited.code, &waited.json()[0]["id"]), (0, &id.into()));
+    cluster.cli(&["task", "show", "ffffffffffff"]).await.refused(4, &["there is no task"]);
+
+    let status = cluster.nodes[1].status().await.unwrap();
+    assert_eq!(status["coordination"]["session_timeout_ms"], 2000, "{status:#}");
+    assert_eq!(status["members"].as_array().unwrap().len(), 3);
+    let words = cluster.cli(&["cluster", "status"]).await;
+    assert!(words.code == 0 && words.stdout.starts_with("HEALTHY: "), "{words:?}");
+}
+
+/// Handover and priority: another node leads within seconds, and running tasks notice nothing.
+async fn leadership_moves_on_request(cluster: &Cluster) {
+    let witness = &cluster.nodes[0];
+    let gate = cluster.dir.path().join("gate");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+    let mut running = Vec::new();
+    for node in &cluster.nodes {
+        let label = format!("node={}", node.id);
+        running.push(cluster.submit(&["--label", &label, "--", "sh", "-c", &script]).await);
+    }
+    for id in &running {
+        cluster.reaches(id, &["running"]).await;
+    }
+
+    let (old, old_epoch) = cluster.leader(witness).await;
+    let target = cluster.nodes.iter().find(|node| node.id != old).unwrap();
+    let asked = std::time::Instant::now();
+    let ran = cluster.cli(&["cluster", "handover", "--to", &target.id]).await;
+    assert_eq!((ran.code, ran.stdout), (0, format!("{} leads\n", target.id)), "{}", ran.stderr);
+    let (new, epoch) = cluster.leader(witness).await;
+    assert!(
+        new == target.id && epoch > old_epoch,
+        "{new} (epoch {epoch}) leads after {old} (epoch {old_epoch})"
+    );
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+
+    let preferred = cluster.nodes.iter().find(|node| node.id != old && node.id != new).unwrap();
+    let ran = cluster.cli(&["cluster", "priority", &preferred.id, "10"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = cluster.cli(&["cluster", "handover"]).await;
+    assert_eq!((ran.code, ran.stdout), (0, format!("{} leads\n", preferred.id)), "{}", ran.stderr);
+    let status = cluster.healthy(3).await;
+    assert_eq!(status["leader"]["node"], *preferred.id);
+    assert!(status["members"].as_array().unwrap().iter().any(|m| m["priority"] == 10), "{status:#}");
+
+    std::fs::write(&gate, "").unwrap();
+    for id in &running {
+        assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], 1);
+    }
+}
+
+/// A script that writes `ID ATTEMPT start|end|overlap` and runs until `gate` exists.
+fn recorded(cluster: &Cluster, gate: &str) -> String {
+    let dir = cluster.dir.path().display();
+    format!(
+        "exec 9>{dir}/$TASKD_TASK_ID.lock; me=\"$TASKD_TASK_ID $TASKD_ATTEMPT\"; \
+         flock -n 9 || {{ echo $me overlap >>{dir}/record; exit 9; }}; echo $me start >>{dir}/record; \
+         until [ -e {dir}/{gate} ]; do sleep 0.05; done; echo $me end >>{dir}/record"
+    )
+}
+
+/// Of each task: its attempts and what they wrote.
+fn record(cluster: &Cluster) -> BTreeMap<String, Vec<(u32, String)>> {
+    let mut tasks = BTreeMap::<_, Vec<_>>::new();
+    for line in lines(&cluster.dir.path().join("record")) {
+        let words: Vec<_> = line.split(' ').collect();
+        tasks.entry(words[0].to_owned()).or_default().push((words[1].parse().unwrap(), words[2].to_owned()));
+    }
+    tasks
+}
+
+async fn recorded_starts(cluster: &Cluster, count: usize) {
+    until("the tasks have started", SOON, async || {
+        let starts = record(cluster).values().flatten().filter(|(_, what)| what == "start").count();
+        (starts >= count).then_some(())
+    })
+    .await;
+}
+
+fn nothing_overlapped_or_ran_after_success(cluster: &Cluster) {
+    for (id, events) in record(cluster) {
+        assert!(events.iter().all(|(_, what)| what != "overlap"), "{id}: {events:?}");
+        let end = events.iter().position(|(_, what)| what == "end");
+        assert_eq!(end, Some(events.len() - 1), "{id} goes on after its success: {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_replaced_and_its_tasks_come_back() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let (old, old_epoch) = cluster.leader(&cluster.nodes[0]).await;
+    let others: Vec<_> = cluster.nodes.iter().map(|n| n.id.clone()).filter(|id| *id != old).collect();
+
+    let mut done = Vec::new();
+    for _ in 0..4 {
+        let script = recorded(&cluster, "record");
+        done.push(cluster.submit(&["--", "sh", "-c", &script]).await);
+    }
+    for id in &done {
+        cluster.reaches(id, &["succeeded"]).await;
+    }
+    let script = recorded(&cluster, "gate");
+    let on = async |node: &str, policy: &str| {
+        let label = format!("node={node}");
+        cluster.submit(&["--label", &label, "--on-lost", policy, "--", "sh", "-c", &script]).await
+    };
+    let kept = [on(&others[0], "requeue").await, on(&others[1], "requeue").await];
+    let (lost, given_up) = (on(&old, "requeue").await, on(&old, "fail").await);
+    recorded_starts(&cluster, 8).await;
+
+    cluster.node_mut(&old).kill();
+    let killed = std::time::Instant::now();
+    let witness = cluster.node(&others[0]);
+    let words = run_at(&witness.address, &["cluster", "status"]).await;
+    assert!(words.code == 3 && words.stdout.starts_with("NO LEADER"), "{words:?}");
+    assert!(words.stdout.contains("takes over"), "{words:?}");
+    let (new, epoch) = cluster.leader(witness).await;
+    assert!(new != old && epoch > old_epoch, "{new} (epoch {epoch}) after {old} (epoch {old_epoch})");
+    // Session timeout, tick, half a second; the rest is this machine's.
+    assert!(killed.elapsed() < Duration::from_secs(3 + 5), "{:?}", killed.elapsed());
+    let queued = cluster.submit(&["--", "true"]).await;
+    cluster.reaches(&queued, &["succeeded"]).await;
+    for id in &kept {
+        let task = cluster.task(id).await;
+        assert_eq!((&task["state"], &task["attempt_count"]), (&"running".into(), &1.into()), "{task:#}");
+    }
+
+    cluster.node_mut(&old).spawn();
+    cluster.healthy(3).await;
+    std::fs::write(cluster.dir.path().join("gate"), "").unwrap();
+    for id in &kept {
+        assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], 1);
+    }
+    assert_eq!(cluster.reaches(&lost, &["succeeded"]).await["attempt_count"], 2);
+    assert_eq!(cluster.reaches(&given_up, &["lost"]).await["attempt_count"], 1);
+    for id in &done {
+        let task = cluster.task(id).await;
+        assert_eq!((&task["state"], &task["attempt_count"]), (&"succeeded".into(), &1.into()), "{task:#}");
+    }
+    // What was given up has no end in the record, by design.
+    let path = cluster.dir.path().join("record");
+    let kept_lines: Vec<_> = lines(&path).into_iter().filter(|line| !line.starts_with(&given_up)).collect();
+    std::fs::write(&path, kept_lines.join("\n") + "\n").unwrap();
+    nothing_overlapped_or_ran_after_success(&cluster);
+}
+
+#[tokio::test]
+async fn a_zookeeper_outage_ends_nothing() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let script = recorded(&cluster, "gate");
+    let mut running = Vec::new();
+    for _ in 0..6 {
+        running.push(cluster.submit(&["--", "sh", "-c", &script]).await);
+    }
+    recorded_starts(&cluster, running.len()).await;
+
+    cluster.zookeeper.stop().await;
+    let stopped = std::time::Instant::now();
+    for node in &cluster.nodes {
+        let submit = ["task", "submit", "--submit-timeout", "1s", "--", "true"];
+        let ran = run_at(&node.address, &submit).await;
+        if stopped.elapsed() > Duration::from_secs(2) {
+            ran.refused(5, &["nothing was queued"]);
+            assert!(ran.took < Duration::from_secs(3), "{ran:?}");
+        } else {
+            // The log's write may still be under way when the lease ends: then nobody can know.
+            assert!(ran.code == 5 || ran.code == 6, "{ran:?}");
+        }
+    }
+    for node in &cluster.nodes {
+        let words = until("the status says what is wrong", SOON, async || {
+            let ran = run_at(&node.address, &["cluster", "status"]).await;
+            (ran.code == 3).then_some(ran)
+        })
+        .await;
+        assert!(words.stdout.starts_with("NO LEADER") && words.stdout.contains("ZooKeeper"), "{words:?}");
+    }
+    until("six seconds have passed", SOON, async || {
+        (stopped.elapsed() > Duration::from_secs(6)).then_some(())
+    })
+    .await;
+    cluster.zookeeper.start_again().await;
+
+    cluster.healthy(3).await;
+    let after = cluster.submit(&["--", "true"]).await;
+    cluster.reaches(&after, &["succeeded"]).await;
+    for id in &running {
+        let task = cluster.task(id).await;
+        assert_eq!((&task["state"], &task["attempt_count"]), (&"running".into(), &1.into()), "{task:#}");
+    }
+    std::fs::write(cluster.dir.path().join("gate"), "").unwrap();
+    for id in &running {
+        assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], 1);
+    }
+    nothing_overlapped_or_ran_after_success(&cluster);
+}
+
+/// Each lost policy, when the daemon is gone and nobody starts it again.
+#[tokio::test]
+async fn a_node_that_stays_away_loses_its_tasks_after_the_fence() {
+    let started = Cluster::start_with(3, |config| {
+        config.set("tasks.fence_after", "\"6s\"");
+        if config.id != "n1" {
+            config.set("node.labels", "{ pair = \"yes\" }");
+        }
+    });
+    let Some(mut cluster) = started.await else { return };
+    let script = recorded(&cluster, "gate");
+    let on = async |policy: &str| {
+        cluster.submit(&["--label", "pair=yes", "--on-lost", policy, "--", "sh", "-c", &script]).await
+    };
+    let mut ids = Vec::new();
+    for policy in ["requeue", "requeue", "requeue", "requeue"] {
+        ids.push(on(policy).await);
+    }
+    let quick =
+        cluster.submit(&["--label", "pair=yes", "--on-lost", "requeue-now", "--", "sleep", "86399"]).await;
+    recorded_starts(&cluster, ids.len()).await;
+    cluster.reaches(&quick, &["running"]).await;
+    let victim = cluster.task(&quick).await["attempts"][0]["node"].as_str().unwrap().to_owned();
+    let mut of_victim = Vec::new();
+    for id in &ids {
+        if cluster.task(id).await["attempts"][0]["node"] == *victim {
+            of_victim.push(id.clone());
+        }
+    }
+    assert!(!of_victim.is_empty(), "the tasks spread over the nodes that suit");
+
+    cluster.node_mut(&victim).kill();
+    let killed = std::time::Instant::now();
+    until("requeue-now does not wait for the fence", SOON, async || {
+        (cluster.task(&quick).await["attempt_count"] == 2).then_some(())
+    })
+    .await;
+    assert!(killed.elapsed() < Duration::from_secs(6), "{:?}", killed.elapsed());
+    // The shims of the dead daemon end their tasks at the deadline, so that nothing overlaps.
+    recorded_starts(&cluster, ids.len() + of_victim.len()).await;
+    assert!(cluster.node(&victim).shims().is_empty(), "{:?}", cluster.node(&victim).shims());
+    std::fs::write(cluster.dir.path().join("gate"), "").unwrap();
+    for id in &ids {
+        let attempts = if of_victim.contains(id) { 2 } else { 1 };
+        assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], attempts);
+    }
+    nothing_overlapped_or_ran_after_success(&cluster);
+    cluster.cli(&["task", "cancel", &quick]).await;
+    cluster.reaches(&quick, &["cancelled"]).await;
+    none_left("86399", Duration::from_secs(1)).await;
+}
