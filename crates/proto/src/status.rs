@@ -1,7 +1,10 @@
 //! The cluster as `taskd cluster status` shows it. The JSON form is stable.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::task::TaskState;
 use crate::{ClusterId, Epoch, NodeId};
 
 /// The cluster as one node sees it.
@@ -31,7 +34,7 @@ pub struct ClusterStatus {
     pub log: Option<LogStatus>,
     /// Tasks by state, if the leader answered.
     #[serde(default)]
-    pub tasks: Vec<(crate::task::TaskState, u64)>,
+    pub tasks: BTreeMap<TaskState, u64>,
 }
 
 /// Whether the cluster does its work.
@@ -82,14 +85,23 @@ pub struct MemberStatus {
     pub phase: String,
     /// Its priority for leading.
     pub priority: i32,
-    /// All slots and free ones, if known.
+    /// Its slots, if known.
     #[serde(default)]
-    pub slots: Option<(u32, u32)>,
+    pub slots: Option<Slots>,
     /// Its release.
     pub version: String,
     /// Something to know about it, as a phrase.
     #[serde(default)]
     pub note: Option<String>,
+}
+
+/// How many attempts a node runs at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slots {
+    /// In all.
+    pub total: u32,
+    /// Free ones among them.
+    pub free: u32,
 }
 
 /// The coordination service as the answering node sees it.

@@ -13,6 +13,7 @@ use proto::runner::OutputChunk;
 use proto::status::ClusterStatus;
 use proto::task::TaskView;
 use proto::{NodeId, TaskId};
+use quorum::{HandoverError, PriorityError};
 use tarpc::client::RpcError;
 use tarpc::context::Context;
 
@@ -81,6 +82,28 @@ impl ApiServer {
     }
 }
 
+impl ApiServer {
+    /// Hands this node's leadership over.
+    async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, ApiError> {
+        let Some(quorum) = self.board.quorum() else {
+            return Err(ApiError::new(ApiErrorKind::NoLeader, "this node has left the cluster"));
+        };
+        if let Some(to) = &to {
+            // A leader watches the members.
+            let members: Vec<_> =
+                quorum.view().borrow().members.iter().map(|member| member.node.clone()).collect();
+            if !members.contains(to) {
+                let members: Vec<_> = members.iter().map(NodeId::as_str).collect();
+                return Err(ApiError::new(
+                    ApiErrorKind::NotFound,
+                    format!("{to} is not a member of this cluster; members are {}", members.join(", ")),
+                ));
+            }
+        }
+        quorum.handover(to).await.map_err(|error| handover_failed(&error))
+    }
+}
+
 /// The end of a call for which no leader was found.
 fn nothing_done(trouble: &str) -> ApiError {
     ApiError::new(
@@ -125,14 +148,22 @@ fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>) -> Result<T, ApiError
 /// Asks the leader, wherever it is. Views lag behind each other while the leadership moves, so that a peer that we take
 /// for the leader may not know it yet, or not be it any more: it has done nothing then, and the call is made again.
 macro_rules! at_leader {
-    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {{
+    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {
+        at_leader!(
+            $self, $context, $via,
+            |handle| handle.$method($($arg.clone()),*),
+            |client, context| client.$method(context, Via::Peer, $($arg.clone()),*)
+        )
+    };
+    (
+        $self:ident, $context:ident, $via:ident,
+        |$handle:ident| $here:expr, |$client:ident, $inner:ident| $there:expr
+    ) => {{
         let begun = Instant::now();
         loop {
             let answer = match $self.leader(&$context, $via).await? {
-                Leader::Here(handle) => handle.$method($($arg.clone()),*).await,
-                Leader::There(client, context) => {
-                    relay(client.$method(context, Via::Peer, $($arg.clone()),*).await)
-                }
+                Leader::Here($handle) => $here.await,
+                Leader::There($client, $inner) => relay($there.await),
             };
             match answer {
                 Err(error) if error.kind == ApiErrorKind::NoLeader && $via == Via::Client => {
@@ -144,6 +175,28 @@ macro_rules! at_leader {
             }
         }
     }};
+}
+
+fn handover_failed(error: &HandoverError) -> ApiError {
+    let kind = match error {
+        HandoverError::NotLeading { .. } | HandoverError::Stopped => ApiErrorKind::NoLeader,
+        HandoverError::TimedOut => ApiErrorKind::Unknown,
+        HandoverError::AlreadyLeads(_)
+        | HandoverError::NotACandidate { .. }
+        | HandoverError::NobodyReady
+        | HandoverError::Busy => ApiErrorKind::Conflict,
+    };
+    ApiError::new(kind, error.to_string())
+}
+
+fn priority_failed(error: &PriorityError) -> ApiError {
+    let kind = match error {
+        PriorityError::NoSuchNode { .. } => ApiErrorKind::NotFound,
+        PriorityError::Unknown(_) => ApiErrorKind::Unknown,
+        PriorityError::Stopped => ApiErrorKind::NoLeader,
+        PriorityError::Contended | PriorityError::Failed(_) => ApiErrorKind::Conflict,
+    };
+    ApiError::new(kind, error.to_string())
 }
 
 impl Api for ApiServer {
@@ -183,12 +236,10 @@ impl Api for ApiServer {
         tasks: Vec<(TaskId, u64)>,
         patience_ms: u64,
     ) -> Result<Vec<TaskView>, ApiError> {
-        match self.leader(&context, via).await? {
-            Leader::Here(handle) => handle.watch(tasks, Duration::from_millis(patience_ms)).await,
-            Leader::There(client, context) => {
-                relay(client.watch(context, Via::Peer, tasks, patience_ms).await)
-            }
-        }
+        let patience = Duration::from_millis(patience_ms);
+        at_leader!(self, context, via, |handle| handle.watch(tasks.clone(), patience), |client, context| {
+            client.watch(context, Via::Peer, tasks.clone(), patience_ms)
+        })
     }
 
     async fn output(
@@ -208,18 +259,8 @@ impl Api for ApiServer {
     }
 
     async fn handover(self, context: Context, via: Via, to: Option<NodeId>) -> Result<NodeId, ApiError> {
-        match self.leader(&context, via).await? {
-            Leader::There(client, context) => relay(client.handover(context, Via::Peer, to).await),
-            Leader::Here(_) => {
-                let Some(quorum) = self.board.quorum() else {
-                    return Err(ApiError::new(ApiErrorKind::NoLeader, "this node has left the cluster"));
-                };
-                quorum
-                    .handover(to)
-                    .await
-                    .map_err(|error| ApiError::new(ApiErrorKind::Conflict, error.to_string()))
-            }
-        }
+        at_leader!(self, context, via, |_handle| self.hand_over(to.clone()), |client, context| client
+            .handover(context, Via::Peer, to.clone()))
     }
 
     async fn set_priority(self, _: Context, _: Via, node: NodeId, priority: i32) -> Result<(), ApiError> {
@@ -235,9 +276,6 @@ impl Api for ApiServer {
                 "this node has not joined the cluster yet: taskd cluster status says why",
             ));
         };
-        quorum
-            .set_priority(node, priority)
-            .await
-            .map_err(|error| ApiError::new(ApiErrorKind::Conflict, error.to_string()))
+        quorum.set_priority(node, priority).await.map_err(|error| priority_failed(&error))
     }
 }

@@ -3,6 +3,7 @@
 //! Every node can answer. It describes what it sees itself ([`local`], pure), asks the other members what they see
 //! of themselves, and takes the task figures from the leader if one answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use futures::StreamExt;
 use futures::stream;
 use proto::NodeId;
 use proto::api::Via;
-use proto::status::{ClusterStatus, CoordinationStatus, Health, LeaderStatus, MemberStatus};
+use proto::status::{ClusterStatus, CoordinationStatus, Health, LeaderStatus, MemberStatus, Slots};
 use quorum::{Role, View};
 
 use crate::supervisor::published::{Board, Published};
@@ -46,11 +47,11 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
     if let Some((_, dispatcher)) = &published.dispatcher {
         if let Some((log, tasks)) = dispatcher.stats().await {
             status.log = Some(log);
-            status.tasks = tasks;
+            status.tasks = tasks.into_iter().collect();
         }
-        for (node, slots, free) in dispatcher.capacities().await {
+        for (node, total, free) in dispatcher.capacities().await {
             if let Some(member) = status.members.iter_mut().find(|member| member.node == node) {
-                member.slots = Some((slots, free));
+                member.slots = Some(Slots { total, free });
             }
         }
     }
@@ -244,7 +245,7 @@ pub(crate) fn local(identity: &Identity, published: &Published, now: Instant) ->
         members,
         coordination: coordination(identity, published, now),
         log: None,
-        tasks: Vec::new(),
+        tasks: BTreeMap::new(),
     }
 }
 

@@ -275,12 +275,12 @@ With -o json (stable: fields may be added, none is renamed or removed):
              \"remedy\", \"answered_by\", \"cluster\", \"leader\": LEADER,
              \"members\": [MEMBER…], \"coordination\": COORDINATION,
              \"log\": {\"bytes\", \"live_bytes\", \"budget_bytes\", \"segments\"},
-             \"tasks\": [[STATE, COUNT]…]}
+             \"tasks\": {STATE: COUNT…}}
   handover  {\"leader\"}
   priority  {\"node\", \"priority\"}
   LEADER    {\"node\", \"address\", \"epoch\", \"sequence\", \"serving\", \"lease_ms\"}
   MEMBER    {\"index\", \"sequence\", \"node\", \"address\", \"role\", \"phase\",
-             \"priority\", \"slots\": [ALL, FREE], \"version\", \"note\"}
+             \"priority\", \"slots\": {\"total\", \"free\"}, \"version\", \"note\"}
   COORDINATION  {\"hosts\", \"state\", \"for_ms\", \"session\",
                  \"session_timeout_ms\"}")]
 pub(super) struct ClusterArgs {

@@ -62,7 +62,7 @@ fn describe(status: &ClusterStatus) -> String {
     let tasks: Vec<_> = status
         .tasks
         .iter()
-        .filter(|(_, count)| *count > 0)
+        .filter(|(_, count)| **count > 0)
         .map(|(state, count)| format!("{count} {state}"))
         .collect();
     if !tasks.is_empty() {
@@ -89,7 +89,9 @@ fn row(status: &ClusterStatus, member: &MemberStatus) -> (Tone, Vec<String>) {
         member.role.clone(),
         member.phase.clone(),
         member.priority.to_string(),
-        or_dash(member.slots.map(|(all, free)| format!("{}/{all}", all.saturating_sub(free)))),
+        or_dash(
+            member.slots.map(|slots| format!("{}/{}", slots.total.saturating_sub(slots.free), slots.total)),
+        ),
         or_dash(leader.and_then(|leader| leader.lease_ms).map(span)),
         member.version.clone(),
         member.note.clone().unwrap_or_default(),

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use proto::api::{Api, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
 use proto::runner::OutputChunk;
-use proto::status::{ClusterStatus, CoordinationStatus, Health, LeaderStatus, LogStatus, MemberStatus};
+use proto::status::{
+    ClusterStatus, CoordinationStatus, Health, LeaderStatus, LogStatus, MemberStatus, Slots,
+};
 use proto::task::{Attempt, AttemptEnd, ExecPayload, TaskState, TaskView};
 use proto::{ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use tarpc::context::Context;
@@ -255,7 +257,7 @@ impl Api for Fake {
                 role: "leader".to_owned(),
                 phase: "running".to_owned(),
                 priority: -5,
-                slots: Some((4, 3)),
+                slots: Some(Slots { total: 4, free: 3 }),
                 version: "0.1.0".to_owned(),
                 note: None,
             }],
@@ -267,7 +269,7 @@ impl Api for Fake {
                 session_timeout_ms: 4_000,
             },
             log: Some(LogStatus { bytes: 4096, live_bytes: 2048, budget_bytes: 1 << 20, segments: 2 }),
-            tasks: vec![(TaskState::Running, 1), (TaskState::Failed, 0)],
+            tasks: [(TaskState::Running, 1), (TaskState::Failed, 0)].into(),
         })
     }
 
