@@ -1,5 +1,6 @@
 //! Accepts connections, a bounded number of them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use proto::hello::Service;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::handshake::{HELLO_BYTES_MAX, Turned, receive, refuse};
@@ -24,13 +25,14 @@ const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Connections at a time. One more is told that this is the limit.
     pub connections_max: usize,
-    /// Handshakes at a time. More wait in the kernel's queue.
+    /// Handshakes at a time. One more ends the oldest: an honest one takes milliseconds, so that peers who say nothing
+    /// keep nobody out.
     pub handshakes_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 4_096, handshakes_max: 64 }
+        Self { connections_max: 4_096, handshakes_max: 1_024 }
     }
 }
 
@@ -41,6 +43,8 @@ pub struct Listener {
     limits: Limits,
     permits: Arc<Semaphore>,
     handshakes: JoinSet<Result<Incoming, (SocketAddr, Turned)>>,
+    /// Those under way, oldest first, and some that have ended.
+    begun: VecDeque<AbortHandle>,
     complaints: Complaints,
 }
 
@@ -80,6 +84,7 @@ impl Listener {
             limits,
             permits: Arc::new(Semaphore::new(limits.connections_max)),
             handshakes: JoinSet::new(),
+            begun: VecDeque::new(),
             complaints: Complaints::default(),
         })
     }
@@ -102,9 +107,12 @@ impl Listener {
                 Some(done) = self.handshakes.join_next() => match done {
                     Ok(Ok(incoming)) => return incoming,
                     Ok(Err((from, turned))) => self.complaints.turned(from, &turned),
+                    Err(error) if error.is_cancelled() => self.complaints.say(|more| {
+                        tracing::warn!(more, "ended a handshake that kept others waiting");
+                    }),
                     Err(error) => tracing::error!(%error, "a handshake ended abnormally"),
                 },
-                accepted = self.acceptor.accept(), if self.handshakes.len() < self.limits.handshakes_max => {
+                accepted = self.acceptor.accept() => {
                     match accepted {
                         Ok((stream, from)) => self.begin(stream, from),
                         Err(error) => {
@@ -120,9 +128,15 @@ impl Listener {
     }
 
     fn begin(&mut self, stream: Box<dyn Duplex>, from: SocketAddr) {
+        self.begun.retain(|handshake| !handshake.is_finished());
+        while self.begun.len() >= self.limits.handshakes_max.max(1) {
+            if let Some(oldest) = self.begun.pop_front() {
+                oldest.abort();
+            }
+        }
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let (identity, limit) = (self.identity.clone(), self.limits.connections_max);
-        self.handshakes.spawn(async move {
+        let handshake = self.handshakes.spawn(async move {
             let mut wire = Wire::new(stream, HELLO_BYTES_MAX);
             let Ok(permit) = permit else {
                 let reason =
@@ -144,6 +158,7 @@ impl Listener {
                 Err(turned) => Err((from, turned)),
             }
         });
+        self.begun.push_back(handshake);
     }
 }
 

@@ -125,6 +125,20 @@ async fn strangers_are_closed_and_the_node_goes_on() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_keeps_nobody_out() {
+    let fixture = start(Limits { handshakes_max: 1, ..Limits::default() }).await;
+    let mut silent = Tcp.connect(&fixture.address).await.unwrap();
+    let peers = Peers::new(Tcp::shared(), identity("n2", 1), SOON);
+    let client = peers.leader(&fixture.address).await.unwrap();
+    assert_eq!(beat(&client, "n2").await, Ok(node("n2")));
+    let mut answer = Vec::new();
+    // Closed or reset, long before the handshake's own deadline: it made place.
+    let ended = timeout(Duration::from_millis(500), silent.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok() && answer.is_empty(), "{ended:?}, {answer:?}");
+    peers.close().await;
+}
+
+#[tokio::test]
 async fn a_peer_of_another_version_is_told_so() {
     let fixture = start(Limits::default()).await;
     let mut hello = identity("n2", 1).hello(Service::Leader);
