@@ -32,6 +32,8 @@ pub(crate) struct NodeConfig {
     pub(crate) id: String,
     pub(crate) listen: String,
     pub(crate) data_dir: PathBuf,
+    /// What its files are called, if not like the node.
+    pub(crate) file: String,
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -41,6 +43,7 @@ impl NodeConfig {
             id: id.to_owned(),
             listen: listen.to_owned(),
             data_dir: data_dir.to_owned(),
+            file: id.to_owned(),
             sections: BTreeMap::new(),
         };
         let quoted = |text: &str| format!("{text:?}");
@@ -86,14 +89,15 @@ pub(crate) struct Node {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    started: bool,
 }
 
 impl Node {
     /// Writes the configuration into `dir`; starts nothing.
     pub(crate) fn new(config: NodeConfig, dir: &Path) -> Self {
-        let path = dir.join(format!("{}.toml", config.id));
+        let path = dir.join(format!("{}.toml", config.file));
         std::fs::write(&path, config.toml()).unwrap();
-        let log = dir.join(format!("{}.log", config.id));
+        let log = dir.join(format!("{}.log", config.file));
         Self {
             id: config.id,
             address: config.listen,
@@ -101,11 +105,17 @@ impl Node {
             config: path,
             log,
             child: None,
+            started: false,
         }
+    }
+
+    pub(crate) fn config_path(&self) -> &Path {
+        &self.config
     }
 
     pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.id);
+        self.started = true;
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = taskd(&["serve", "--config", self.config.to_str().unwrap()]);
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
@@ -190,6 +200,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if !self.started {
+            return;
+        }
         if let Some(mut child) = self.child.take() {
             // It may have ended already, which is as good.
             let _ = child.kill();
