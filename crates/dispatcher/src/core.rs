@@ -124,6 +124,7 @@ impl Core {
             grants_given: 0,
         };
         core.db.granted(core.settings.fence_after);
+        core.db.begin(core.settings.token.epoch);
         let mut waiting = Vec::new();
         let mut running = Vec::new();
         let mut bare = Vec::new();

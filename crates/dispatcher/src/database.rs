@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
 use proto::task::TaskState;
-use proto::{AttemptId, TaskId};
+use proto::{AttemptId, Epoch, TaskId};
 
 use crate::record::{self, META_KEY, Meta, Task, Unreadable};
 use crate::storage::{BodyRef, Change, Live};
@@ -26,6 +26,8 @@ pub(crate) struct Database {
     by_state: BTreeMap<TaskState, BTreeMap<u64, TaskId>>,
     finished: BTreeSet<(u64, TaskId)>,
     order_next: u64,
+    /// Revisions of new tasks begin here.
+    revision_first: u64,
     dirty: BTreeSet<TaskId>,
     buried: Vec<(TaskId, u64)>,
     meta: Meta,
@@ -71,9 +73,17 @@ impl Database {
         }
     }
 
-    /// Adds a task; its place in the order is given here.
+    /// A term begins. The log skips what is older than what it holds under the same key, tombstones included, and
+    /// nobody knows which tombstones of earlier terms it still holds: new tasks are newer than all of them, so that an
+    /// id that was forgotten and is submitted again is not lost.
+    pub(crate) fn begin(&mut self, term: Epoch) {
+        self.revision_first = self.revision_first.max(term.0 << 32);
+    }
+
+    /// Adds a task; its place in the order and its first revision are given here.
     pub(crate) fn insert(&mut self, mut task: Task) {
         task.order = self.order_next;
+        task.revision = task.revision.max(self.revision_first);
         self.dirty.insert(task.id);
         self.index(task);
     }
@@ -137,6 +147,7 @@ impl Database {
             }
             self.dirty.remove(&id);
             self.buried.push((id, task.revision + 1));
+            self.revision_first = self.revision_first.max(task.revision + 2);
             bodies.extend(task.body);
         }
         bodies
@@ -304,6 +315,31 @@ mod tests {
         assert_eq!(page.tasks.iter().map(|t| t.id.as_u128()).collect::<Vec<_>>(), [5, 3]);
         assert_eq!(page.total, 4);
         assert!(page.tasks[0].spec.payload.is_empty(), "lists come without payloads");
+    }
+
+    #[test]
+    fn a_forgotten_id_that_comes_back_is_newer_than_its_tombstone() {
+        let mut database = Database::default();
+        database.begin(Epoch(1));
+        let mut newest = 0;
+        for term in [1, 1, 2] {
+            if term == 2 {
+                // The next leader replays the log, and its tombstones are not among what lives.
+                database = Database::replay(vec![]).expect("readable");
+                database.begin(Epoch(term));
+            }
+            database.insert(task(7, TaskState::Queued, None));
+            for _ in 0..9 {
+                database.change(TaskId::from_u128(7), |task| task.finished_ms = Some(1));
+            }
+            for _ in 0..2 {
+                let change = database.take_changes().pop().expect("something changed");
+                assert!(change.revision > newest, "the log would skip {change:?} after {newest}");
+                newest = change.revision;
+                database.expire(0, 0, 9);
+            }
+            database.take_changes();
+        }
     }
 
     #[test]
