@@ -70,8 +70,20 @@ pub(crate) mod machine {
             Self::assemble(options.config(), token, lease, Box::new(storage), members, runners)
         }
 
-        /// A dispatcher over any storage and authority: for tests and the simulation. The term was claimed before
-        /// this call.
+        /// A dispatcher over any storage and authority: for the simulation and for measurements. What `options` say of
+        /// the coordination service does not matter then. The term was claimed before this call.
+        pub fn over(
+            options: &Options,
+            token: FencingToken,
+            lease: Arc<dyn Authority>,
+            storage: Box<dyn Storage>,
+            members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+            runners: Arc<dyn Runners>,
+        ) -> Self {
+            Self::assemble(options.config(), token, lease, storage, members, runners)
+        }
+
+        /// The same, from what concerns the dispatcher alone.
         pub(crate) fn assemble(
             config: Config,
             token: FencingToken,
