@@ -138,7 +138,8 @@ fn ended(runners: &[Runner]) -> usize {
 
 fn task(submitter: u64, n: u64) -> Submission {
     // Scattered like random ids.
-    let bits = (u128::from(submitter) << 64 | u128::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    let bits =
+        (u128::from(submitter) << 64 | u128::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     Submission { id: TaskId::from_u128(bits | 1), spec: TaskSpec::new("noop", vec![]) }
 }
 

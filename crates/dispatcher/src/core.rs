@@ -8,32 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clock::Instant;
-use proto::api::{ApiError, ApiErrorKind, Submission, Submitted};
-use proto::task::{Attempt, TaskState, TaskView};
+use proto::task::{Attempt, TaskState};
 use proto::{AttemptId, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::rngs::StdRng;
 
 use crate::attempts::{Open, Sent};
 use crate::database::{Database, attempt_id};
-use crate::driver::Located;
 use crate::fence::Fence;
 use crate::members::MemberInfo;
 use crate::placement::Runners;
-use crate::queue::{Need, Place, Queue};
-use crate::record::{META_KEY, Task};
+use crate::queue::Queue;
+use crate::record::Task;
 use crate::storage::BodyRef;
+use crate::timers::{OVERDUE_MARGIN, Timer};
 
 /// Assignments in one go, so that a turn of the driver stays short.
 const ASSIGN_MAX: usize = 4_096;
-
-/// Tasks forgotten in one go.
-const EXPIRE_MAX: usize = 2_048;
-
-/// How long after its run timeout an attempt is ended by the leader, should its runner not have done so.
-const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
-
-/// Room that a record needs beside its texts: field names, ids, the attempts to come.
-const RECORD_OVERHEAD: u64 = 1_024;
 
 /// The present time, to decide by and to write down.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,12 +54,6 @@ pub(crate) enum Effect {
     DeleteBody(BodyRef),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Due(TaskId),
-    Overdue(AttemptId),
-}
-
 /// The whole state of the term.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -84,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) lives: BTreeMap<(NodeId, Incarnation), BTreeSet<AttemptId>>,
     /// Tasks that wait for their time, and until when.
     pub(crate) pausing: BTreeMap<TaskId, Instant>,
-    timers: BTreeSet<(Instant, Timer)>,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
     /// Runners with something in their outbox.
@@ -166,192 +150,6 @@ impl Core {
             }
         }
         core
-    }
-
-    /// Whether this submission's payload has to be written to the log on its own before [`submit`](Self::submit).
-    pub(crate) fn needs_body(&self, submission: &Submission) -> bool {
-        submission.spec.payload.len() > self.settings.payload_inline_max && self.examine(submission).is_none()
-    }
-
-    /// What is to be answered without accepting anything; none if it can be accepted.
-    fn examine(&self, submission: &Submission) -> Option<Submitted> {
-        let existing = |task: &Task| Submitted::Existing { id: task.id, state: task.state };
-        if let Some(task) = self.db.get(submission.id) {
-            return Some(existing(task));
-        }
-        let spec = &submission.spec;
-        if let Some(task) = spec.idempotency_key.as_deref().and_then(|key| self.db.by_key(key)) {
-            return Some(existing(task));
-        }
-        let refuse = |kind, message: String| Some(Submitted::Refused(ApiError::new(kind, message)));
-        if let Err(error) = spec.check() {
-            return refuse(ApiErrorKind::Invalid, error.to_string());
-        }
-        if submission.id.as_u128() == META_KEY {
-            return refuse(ApiErrorKind::Invalid, "the task id is zero: draw it at random".to_owned());
-        }
-        if !spec.kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-            return refuse(
-                ApiErrorKind::Invalid,
-                format!("{:?} is not a kind: use letters, digits, '.', '_' and '-'", spec.kind),
-            );
-        }
-        let max = self.settings.queue_tasks_max;
-        if self.db.open_len() >= max {
-            return refuse(
-                ApiErrorKind::Full,
-                format!(
-                    "{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later"
-                ),
-            );
-        }
-        None
-    }
-
-    /// Accepts or refuses each; those with a body have their payload there. `room` is what the log has left for new
-    /// tasks, in bytes, and is used up.
-    pub(crate) fn submit(
-        &mut self,
-        now: Now,
-        submissions: Vec<(Submission, Option<BodyRef>)>,
-        room: &mut u64,
-    ) -> Vec<Submitted> {
-        submissions
-            .into_iter()
-            .map(|(submission, body)| self.submit_one(now, submission, body, room))
-            .collect()
-    }
-
-    fn submit_one(
-        &mut self,
-        now: Now,
-        submission: Submission,
-        body: Option<BodyRef>,
-        room: &mut u64,
-    ) -> Submitted {
-        let answer = self.examine(&submission).or_else(|| {
-            let spec = &submission.spec;
-            let texts =
-                [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
-                    + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-            let inline = if body.is_some() { 0 } else { spec.payload.len() };
-            let bytes = RECORD_OVERHEAD + (texts + inline) as u64;
-            match room.checked_sub(bytes) {
-                Some(left) => {
-                    *room = left;
-                    None
-                }
-                None => Some(Submitted::Refused(full())),
-            }
-        });
-        if let Some(answer) = answer {
-            self.effects.extend(body.map(Effect::DeleteBody));
-            return answer;
-        }
-        let Submission { id, mut spec } = submission;
-        if body.is_some() {
-            spec.payload = Vec::new();
-        }
-        self.db.insert(Task {
-            id,
-            revision: 1,
-            order: 0,
-            spec,
-            body,
-            state: TaskState::Queued,
-            submitted_ms: now.wall_ms,
-            finished_ms: None,
-            not_before_ms: None,
-            attempt_count: 0,
-            failed: 0,
-            lost: 0,
-            attempts: Vec::new(),
-        });
-        self.enqueue(id);
-        Submitted::Accepted { id }
-    }
-
-    /// Cancels a task: at once if nothing of it runs, otherwise once its runner says that it is gone.
-    pub(crate) fn cancel(&mut self, now: Now, prefix: &str) -> Result<TaskView, ApiError> {
-        let task = self.db.find(prefix)?;
-        let (id, state) = (task.id, task.state);
-        match state {
-            TaskState::Queued | TaskState::Retrying => {
-                self.unwait(id);
-                self.db.change(id, |task| finish(task, TaskState::Cancelled, now.wall_ms));
-            }
-            TaskState::Running => {
-                let attempt = attempt_id(id, task.attempt_count);
-                self.db.change(id, |task| task.state = TaskState::Cancelling);
-                self.effects.push(Effect::Cancel(attempt));
-            }
-            TaskState::Cancelling | TaskState::Cancelled => {}
-            _ => {
-                return Err(ApiError::new(
-                    ApiErrorKind::Conflict,
-                    format!("task {id} has ended already: it is {state}"),
-                ));
-            }
-        }
-        self.view(id)
-    }
-
-    /// Queues a task that ended without success again, with a fresh budget of attempts.
-    pub(crate) fn retry(&mut self, prefix: &str) -> Result<TaskView, ApiError> {
-        let task = self.db.find(prefix)?;
-        let (id, state) = (task.id, task.state);
-        if !state.is_final() || state == TaskState::Succeeded {
-            return Err(ApiError::new(
-                ApiErrorKind::Conflict,
-                format!("task {id} is {state}: only a task that ended without success can be retried"),
-            ));
-        }
-        let max = self.settings.queue_tasks_max;
-        if self.db.open_len() >= max {
-            return Err(ApiError::new(
-                ApiErrorKind::Full,
-                format!("{max} tasks wait or run, the limit is {max}: retry it later"),
-            ));
-        }
-        self.db.change(id, |task| {
-            task.state = TaskState::Queued;
-            (task.finished_ms, task.not_before_ms) = (None, None);
-            (task.failed, task.lost) = (0, 0);
-        });
-        self.enqueue(id);
-        self.view(id)
-    }
-
-    pub(crate) fn view(&self, id: TaskId) -> Result<TaskView, ApiError> {
-        let missing = || ApiError::new(ApiErrorKind::NotFound, format!("there is no task {id}"));
-        self.db.get(id).map(|task| task.view(true)).ok_or_else(missing)
-    }
-
-    /// Which runner has the output of attempt `number` (0 = the newest).
-    pub(crate) fn locate(&self, prefix: &str, number: u32) -> Result<Located, ApiError> {
-        let task = self.db.find(prefix)?;
-        let number = if number == 0 { task.attempt_count } else { number };
-        let missing = |message| Err(ApiError::new(ApiErrorKind::NotFound, message));
-        if task.attempt_count == 0 {
-            return missing(format!("task {} has no attempt yet: see taskd task why {}", task.id, task.id));
-        }
-        let Some(attempt) = task.attempt(number) else {
-            return missing(format!(
-                "task {} has no attempt {number} that is still remembered; the newest is {}",
-                task.id, task.attempt_count
-            ));
-        };
-        match self.runners.get(&attempt.node).filter(|runner| !runner.address.is_empty()) {
-            Some(runner) => Ok(Located {
-                node: attempt.node.clone(),
-                address: runner.address.clone(),
-                attempt: attempt_id(task.id, number),
-            }),
-            None => missing(format!(
-                "node {}, which has the output of attempt {number}, is no member of the cluster at the moment",
-                attempt.node
-            )),
-        }
     }
 
     /// Takes note of who is a member.
@@ -445,62 +243,6 @@ impl Core {
         self.open.insert(id, Open { node, life, sent, missing: 0, overdue: false, ending: false });
     }
 
-    /// Lets a task wait for `pause`, then for a slot.
-    pub(crate) fn wait(&mut self, id: TaskId, now: Instant, pause: Duration) {
-        if pause.is_zero() {
-            self.enqueue(id);
-        } else {
-            let at = now + pause;
-            self.pausing.insert(id, at);
-            self.timers.insert((at, Timer::Due(id)));
-        }
-    }
-
-    pub(crate) fn enqueue(&mut self, id: TaskId) {
-        if let Some(task) = self.db.get(id) {
-            self.queue.insert(Need::of(&task.spec), Place::new(task.spec.priority, task.order), id);
-            self.dispatch_due = true;
-        }
-    }
-
-    /// Takes a task out of whatever it waits for.
-    pub(crate) fn unwait(&mut self, id: TaskId) {
-        if let Some(at) = self.pausing.remove(&id) {
-            self.timers.remove(&(at, Timer::Due(id)));
-        } else if let Some(task) = self.db.get(id) {
-            self.queue.remove(&Need::of(&task.spec), Place::new(task.spec.priority, task.order));
-        }
-    }
-
-    /// Lets time act.
-    pub(crate) fn tick(&mut self, now: Now) {
-        while let Some(&(at, timer)) = self.timers.first() {
-            if at > now.at {
-                break;
-            }
-            self.timers.pop_first();
-            match timer {
-                Timer::Due(id) => {
-                    self.pausing.remove(&id);
-                    self.enqueue(id);
-                }
-                Timer::Overdue(attempt) => {
-                    if let Some(open) = self.open.get_mut(&attempt) {
-                        open.overdue = true;
-                        self.ask_cancel(now, attempt);
-                    }
-                }
-            }
-        }
-        self.dispatch_due |= self.runners.tick(now.at);
-        self.fence_silent(now);
-        let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
-        let bodies =
-            self.db.expire(self.settings.retention_count, now.wall_ms.saturating_sub(age), EXPIRE_MAX);
-        self.effects.extend(bodies.into_iter().map(Effect::DeleteBody));
-        self.forget_runners(now);
-    }
-
     /// A grant that nobody was given before.
     pub(crate) fn new_grant(&mut self) -> Grant {
         self.grants_given += 1;
@@ -510,15 +252,6 @@ impl Core {
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
-}
-
-/// What a submission gets when the log has no room.
-pub(crate) fn full() -> ApiError {
-    ApiError::new(
-        ApiErrorKind::Full,
-        "the task log's budget is used up: nothing was queued; let tasks finish, shorten the retention or raise the \
-         budget, then submit it again",
-    )
 }
 
 /// Makes a task final.

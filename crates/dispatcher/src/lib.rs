@@ -66,7 +66,9 @@ mod fence;
 mod placement;
 mod queue;
 mod record;
+mod requests;
 mod retry;
+mod timers;
 mod watch;
 mod why;
 

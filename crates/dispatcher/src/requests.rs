@@ -1,0 +1,211 @@
+//! What people ask for: submit, cancel, retry, look.
+
+use proto::TaskId;
+use proto::api::{ApiError, ApiErrorKind, Submission, Submitted};
+use proto::task::{TaskState, TaskView};
+
+use crate::core::{Core, Effect, Now, finish};
+use crate::database::attempt_id;
+use crate::driver::Located;
+use crate::record::{META_KEY, Task};
+use crate::storage::BodyRef;
+
+/// Room that a record needs beside its texts: field names, ids, the attempts to come.
+const RECORD_OVERHEAD: u64 = 1_024;
+
+impl Core {
+    /// Whether this submission's payload has to be written to the log on its own before [`submit`](Self::submit).
+    pub(crate) fn needs_body(&self, submission: &Submission) -> bool {
+        submission.spec.payload.len() > self.settings.payload_inline_max && self.examine(submission).is_none()
+    }
+
+    /// What is to be answered without accepting anything; none if it can be accepted.
+    fn examine(&self, submission: &Submission) -> Option<Submitted> {
+        let existing = |task: &Task| Submitted::Existing { id: task.id, state: task.state };
+        if let Some(task) = self.db.get(submission.id) {
+            return Some(existing(task));
+        }
+        let spec = &submission.spec;
+        if let Some(task) = spec.idempotency_key.as_deref().and_then(|key| self.db.by_key(key)) {
+            return Some(existing(task));
+        }
+        let refuse = |kind, message: String| Some(Submitted::Refused(ApiError::new(kind, message)));
+        if let Err(error) = spec.check() {
+            return refuse(ApiErrorKind::Invalid, error.to_string());
+        }
+        if submission.id.as_u128() == META_KEY {
+            return refuse(ApiErrorKind::Invalid, "the task id is zero: draw it at random".to_owned());
+        }
+        if !spec.kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            return refuse(
+                ApiErrorKind::Invalid,
+                format!("{:?} is not a kind: use letters, digits, '.', '_' and '-'", spec.kind),
+            );
+        }
+        let max = self.settings.queue_tasks_max;
+        if self.db.open_len() >= max {
+            return refuse(
+                ApiErrorKind::Full,
+                format!(
+                    "{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later"
+                ),
+            );
+        }
+        None
+    }
+
+    /// Accepts or refuses each; those with a body have their payload there. `room` is what the log has left for new
+    /// tasks, in bytes, and is used up.
+    pub(crate) fn submit(
+        &mut self,
+        now: Now,
+        submissions: Vec<(Submission, Option<BodyRef>)>,
+        room: &mut u64,
+    ) -> Vec<Submitted> {
+        submissions
+            .into_iter()
+            .map(|(submission, body)| self.submit_one(now, submission, body, room))
+            .collect()
+    }
+
+    fn submit_one(
+        &mut self,
+        now: Now,
+        submission: Submission,
+        body: Option<BodyRef>,
+        room: &mut u64,
+    ) -> Submitted {
+        let answer = self.examine(&submission).or_else(|| {
+            let spec = &submission.spec;
+            let texts =
+                [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
+                    + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+            let inline = if body.is_some() { 0 } else { spec.payload.len() };
+            let bytes = RECORD_OVERHEAD + (texts + inline) as u64;
+            match room.checked_sub(bytes) {
+                Some(left) => {
+                    *room = left;
+                    None
+                }
+                None => Some(Submitted::Refused(full())),
+            }
+        });
+        if let Some(answer) = answer {
+            self.effects.extend(body.map(Effect::DeleteBody));
+            return answer;
+        }
+        let Submission { id, mut spec } = submission;
+        if body.is_some() {
+            spec.payload = Vec::new();
+        }
+        self.db.insert(Task {
+            id,
+            revision: 1,
+            order: 0,
+            spec,
+            body,
+            state: TaskState::Queued,
+            submitted_ms: now.wall_ms,
+            finished_ms: None,
+            not_before_ms: None,
+            attempt_count: 0,
+            failed: 0,
+            lost: 0,
+            attempts: Vec::new(),
+        });
+        self.enqueue(id);
+        Submitted::Accepted { id }
+    }
+
+    /// Cancels a task: at once if nothing of it runs, otherwise once its runner says that it is gone.
+    pub(crate) fn cancel(&mut self, now: Now, prefix: &str) -> Result<TaskView, ApiError> {
+        let task = self.db.find(prefix)?;
+        let (id, state) = (task.id, task.state);
+        match state {
+            TaskState::Queued | TaskState::Retrying => {
+                self.unwait(id);
+                self.db.change(id, |task| finish(task, TaskState::Cancelled, now.wall_ms));
+            }
+            TaskState::Running => {
+                let attempt = attempt_id(id, task.attempt_count);
+                self.db.change(id, |task| task.state = TaskState::Cancelling);
+                self.effects.push(Effect::Cancel(attempt));
+            }
+            TaskState::Cancelling | TaskState::Cancelled => {}
+            _ => {
+                return Err(ApiError::new(
+                    ApiErrorKind::Conflict,
+                    format!("task {id} has ended already: it is {state}"),
+                ));
+            }
+        }
+        self.view(id)
+    }
+
+    /// Queues a task that ended without success again, with a fresh budget of attempts.
+    pub(crate) fn retry(&mut self, prefix: &str) -> Result<TaskView, ApiError> {
+        let task = self.db.find(prefix)?;
+        let (id, state) = (task.id, task.state);
+        if !state.is_final() || state == TaskState::Succeeded {
+            return Err(ApiError::new(
+                ApiErrorKind::Conflict,
+                format!("task {id} is {state}: only a task that ended without success can be retried"),
+            ));
+        }
+        let max = self.settings.queue_tasks_max;
+        if self.db.open_len() >= max {
+            return Err(ApiError::new(
+                ApiErrorKind::Full,
+                format!("{max} tasks wait or run, the limit is {max}: retry it later"),
+            ));
+        }
+        self.db.change(id, |task| {
+            task.state = TaskState::Queued;
+            (task.finished_ms, task.not_before_ms) = (None, None);
+            (task.failed, task.lost) = (0, 0);
+        });
+        self.enqueue(id);
+        self.view(id)
+    }
+
+    pub(crate) fn view(&self, id: TaskId) -> Result<TaskView, ApiError> {
+        let missing = || ApiError::new(ApiErrorKind::NotFound, format!("there is no task {id}"));
+        self.db.get(id).map(|task| task.view(true)).ok_or_else(missing)
+    }
+
+    /// Which runner has the output of attempt `number` (0 = the newest).
+    pub(crate) fn locate(&self, prefix: &str, number: u32) -> Result<Located, ApiError> {
+        let task = self.db.find(prefix)?;
+        let number = if number == 0 { task.attempt_count } else { number };
+        let missing = |message| Err(ApiError::new(ApiErrorKind::NotFound, message));
+        if task.attempt_count == 0 {
+            return missing(format!("task {} has no attempt yet: see taskd task why {}", task.id, task.id));
+        }
+        let Some(attempt) = task.attempt(number) else {
+            return missing(format!(
+                "task {} has no attempt {number} that is still remembered; the newest is {}",
+                task.id, task.attempt_count
+            ));
+        };
+        match self.runners.get(&attempt.node).filter(|runner| !runner.address.is_empty()) {
+            Some(runner) => Ok(Located {
+                node: attempt.node.clone(),
+                address: runner.address.clone(),
+                attempt: attempt_id(task.id, number),
+            }),
+            None => missing(format!(
+                "node {}, which has the output of attempt {number}, is no member of the cluster at the moment",
+                attempt.node
+            )),
+        }
+    }
+}
+
+/// What a submission gets when the log has no room.
+pub(crate) fn full() -> ApiError {
+    ApiError::new(
+        ApiErrorKind::Full,
+        "the task log's budget is used up: nothing was queued; let tasks finish, shorten the retention or raise the \
+         budget, then submit it again",
+    )
+}

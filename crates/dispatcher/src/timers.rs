@@ -1,0 +1,79 @@
+//! What time does: pauses end, attempts run for too long, silent runners are given up, old tasks are forgotten.
+
+use std::time::Duration;
+
+use clock::Instant;
+use proto::{AttemptId, TaskId};
+
+use crate::core::{Core, Effect, Now};
+use crate::queue::{Need, Place};
+
+/// Tasks forgotten in one go.
+const EXPIRE_MAX: usize = 2_048;
+
+/// How long after its run timeout an attempt is ended by the leader, should its runner not have done so.
+pub(crate) const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Due(TaskId),
+    Overdue(AttemptId),
+}
+
+impl Core {
+    /// Lets a task wait for `pause`, then for a slot.
+    pub(crate) fn wait(&mut self, id: TaskId, now: Instant, pause: Duration) {
+        if pause.is_zero() {
+            self.enqueue(id);
+        } else {
+            let at = now + pause;
+            self.pausing.insert(id, at);
+            self.timers.insert((at, Timer::Due(id)));
+        }
+    }
+
+    pub(crate) fn enqueue(&mut self, id: TaskId) {
+        if let Some(task) = self.db.get(id) {
+            self.queue.insert(Need::of(&task.spec), Place::new(task.spec.priority, task.order), id);
+            self.dispatch_due = true;
+        }
+    }
+
+    /// Takes a task out of whatever it waits for.
+    pub(crate) fn unwait(&mut self, id: TaskId) {
+        if let Some(at) = self.pausing.remove(&id) {
+            self.timers.remove(&(at, Timer::Due(id)));
+        } else if let Some(task) = self.db.get(id) {
+            self.queue.remove(&Need::of(&task.spec), Place::new(task.spec.priority, task.order));
+        }
+    }
+
+    /// Lets time act.
+    pub(crate) fn tick(&mut self, now: Now) {
+        while let Some(&(at, timer)) = self.timers.first() {
+            if at > now.at {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Due(id) => {
+                    self.pausing.remove(&id);
+                    self.enqueue(id);
+                }
+                Timer::Overdue(attempt) => {
+                    if let Some(open) = self.open.get_mut(&attempt) {
+                        open.overdue = true;
+                        self.ask_cancel(now, attempt);
+                    }
+                }
+            }
+        }
+        self.dispatch_due |= self.runners.tick(now.at);
+        self.fence_silent(now);
+        let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
+        let bodies =
+            self.db.expire(self.settings.retention_count, now.wall_ms.saturating_sub(age), EXPIRE_MAX);
+        self.effects.extend(bodies.into_iter().map(Effect::DeleteBody));
+        self.forget_runners(now);
+    }
+}
