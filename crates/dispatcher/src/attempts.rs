@@ -258,7 +258,7 @@ impl Core {
         if present {
             let overdue = open.is_some_and(|open| open.overdue);
             self.settle_present(now, attempt, end, budget, overdue);
-        } else if end.is_success() && !task.state.is_final() {
+        } else if end.is_success() && task.state != TaskState::Succeeded {
             self.succeeded_after_all(now, attempt, end);
         } else if open.is_some() {
             self.db.change(attempt.task, |task| task.end_attempt(attempt.number, end, now.wall_ms));
@@ -305,7 +305,8 @@ impl Core {
     }
 
     /// An attempt that had been given up turns out to have succeeded before its end. Its runner is about to be told
-    /// that this is known, and a task whose success was acknowledged is never run again.
+    /// that this is known, and a task whose success was acknowledged is never run again: not by a policy, and, where
+    /// the task had been final without success, not by a person's retry either.
     fn succeeded_after_all(&mut self, now: Now, attempt: AttemptId, end: AttemptEnd) {
         let Some(task) = self.db.get(attempt.task) else { return };
         let newer = attempt_id(task.id, task.attempt_count);

@@ -24,7 +24,8 @@
 //! it runs, (b) the longest right to run ever granted, plus drift, has passed since its runner was last answered, or
 //! (c) a later life of that runner has said that its predecessor's leftovers are ended.
 //!
-//! **Invariant:** a task whose success was acknowledged to its runner is never run again.
+//! **Invariant:** a task whose success was acknowledged to its runner is never run again. It becomes `succeeded` even
+//! if it had been given up as lost, dead or cancelled: the only way in which a final state changes by itself.
 //!
 //! **Invariant:** outside of the lease no heartbeat is answered, nothing is started and nobody is given up.
 //!
