@@ -57,6 +57,7 @@ impl Base {
             leaderless_since: None,
             why_no_leader: Some("this node has not joined yet, so it does not know who leads".into()),
             seen_token: None,
+            obstacle: None,
             trouble: None,
         });
         // A handover waits for effects to end and for another node to claim.

@@ -51,8 +51,9 @@ impl Calls {
     }
 
     /// `epoch` first: whatever is claimed on what comes after is compared with it.
-    pub(crate) async fn survey(&self) -> Seen {
-        match self.read_survey().await {
+    /// An epoch below `floor` shows that the ensemble has lost what this node has seen.
+    pub(crate) async fn survey(&self, floor: Option<Epoch>) -> Seen {
+        match self.read_survey(floor).await {
             Ok(survey) => Seen::Surveyed(Box::new(survey)),
             Err(error) => {
                 tracing::debug!(%error, "survey");
@@ -61,11 +62,20 @@ impl Calls {
         }
     }
 
-    async fn read_survey(&self) -> Result<Survey, CallError> {
+    async fn read_survey(&self, floor: Option<Epoch>) -> Result<Survey, CallError> {
         let (layout, link) = (&self.layout, &self.link);
         link.sync(&layout.epoch()).await?;
         let epoch = link.get(&layout.epoch()).await?;
-        let leader = link.get(&layout.leader()).await?;
+        let found = epoch.as_ref().map(|node| epoch_of(node.stat.version));
+        if let Some(obstacle) = lost_history(&layout.epoch(), found, floor) {
+            return Ok(Survey { obstacle: Some(obstacle), ..Survey::default() });
+        }
+        let leader = link.get(&layout.leader()).await?.map(|node| leader_seen(&node, link.session_id()));
+        let (leader, unreadable) = match leader {
+            Some(Ok(leader)) => (Some(leader), None),
+            Some(Err(why)) => (None, Some(blocked(&layout.leader(), &why))),
+            None => (None, None),
+        };
         let priority = link.get(&layout.priority()).await?;
         let terms = link.get(&layout.terms()).await?;
         let record: EpochRecord =
@@ -75,7 +85,8 @@ impl Calls {
         Ok(Survey {
             epoch: epoch.map_or(0, |node| node.stat.version),
             target: record.handover_to,
-            leader: leader.and_then(|node| leader_seen(&node, link.session_id())),
+            leader,
+            obstacle: unreadable,
             candidates: self.candidates().await?,
             priorities: priorities.nodes,
             terms: terms.map(|node| decode_or_default(&layout.terms(), &node.data)).unwrap_or_default(),
@@ -90,6 +101,11 @@ impl Calls {
                 continue;
             }
             let Some(node) = self.link.get(&format!("{dir}/{name}")).await? else { continue };
+            if node.stat.ephemeral_owner.is_none() {
+                // What a backup tool writes back: no session stands behind it, so it would never claim nor go.
+                tracing::warn!(%name, "ignoring a candidate that is not ephemeral; delete it");
+                continue;
+            }
             match serde_json::from_slice::<CandidateRecord>(&node.data) {
                 Ok(record) => candidates.push(Candidate {
                     node: record.node,
@@ -133,19 +149,23 @@ impl Calls {
             // It may come to be there: the next survey tells, and a withdrawal finds it.
             Err(WriteError::Unknown) => return Ok(Seen::Registered),
             Err(WriteError::Rejected { reason: Rejection::NodeExists, .. }) => {
-                let owner = self.link.exists(&path).await?.and_then(|stat| stat.ephemeral_owner);
-                if owner != Some(self.link.session_id()) {
-                    return Ok(Seen::RegisterFailed);
+                match self.link.exists(&path).await.map(|stat| stat.and_then(|stat| stat.ephemeral_owner)) {
+                    Ok(owner) if owner != Some(self.link.session_id()) => return Ok(Seen::RegisterFailed),
+                    // Unknown counts as there: what is believed absent, nobody would ever withdraw.
+                    Ok(_) | Err(_) => {}
                 }
             }
             Err(_) => return Ok(Seen::RegisterFailed),
         }
-        // Several may have come at once: the youngest surplus goes again.
-        let mut all = self.candidates().await?;
+        // Several may have come at once: the youngest surplus goes again. From here on the node is there, also where
+        // that cannot be found out: one too many does no harm, one that is forgotten stays in the line unready.
+        let Ok(mut all) = self.candidates().await else { return Ok(Seen::Registered) };
         all.sort_by_key(|candidate| candidate.sequence);
         if all.iter().position(|candidate| candidate.mine).is_some_and(|rank| rank >= max) {
-            self.withdraw().await;
-            return Ok(Seen::RegisterRefused);
+            return Ok(match self.withdraw().await {
+                Seen::Withdrawn => Seen::RegisterRefused,
+                _ => Seen::Registered,
+            });
         }
         tracing::info!(%path, "registered as a candidate");
         Ok(Seen::Registered)
@@ -371,18 +391,35 @@ pub(crate) fn epoch_of(version: i32) -> Epoch {
 }
 
 /// `leader` as it was read by the session `ours`.
-pub(crate) fn leader_seen(node: &coord::Node, ours: SessionId) -> Option<LeaderSeen> {
-    let owner = node.stat.ephemeral_owner;
-    match serde_json::from_slice::<LeaderRecord>(&node.data) {
-        Ok(record) => Some(LeaderSeen {
-            record,
-            mine: owner == Some(ours),
-            session: owner.map(|owner| owner.to_string()).unwrap_or_default(),
-        }),
-        Err(error) => {
-            tracing::error!(%error, "`leader` cannot be read: nobody can claim until it is deleted");
-            None
-        }
+///
+/// # Errors
+///
+/// Why it names no leader: it is no record of ours, or it is not ephemeral (a backup that was written back), so that
+/// no session holds it and it never goes.
+pub(crate) fn leader_seen(node: &coord::Node, ours: SessionId) -> Result<LeaderSeen, String> {
+    let Some(owner) = node.stat.ephemeral_owner else { return Err("is not ephemeral".into()) };
+    let record: LeaderRecord =
+        serde_json::from_slice(&node.data).map_err(|error| format!("cannot be read ({error})"))?;
+    Ok(LeaderSeen { record, mine: owner == ours, session: owner.to_string() })
+}
+
+/// `leader` is taken by something that does not lead.
+fn blocked(path: &str, why: &str) -> String {
+    format!("{path} {why}, so that nobody can claim: delete it, as in `deleteall {path}` of zkCli.sh")
+}
+
+/// Whether the ensemble shows less than was seen of it before. Within a session reads never go back, and the session
+/// has synced: what is missing is lost.
+fn lost_history(path: &str, found: Option<Epoch>, floor: Option<Epoch>) -> Option<String> {
+    let remedy = "restore its newest data; or, to go on without them, stop taskd on every node and start it again \
+                  (after a wipe with empty data directories)";
+    match (found, floor) {
+        (None, _) => Some(format!("{path} does not exist any more: the ensemble was wiped; {remedy}")),
+        (Some(found), Some(seen)) if found < seen => Some(format!(
+            "{path} is at {found}, although this node has seen epoch {seen}: the ensemble was restored from an older \
+             state; {remedy}"
+        )),
+        (Some(_), _) => None,
     }
 }
 
@@ -395,5 +432,48 @@ fn member(record: &MemberRecord, path: String, sequence: u64) -> Member {
         address: record.address.clone(),
         labels: record.labels.clone(),
         version: record.version.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ensemble_that_went_back_is_noticed_and_one_that_went_on_is_not() {
+        let rows = [
+            (None, None, Some("was wiped")),
+            (None, Some(3), Some("was wiped")),
+            (Some(2), Some(3), Some("restored from an older state")),
+            (Some(3), Some(3), None),
+            (Some(4), Some(3), None),
+            (Some(0), None, None),
+        ];
+        for (found, floor, expected) in rows {
+            let said = lost_history("/taskd/epoch", found.map(Epoch), floor.map(Epoch));
+            assert_eq!(said.is_some(), expected.is_some(), "{found:?} {floor:?}: {said:?}");
+            assert!(said.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn only_an_ephemeral_record_names_a_leader() {
+        let record = LeaderRecord {
+            node: "n1".parse().unwrap(),
+            address: "n1:1".into(),
+            incarnation: proto::Incarnation::from_u128(1),
+            sequence: 1,
+            epoch: Epoch(7),
+            uuid: crate::record::MemberUuid(1),
+        };
+        let node = |data: &[u8], owner: Option<i64>| coord::Node {
+            data: data.to_vec(),
+            stat: coord::Stat { ephemeral_owner: owner.map(SessionId), ..coord::Stat::default() },
+        };
+        let good = encode(&record);
+        let seen = leader_seen(&node(&good, Some(5)), SessionId(5)).unwrap();
+        assert!(seen.mine && seen.record == record);
+        assert!(leader_seen(&node(&good, None), SessionId(5)).unwrap_err().contains("not ephemeral"));
+        assert!(leader_seen(&node(b"{}", Some(5)), SessionId(5)).unwrap_err().contains("cannot be read"));
     }
 }

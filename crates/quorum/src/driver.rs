@@ -195,7 +195,7 @@ impl Driver {
         // Also without a leader: whoever starts anew needs the present epoch as a floor.
         let epoch = match &seen {
             Seen::Leader(Some(leader)) => Some(leader.record.epoch),
-            Seen::Surveyed(survey) => Some(epoch_of(survey.epoch)),
+            Seen::Surveyed(survey) if survey.obstacle.is_none() => Some(epoch_of(survey.epoch)),
             _ => None,
         };
         if generation == self.election.generation() {
@@ -217,7 +217,8 @@ impl Driver {
         match effect {
             Effect::Join { generation } => self.join_again(generation),
             Effect::Survey => {
-                self.call(Seen::SurveyFailed, |calls| async move { calls.survey().await });
+                let floor = self.seen_epoch;
+                self.call(Seen::SurveyFailed, move |calls| async move { calls.survey(floor).await });
             }
             Effect::Register => {
                 // It may be there when the answer is not: the next survey tells.

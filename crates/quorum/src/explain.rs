@@ -26,6 +26,7 @@ pub(crate) fn fill(view: &mut View, election: &Election, now: Instant) {
     if let Some(survey) = election.survey() {
         view.priorities.clone_from(&survey.priorities);
         view.terms.clone_from(&survey.terms);
+        view.obstacle.clone_from(&survey.obstacle);
     }
     view.leader = election.leader().map(|leader| Leader {
         node: leader.record.node.clone(),
@@ -58,6 +59,9 @@ fn why(view: &View, election: &Election, now: Instant) -> Option<String> {
     }
     if !view.link_is_connected() {
         return Some("this node is disconnected from ZooKeeper, so it does not know who leads".into());
+    }
+    if let Some(obstacle) = &view.obstacle {
+        return Some(obstacle.clone());
     }
     let Some(first) = view.line.first() else {
         return Some(match &view.readiness {
@@ -132,6 +136,12 @@ pub(crate) fn log_changes(before: &View, after: &View) {
         let list: Vec<String> =
             after.priorities.iter().map(|(node, priority)| format!("{node}={priority}")).collect();
         tracing::info!("priority config: {}", list.join(" "));
+    }
+    if before.obstacle != after.obstacle {
+        match &after.obstacle {
+            Some(obstacle) => tracing::error!("nobody can lead: {obstacle}"),
+            None => tracing::info!("what kept everybody from leading is gone"),
+        }
     }
     if before.trouble != after.trouble
         && let Some(trouble) = &after.trouble

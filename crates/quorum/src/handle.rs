@@ -62,6 +62,12 @@ impl Handle {
         self.view.clone()
     }
 
+    /// Whether nobody works behind this handle any more. Before a stop was asked for it must not be: then the driver
+    /// has died, and its session, which is abandoned, fences what nobody controls until the process ends.
+    pub fn has_ended(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// Says whether this node can lead. One that cannot leaves the line, and a leader resigns.
     pub fn set_ready(&self, readiness: Readiness) {
         self.tell(|local| local.readiness = readiness);

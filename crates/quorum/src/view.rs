@@ -160,6 +160,8 @@ pub struct View {
     /// The highest epoch seen, with or without a leader: the floor for whoever checks tokens. None before the first
     /// look at `epoch`.
     pub seen_token: Option<FencingToken>,
+    /// Why no node can lead before a person has acted, and how; nothing waits for itself then.
+    pub obstacle: Option<String>,
     /// What this node struggles with, for people.
     pub trouble: Option<String>,
 }

@@ -27,7 +27,8 @@ pub(crate) fn follow(tasks: &mut JoinSet<()>, calls: &Calls, generation: Generat
         let ours = calls.link.session_id();
         let mut leader = calls.link.follow_node(calls.layout.leader());
         while let Ok(node) = leader.next().await {
-            let seen = Seen::Leader(node.and_then(|node| leader_seen(&node, ours)));
+            // Why one names no leader is for the survey to say, which comes next.
+            let seen = Seen::Leader(node.and_then(|node| leader_seen(&node, ours).ok()));
             if reports.send(Report::Seen(generation, seen)).await.is_err() {
                 return;
             }

@@ -353,6 +353,8 @@ fn remedy(published: &Published, identity: &Identity) -> Option<String> {
         return Some(format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", identity.hosts));
     };
     match &view.link {
+        // The sentence itself says what to do.
+        LinkState::Connected { .. } if view.obstacle.is_some() => None,
         LinkState::Connected { .. } if view.candidates.is_empty() => {
             Some("start more nodes, or look at their logs: a node is ready once its runner runs".to_owned())
         }

@@ -208,9 +208,18 @@ pub(crate) struct Survey {
     /// Whom `epoch` names.
     pub(crate) target: Option<NodeId>,
     pub(crate) leader: Option<LeaderSeen>,
+    /// Why nobody can lead before a person has acted.
+    pub(crate) obstacle: Option<String>,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) priorities: BTreeMap<NodeId, i32>,
     pub(crate) terms: Terms,
+}
+
+impl Survey {
+    /// Whether a claim may succeed, and should.
+    pub(crate) fn is_free(&self) -> bool {
+        self.leader.is_none() && self.obstacle.is_none()
+    }
 }
 
 /// A candidate as it was read.

@@ -375,7 +375,7 @@ impl Election {
             && self.watched
             && self.leader.is_none()
             && matches!(self.candidacy, Candidacy::Present { .. });
-        let Some(survey) = self.survey.as_ref().filter(|survey| free && survey.leader.is_none()) else {
+        let Some(survey) = self.survey.as_ref().filter(|survey| free && survey.is_free()) else {
             return;
         };
         let expect = survey.epoch;

@@ -9,6 +9,10 @@ use proto::{Epoch, Incarnation, NodeId};
 use super::event::Survey;
 use crate::record::Terms;
 
+/// Longest hold-down that is believed: a record that was damaged, or written by a node with another configuration, must
+/// not keep a cluster without a leader.
+const HOLD_MAX: Duration = Duration::from_secs(600);
+
 /// A candidate in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ranked {
@@ -34,7 +38,7 @@ impl HoldDowns {
         for (node, failed) in &terms.failed {
             let known = self.0.get(node).is_some_and(|(epoch, _)| *epoch == failed.epoch);
             if !known {
-                let until = now + Duration::from_millis(failed.hold_ms);
+                let until = now + Duration::from_millis(failed.hold_ms).min(HOLD_MAX);
                 self.0.insert(node.clone(), (failed.epoch, until));
             }
         }
@@ -155,6 +159,10 @@ mod tests {
         assert_eq!(holds.active(at(6_000)).collect::<Vec<_>>(), [(&node("a"), at(16_000))]);
         holds.learn(&Terms::default(), at(6_001));
         assert_eq!(holds.active(at(6_001)).count(), 0, "forgiven");
+        terms.fail(&node("a"), LIFE, Epoch(4), "test", hold);
+        terms.failed.get_mut(&node("a")).unwrap().hold_ms = u64::MAX;
+        holds.learn(&terms, at(7_000));
+        assert_eq!(holds.until(&node("a"), at(7_000) + HOLD_MAX), None, "no record holds down for ever");
     }
 
     #[test]

@@ -164,6 +164,19 @@ fn a_place_in_the_line_is_waited_for() {
 }
 
 #[test]
+fn nobody_claims_over_an_obstacle_and_somebody_does_once_it_is_gone() {
+    let mut bench = Bench::candidate();
+    let obstacle = Some("`leader` is not ephemeral".to_owned());
+    for _ in 0..20 {
+        let mut effects = bench.surveyed(Survey { obstacle: obstacle.clone(), ..survey(0, &["me"]) });
+        effects.extend(bench.pass(ms(1_250)));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Claim { .. })), "{effects:?}");
+        assert!(effects.contains(&Effect::Survey), "it keeps looking: {effects:?}");
+    }
+    assert!(bench.surveyed(survey(0, &["me"])).contains(&Effect::Claim { expect: 0 }));
+}
+
+#[test]
 fn whoever_is_passed_over_may_still_claim_and_a_leader_ends_the_race() {
     let mut bench = Bench::candidate();
     bench.pass(ms(5_000));

@@ -174,16 +174,7 @@ async fn a_member_node_that_somebody_deleted_is_created_again() {
     let (_, epoch) = leader(&nodes).await;
     let me = nodes[0].view().me.clone().expect("it has joined");
 
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&zookeeper.hosts(), "vandal", dir.path());
-    let vandal = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
-    let delete = coord::Write {
-        ops: vec![coord::Op::Delete { path: me.path.clone(), version: None }],
-        read_back: coord::ReadBack::Gone { path: me.path.clone() },
-        undo: coord::Undo::Keep,
-    };
-    vandal.link().write(delete, PATIENCE).await.unwrap();
-    vandal.close(PATIENCE).await.unwrap();
+    vandalize(&zookeeper.hosts(), vec![coord::Op::Delete { path: me.path.clone(), version: None }]).await;
 
     let again = |view: &quorum::View| view.me.as_ref().is_some_and(|now| now.sequence > me.sequence);
     let view = nodes[0].see("another member node", |view| again(view) && view.members.len() == 1).await;
@@ -191,4 +182,104 @@ async fn a_member_node_that_somebody_deleted_is_created_again() {
     assert_eq!(nodes[0].leads(), Some(epoch), "its term went on");
     let [node] = nodes;
     assert_eq!(node.stop().await.0, Report::Closed);
+}
+
+/// Somebody writes where only nodes should.
+async fn vandalize(hosts: &str, ops: Vec<coord::Op>) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(hosts, "vandal", dir.path());
+    let vandal = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
+    let read_back = coord::ReadBack::Gone { path: ops[0].path().to_owned() };
+    let write = coord::Write { ops, read_back, undo: coord::Undo::Keep };
+    vandal.link().write(write, PATIENCE).await.unwrap();
+    vandal.close(PATIENCE).await.unwrap();
+}
+
+fn persistent(path: &str, data: &[u8]) -> coord::Op {
+    coord::Op::Create { path: path.into(), data: data.to_vec(), mode: coord::Mode::Persistent }
+}
+
+#[tokio::test]
+async fn a_leader_node_that_nobody_holds_is_said_and_not_believed() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let (_, epoch) = leader(&nodes).await;
+    let [node] = nodes;
+    assert_eq!(node.stop().await.0, Report::Closed);
+
+    // As a backup tool writes it back: a good record, and persistent.
+    let record = format!(
+        r#"{{"node":"n9","address":"n9:1","incarnation":"{0}","sequence":1,"epoch":{1},"uuid":"{0}"}}"#,
+        "0".repeat(32),
+        epoch.0
+    );
+    vandalize(&zookeeper.hosts(), vec![persistent("/taskd/leader", record.as_bytes())]).await;
+    let nodes = [Node::start(&zookeeper.hosts(), "n2").await];
+    let view = nodes[0].see("what is in the way", |view| view.obstacle.is_some()).await;
+    assert!(view.leader.is_none(), "{:?}", view.leader);
+    let why = view.why_no_leader.clone().unwrap();
+    assert!(why.contains("/taskd/leader is not ephemeral") && why.contains("delete it"), "{why}");
+
+    vandalize(&zookeeper.hosts(), vec![coord::Op::Delete { path: "/taskd/leader".into(), version: None }])
+        .await;
+    assert!(leader(&nodes).await.1 > epoch);
+    let [node] = nodes;
+    assert_eq!(node.stop().await.0, Report::Closed);
+}
+
+#[tokio::test]
+async fn an_ensemble_that_went_back_is_said_and_not_led() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    leader(&nodes).await;
+    let again = vec![
+        coord::Op::Delete { path: "/taskd/epoch".into(), version: None },
+        persistent("/taskd/epoch", b""),
+    ];
+    vandalize(&zookeeper.hosts(), again).await;
+    let back = |view: &quorum::View| {
+        let remedy = |why: &String| {
+            why.contains("restored from an older state") && why.contains("stop taskd on every node")
+        };
+        matches!(view.role, Role::Follower) && view.why_no_leader.as_ref().is_some_and(remedy)
+    };
+    nodes[0].see("that it went back", back).await;
+    let [node] = nodes;
+    let (_, elected) = node.stop().await;
+    assert_eq!(elected.len(), 1, "nobody leads on from an older state: {elected:?}");
+}
+
+/// Panics in whoever reads it, once it is told to.
+#[derive(Debug, Default)]
+struct Bomb(std::sync::atomic::AtomicBool);
+
+impl clock::Clock for Bomb {
+    fn now(&self) -> clock::Instant {
+        assert!(!self.0.load(Ordering::SeqCst), "the test's clock goes off");
+        BootClock.now()
+    }
+
+    fn wall(&self) -> clock::WallMs {
+        BootClock.wall()
+    }
+}
+
+#[tokio::test]
+async fn a_driver_that_died_can_be_told_from_one_that_works() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let bomb = std::sync::Arc::new(Bomb::default());
+    let mut options = options(&zookeeper.hosts(), "n1", dir.path());
+    options.clock = bomb.clone();
+    let cancel = CancellationToken::new();
+    let quorum = Quorum::new(options).connect(cancel.clone()).await.unwrap();
+    let quorum = quorum.join(cancel).await.unwrap().run();
+    let handle = quorum.handle();
+    assert!(!handle.has_ended());
+    bomb.0.store(true, Ordering::SeqCst);
+    handle.refresh();
+    testkit::until("the driver's end is seen", PATIENCE, async || handle.has_ended().then_some(())).await;
+    bomb.0.store(false, Ordering::SeqCst);
+    let stopped = quorum.stop(STOP).await;
+    assert!(matches!(stopped.report(), Report::Abandoned { .. }), "{:?}", stopped.report());
 }

@@ -69,6 +69,7 @@ impl World {
                 epoch: self.zk.epoch,
                 target: self.zk.target.clone(),
                 leader: self.leader_seen(session),
+                obstacle: None,
                 candidates: self
                     .zk
                     .candidates
