@@ -45,7 +45,9 @@ impl Core {
         let fresh = self.runners.fresh;
         self.runners.ensure(&node);
         let used = self.lives.get(&(node.clone(), incarnation)).map_or(0, BTreeSet::len) as u32;
-        let new = self.new_grant();
+        let known = self.runners.get(&node).and_then(|runner| runner.life) == Some(incarnation);
+        // Not one for every heartbeat: a long term of many runners would run out of them.
+        let new = (!known || held.is_none()).then(|| self.new_grant());
         let grant = self.runners.change(&node, now.at, |runner| {
             if runner.life != Some(incarnation) {
                 // A twin with the same name must not displace a member that lives.
@@ -60,10 +62,8 @@ impl Core {
                 runner.life = Some(incarnation);
                 runner.used = used;
                 runner.answered = None;
-                runner.grant = new;
-            } else if held.is_none() {
-                runner.grant = new;
             }
+            runner.grant = new.unwrap_or(runner.grant);
             runner.address = address;
             runner.capacity = capacity;
             Some(runner.grant)
