@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clock::Instant;
 use proto::runner::{Refusal, Start, StartReply};
 use proto::task::{AttemptEnd, LostPolicy, TaskState};
 use proto::{AttemptId, Epoch, Grant, Incarnation, NodeId};
@@ -12,6 +13,7 @@ use crate::database::attempt_id;
 use crate::record::Task;
 use crate::retry::{self, Next};
 use crate::storage::BodyRef;
+use crate::timers::Timer;
 
 /// Starts in one call.
 const BATCH_MAX: usize = 64;
@@ -52,6 +54,8 @@ pub(crate) struct Open {
     pub(crate) sent: Sent,
     /// Heartbeats in a row that did not list it.
     pub(crate) missing: u8,
+    /// When it will have run longer than it may, if it may not run for ever and that is still to come.
+    pub(crate) overdue_at: Option<Instant>,
     /// It ran longer than it may.
     pub(crate) overdue: bool,
     /// Its task needs it no more.
@@ -332,6 +336,9 @@ impl Core {
     /// Takes an attempt out of the open ones and gives its slot back.
     fn close(&mut self, now: Now, attempt: AttemptId) -> Option<Open> {
         let open = self.open.remove(&attempt)?;
+        if let Some(at) = open.overdue_at {
+            self.timers.remove(&(at, Timer::Overdue(attempt)));
+        }
         let key = (open.node.clone(), open.life);
         if let Some(attempts) = self.lives.get_mut(&key) {
             attempts.remove(&attempt);

@@ -17,13 +17,13 @@ use crate::database::{Database, attempt_id};
 use crate::fence::Fence;
 use crate::members::MemberInfo;
 use crate::placement::Runners;
-use crate::queue::Queue;
+use crate::queue::{Place, Queue};
 use crate::record::Task;
 use crate::storage::BodyRef;
-use crate::timers::{OVERDUE_MARGIN, Timer};
+use crate::timers::Timer;
 
-/// Assignments in one go, so that a turn of the driver stays short.
-const ASSIGN_MAX: usize = 4_096;
+/// Heads of the queue looked at in one go, so that a turn of the driver stays short.
+const LOOKED_AT_MAX: usize = 4_096;
 
 /// The present time, to decide by and to write down.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +71,10 @@ pub(crate) struct Core {
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
+    /// Where a pass over the queue goes on that was too long for one turn.
+    dispatch_from: Option<Place>,
+    /// A member has gone: what may be requeued at once is to be.
+    gone_due: bool,
     /// Runners with something in their outbox.
     pub(crate) outbox_due: BTreeSet<NodeId>,
     /// Runners to be asked something.
@@ -102,6 +106,8 @@ impl Core {
             timers: BTreeSet::new(),
             effects: Vec::new(),
             dispatch_due: true,
+            dispatch_from: None,
+            gone_due: false,
             outbox_due: BTreeSet::new(),
             ask_due: BTreeSet::new(),
             rng,
@@ -174,17 +180,22 @@ impl Core {
                 self.ask_due.insert(node);
             }
         }
-        self.requeue_gone_members(now);
+        self.gone_due = true;
         self.dispatch_due = true;
     }
 
-    /// Gives free slots to waiting tasks.
+    /// Gives up what has to be, and free slots to waiting tasks. Only inside the lease.
     pub(crate) fn dispatch(&mut self, now: Now) {
-        if !std::mem::take(&mut self.dispatch_due) {
+        if std::mem::take(&mut self.gone_due) {
+            self.requeue_gone_members(now);
+        }
+        // A pass that goes on leaves what became due meanwhile to the next one: otherwise heads that fit nowhere, if
+        // there are enough of them, would keep those behind them from ever being looked at.
+        let mut cursor = self.dispatch_from.take();
+        if cursor.is_none() && !std::mem::take(&mut self.dispatch_due) {
             return;
         }
-        let mut cursor = None;
-        for _ in 0..ASSIGN_MAX {
+        for _ in 0..LOOKED_AT_MAX {
             if !self.runners.any_free() {
                 return;
             }
@@ -195,7 +206,7 @@ impl Core {
                 self.assign(now, id, node);
             }
         }
-        self.dispatch_due = true;
+        self.dispatch_from = cursor;
     }
 
     fn assign(&mut self, now: Now, id: TaskId, node: NodeId) {
@@ -228,19 +239,16 @@ impl Core {
     /// Takes note of an attempt that may run.
     fn opened(&mut self, now: Now, id: AttemptId, attempt: &Attempt, sent: Sent) {
         let (node, life) = (attempt.node.clone(), attempt.incarnation);
-        let timeout = self.db.get(id.task).and_then(|task| task.spec.run_timeout_ms);
-        if let Some(timeout) = timeout {
-            // A new leader counts anew: that only makes this backstop later, never earlier.
-            let at = now.at + Duration::from_millis(timeout) + OVERDUE_MARGIN;
-            self.timers.insert((at, Timer::Overdue(id)));
-        }
         self.runners.change(&node, now.at, |runner| {
             if runner.life == Some(life) {
                 runner.used += 1;
             }
         });
         self.lives.entry((node.clone(), life)).or_default().insert(id);
-        self.open.insert(id, Open { node, life, sent, missing: 0, overdue: false, ending: false });
+        let open = Open { node, life, sent, missing: 0, overdue_at: None, overdue: false, ending: false };
+        self.open.insert(id, open);
+        // A new leader counts anew: that only makes this backstop later, never earlier.
+        self.watch_run(now.at, id);
     }
 
     /// A grant that nobody was given before.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clock::Instant;
 use proto::{AttemptId, TaskId};
 
+use crate::attempts::Sent;
 use crate::core::{Core, Effect, Now};
 use crate::queue::{Need, Place};
 
@@ -12,7 +13,7 @@ use crate::queue::{Need, Place};
 const EXPIRE_MAX: usize = 2_048;
 
 /// How long after its run timeout an attempt is ended by the leader, should its runner not have done so.
-pub(crate) const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
+const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
@@ -48,6 +49,28 @@ impl Core {
         }
     }
 
+    /// Sees to it that an attempt ends some time after its run timeout, should its runner not end it.
+    pub(crate) fn watch_run(&mut self, now: Instant, attempt: AttemptId) {
+        let timeout = self.db.get(attempt.task).and_then(|task| task.spec.run_timeout_ms);
+        if let (Some(timeout), Some(open)) = (timeout, self.open.get_mut(&attempt)) {
+            let at = now + Duration::from_millis(timeout) + OVERDUE_MARGIN;
+            open.overdue_at = Some(at);
+            self.timers.insert((at, Timer::Overdue(attempt)));
+        }
+    }
+
+    fn overdue(&mut self, now: Now, attempt: AttemptId) {
+        let Some(open) = self.open.get_mut(&attempt) else { return };
+        open.overdue_at = None;
+        if open.sent == Sent::Unsent {
+            // It still waits to be sent: its time has not begun.
+            self.watch_run(now.at, attempt);
+        } else {
+            open.overdue = true;
+            self.ask_cancel(now, attempt);
+        }
+    }
+
     /// Lets time act.
     pub(crate) fn tick(&mut self, now: Now) {
         while let Some(&(at, timer)) = self.timers.first() {
@@ -60,12 +83,7 @@ impl Core {
                     self.pausing.remove(&id);
                     self.enqueue(id);
                 }
-                Timer::Overdue(attempt) => {
-                    if let Some(open) = self.open.get_mut(&attempt) {
-                        open.overdue = true;
-                        self.ask_cancel(now, attempt);
-                    }
-                }
+                Timer::Overdue(attempt) => self.overdue(now, attempt),
             }
         }
         self.dispatch_due |= self.runners.tick(now.at);

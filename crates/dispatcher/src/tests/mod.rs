@@ -1,5 +1,6 @@
 //! The whole dispatcher over a log in memory and runners behind real tarpc channels, under paused time.
 
+mod bounds;
 mod fake;
 mod memory;
 mod zookeeper;
@@ -244,6 +245,27 @@ async fn without_the_lease_nothing_is_granted_and_with_it_again_work_goes_on() {
     term.lease.0.store(true, Ordering::SeqCst);
     until(&term.handle, &runners, second, is(TaskState::Succeeded)).await;
     assert_eq!(term.handle.show(first.to_string()).await.map(|view| view.state), Ok(TaskState::Succeeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_lease_nobody_is_given_up_because_members_seem_to_be_gone() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    assert!(runners[0].beat(&term.handle).await);
+    let mut now = task(1, "wait");
+    now.spec.on_lost = proto::task::LostPolicy::RequeueNow;
+    let id = submit(&term.handle, now).await;
+    until(&term.handle, &runners, id, |_| runners[0].state().started.len() == 1).await;
+
+    term.lease.0.store(false, Ordering::SeqCst);
+    term.members.send_replace(Arc::default());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(term.handle.show(id.to_string()).await.map(|view| view.state), Ok(TaskState::Running));
+    term.lease.0.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let view = term.handle.show(id.to_string()).await.expect("it exists");
+    assert_eq!((view.state, view.attempt_count), (TaskState::Queued, 1), "{view:?}");
 }
 
 #[tokio::test(start_paused = true)]
