@@ -1,7 +1,8 @@
 //! Thousands of tasks through the deaths of the leader, of a runner and of ZooKeeper.
 //!
 //! Act one: ZooKeeper alone is killed and restarted, which must kill no task. Act two, while the rest is being submitted:
-//! the leader is killed and restarted, another node is killed and stays away, and ZooKeeper is restarted once more.
+//! the leader is killed and restarted, another node is killed and stays away, and ZooKeeper is restarted once more. Each
+//! node dies while it runs something that outlives the failover.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::ClusterArgs;
-use crate::run::client::{Client, Submission, lock};
+use crate::run::client::{Client, Submission, Task, lock};
 use crate::run::cluster::{self, Cluster};
 use crate::run::progress::Bar;
 use crate::run::trace::{self, Trace};
@@ -32,7 +33,10 @@ const LONG: u32 = 100;
 const LONG_TASKS: usize = 8;
 /// Long enough to be still running when the node of a killed daemon comes back.
 const MIDDLING: u32 = 60;
-const MIDDLING_EVERY: usize = 40;
+const MIDDLING_NAME: &str = "middling";
+const MIDDLING_EVERY: std::ops::RangeInclusive<usize> = 10..=40;
+/// For such a task to run on the node that is killed next.
+const BUSY_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Result<()> {
     if args.nodes < 3 {
@@ -60,13 +64,14 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
     let accepted = |_, id| {
         lock(&acknowledged).insert(id);
     };
+    let every = (total / 50).clamp(*MIDDLING_EVERY.start(), *MIDDLING_EVERY.end());
     let submission = |n: usize| {
-        let pulses = match n {
-            ..LONG_TASKS => LONG,
-            _ if n.is_multiple_of(MIDDLING_EVERY) => MIDDLING,
-            _ => 1 + n as u32 % 4,
+        let (kind, pulses) = match n {
+            ..LONG_TASKS => ("long", LONG),
+            _ if n.is_multiple_of(every) => (MIDDLING_NAME, MIDDLING),
+            _ => ("short", 1 + n as u32 % 4),
         };
-        Submission { name: format!("t{n}"), argv: trace.argv(pulses, None) }
+        Submission { name: format!("{kind}-{n}"), argv: trace.argv(pulses, None) }
     };
     let mut bar = Bar::new();
 
@@ -139,6 +144,7 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
 fn faults(cluster: &mut Cluster, say: &impl Fn(&str), interrupt: &Interrupt) -> Result<String> {
     let old = cluster.client().leader()?.context("nobody leads before the faults")?;
     let index = cluster.index_of(&old.node)?;
+    wait_busy(&cluster.client(), &old.node, interrupt)?;
     cluster.kill_node(index)?;
     say(&format!("kill -9 of {}, the leader of epoch {}", old.node, old.epoch));
     let survivors = cluster.client_of(|node| node.name != old.node);
@@ -160,12 +166,32 @@ fn faults(cluster: &mut Cluster, say: &impl Fn(&str), interrupt: &Interrupt) -> 
     let away =
         cluster.nodes().iter().map(|node| &node.name).find(|name| **name != leader && **name != old.node);
     let away = away.context("no node is left to stay away")?.clone();
+    wait_busy(&cluster.client(), &away, interrupt)?;
     cluster.kill_node(cluster.index_of(&away)?)?;
     say(&format!("kill -9 of {away}, which stays away"));
 
     restart_zookeeper(cluster, interrupt)?;
     say(&format!("ZooKeeper was down for {ZOOKEEPER_DOWN:?} and is back"));
     Ok(away)
+}
+
+/// Waits until the node runs a task that will not have ended by itself before anybody notices the node's death.
+fn wait_busy(client: &Client, node: &str, interrupt: &Interrupt) -> Result<()> {
+    let start = Instant::now();
+    let middling = |task: &Task| {
+        let name = task.spec.name.as_deref().unwrap_or_default();
+        let last = task.attempts.last();
+        name.starts_with(MIDDLING_NAME) && last.is_some_and(|last| last.node == node && last.end.is_none())
+    };
+    while start.elapsed() < BUSY_WITHIN {
+        interrupt.check()?;
+        // A look may meet a moment without a leader.
+        if client.tasks().is_ok_and(|tasks| tasks.iter().any(middling)) {
+            return Ok(());
+        }
+        thread::sleep(shell::POLL);
+    }
+    bail!("{node} ran nothing worth killing within {BUSY_WITHIN:?}")
 }
 
 fn restart_zookeeper(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<()> {

@@ -62,8 +62,17 @@ pub(crate) struct Task {
     pub(crate) submitted_ms: u64,
     pub(crate) finished_ms: Option<u64>,
     pub(crate) attempt_count: u32,
+    #[serde(default)]
+    pub(crate) spec: Spec,
     /// The newest ones, oldest first.
     pub(crate) attempts: Vec<Attempt>,
+}
+
+/// What was asked for, as far as it matters here.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Spec {
+    #[serde(default)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -223,7 +223,7 @@ pub(crate) fn check(runs: &[Run], tasks: &[Task], acknowledged: &BTreeSet<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::client::Attempt;
+    use crate::run::client::{Attempt, Spec};
 
     fn lost() -> Option<End> {
         Some(End::Lost { reason: "its node is gone".to_owned() })
@@ -233,6 +233,7 @@ mod tests {
         let attempt =
             |(n, end): (u32, &Option<End>)| Attempt { number: n, node: "n1".to_owned(), end: end.clone() };
         Task {
+            spec: Spec::default(),
             id: id.to_owned(),
             state: state.to_owned(),
             submitted_ms: 1,
