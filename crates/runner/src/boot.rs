@@ -161,18 +161,27 @@ async fn end(
                 batch.iter().for_each(|leftover| leftover.tell(&Order::Kill { end: lost.clone() }));
             }
             if kill {
-                leftovers::kill(&batch);
+                leftovers::kill(&batch)?;
             }
-            Ok(leftovers::survivors(&batch))
+            leftovers::survivors(&batch)
         })
-        .await
-        .unwrap_or_default();
-        if left.is_empty() {
+        .await;
+        if left.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
         }
         if started.elapsed() >= within {
-            let pids = left.iter().take(10).map(|id| id.pid).collect();
-            return Err(BootFailure::Leftovers { count: left.len(), pids, after: within });
+            return Err(match left {
+                Ok(left) => {
+                    let pids = left.iter().take(10).map(|id| id.pid).collect();
+                    BootFailure::Leftovers { count: left.len(), pids, after: within }
+                }
+                // Whoever cannot be looked for cannot be declared gone.
+                Err(source) => BootFailure::Disk {
+                    what: "look for the processes of a predecessor",
+                    dir: "/proc".into(),
+                    source,
+                },
+            });
         }
         tokio::select! {
             () = cancel.cancelled() => return Err(BootFailure::Cancelled),

@@ -4,12 +4,14 @@
 //! descends from them, and whoever was started with the attempt's directory in its environment, until none is left. A
 //! number alone is never killed: its start time must be the recorded one.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use proto::AttemptId;
 
 use crate::proc;
@@ -52,34 +54,36 @@ impl Leftover {
 }
 
 /// Everyone of these attempts who still runs. Blocking: reads all of `/proc` once.
-pub(crate) fn survivors(leftovers: &[Leftover]) -> Vec<ProcessId> {
-    let table = proc::table();
-    let markers: Vec<&str> = leftovers.iter().map(|leftover| leftover.marker.as_str()).collect();
-    let recorded: Vec<ProcessId> = leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
+pub(crate) fn survivors(leftovers: &[Leftover]) -> io::Result<Vec<ProcessId>> {
+    let table = proc::table()?;
+    let markers: HashSet<&[u8]> = leftovers.iter().map(|leftover| leftover.marker.as_bytes()).collect();
+    let recorded: HashSet<ProcessId> = leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
     let me = std::process::id().cast_signed();
-    let mut found: Vec<ProcessId> = table
-        .iter()
-        .filter(|row| !row.dead && row.id.pid != me)
-        .filter(|row| {
-            recorded.contains(&row.id) || markers.iter().any(|marker| proc::carries(row.id.pid, marker))
-        })
-        .map(|row| row.id)
-        .collect();
+    let mut found = Vec::new();
+    for row in table.iter().filter(|row| !row.dead && row.id.pid != me) {
+        let ours = recorded.contains(&row.id)
+            || proc::environment(row.id.pid)?.split(|byte| *byte == 0).any(|entry| markers.contains(entry));
+        if ours {
+            found.push(row.id);
+        }
+    }
     let roots: Vec<i32> = found.iter().map(|id| id.pid).collect();
     found.extend(proc::descendants(&roots, &table));
     found.retain(|id| id.pid != me);
     found.sort_unstable_by_key(|id| (id.pid, id.started));
     found.dedup();
-    found
+    Ok(found)
 }
 
 /// SIGKILL for everyone of these attempts; returns how many there were. Blocking; to be repeated until there is none.
-pub(crate) fn kill(leftovers: &[Leftover]) -> usize {
-    let survivors = survivors(leftovers);
+pub(crate) fn kill(leftovers: &[Leftover]) -> io::Result<usize> {
+    let survivors = survivors(leftovers)?;
     for process in &survivors {
-        proc::kill_exactly(*process);
+        if let Err(error) = proc::signal_exactly(*process, Signal::SIGKILL) {
+            tracing::debug!(pid = process.pid, %error, "cannot be killed");
+        }
     }
-    survivors.len()
+    Ok(survivors.len())
 }
 
 /// Listens in an attempt's directory, however long its path is: a socket's may have 107 bytes.

@@ -1,10 +1,15 @@
 //! Processes as `/proc` shows them. A number alone never identifies one: it may have been given out again.
+//!
+//! Whoever asks wants to know who is *gone*. A look that failed (no file descriptor was left, say) is therefore an error
+//! and never an empty answer.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::shim::wire::ProcessId;
 
@@ -18,19 +23,23 @@ pub(crate) struct Row {
 }
 
 /// The process that has this number now.
-pub(crate) fn identify(pid: i32) -> Option<ProcessId> {
-    row(pid).map(|row| row.id)
-}
-
-/// Whether exactly this process still runs.
-pub(crate) fn is_alive(id: ProcessId) -> bool {
-    row(id.pid).is_some_and(|row| row.id == id && !row.dead)
+pub(crate) fn identify(pid: i32) -> io::Result<Option<ProcessId>> {
+    Ok(row(Path::new("/proc"), pid)?.map(|row| row.id))
 }
 
 /// Every process of this machine that may be seen.
-pub(crate) fn table() -> Vec<Row> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.filter_map(|entry| row(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
+pub(crate) fn table() -> io::Result<Vec<Row>> {
+    table_in(Path::new("/proc"))
+}
+
+fn table_in(proc: &Path) -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for entry in fs::read_dir(proc)? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            rows.extend(row(proc, pid)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// The live processes below `roots`, which are not included.
@@ -51,31 +60,65 @@ pub(crate) fn descendants(roots: &[i32], table: &[Row]) -> Vec<ProcessId> {
     found
 }
 
-/// Whether the process was started with `variable` (`NAME=value`) in its environment.
-pub(crate) fn carries(pid: i32, variable: &str) -> bool {
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes()))
-}
-
-/// SIGKILL, unless the number belongs to somebody else by now.
-pub(crate) fn kill_exactly(id: ProcessId) {
-    if is_alive(id) {
-        let _ = kill(Pid::from_raw(id.pid), Signal::SIGKILL);
+/// The environment with which the process was started: `NAME=value`, each followed by a zero. Empty for a process that is
+/// gone, and for another user's.
+pub(crate) fn environment(pid: i32) -> io::Result<Vec<u8>> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(Vec::new()),
+        read => read,
     }
 }
 
-fn row(pid: i32) -> Option<Row> {
-    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+/// Signals this very process, or nobody if its number belongs to somebody else by now.
+pub(crate) fn signal_exactly(id: ProcessId, signal: Signal) -> io::Result<()> {
+    let Some(pid) = rustix::process::Pid::from_raw(id.pid) else { return Ok(()) };
+    // It pins whoever has the number now, so that nothing can come between the look and the signal.
+    let pinned = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        // Kernels before 5.3.
+        Err(rustix::io::Errno::NOSYS) => None,
+        pinned => Some(pinned?),
+    };
+    if row(Path::new("/proc"), id.pid)?.is_none_or(|row| row.id != id) {
+        return Ok(());
+    }
+    let sent = match (pinned, rustix::process::Signal::from_named_raw(signal as i32)) {
+        (Some(pinned), Some(signal)) => pidfd_send_signal(&pinned, signal).map_err(io::Error::from),
+        _ => nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.pid), signal).map_err(io::Error::from),
+    };
+    match sent {
+        Err(error) if is_gone(&error) => Ok(()),
+        sent => sent,
+    }
+}
+
+fn row(proc: &Path, pid: i32) -> io::Result<Option<Row>> {
+    match fs::read(proc.join(pid.to_string()).join("stat")) {
+        // The name in it may be any bytes.
+        Ok(stat) => match parse(pid, &String::from_utf8_lossy(&stat)) {
+            Some(row) => Ok(Some(row)),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("cannot read the stat of {pid}"))),
+        },
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 /// The second field is a name in parentheses that may itself contain anything.
 fn parse(pid: i32, stat: &str) -> Option<Row> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let dead = matches!(fields.next()?, "Z" | "X");
+    let exited = matches!(fields.next()?, "Z" | "X");
     let parent = fields.next()?.parse().ok()?;
-    // Field 22, and the parent was field 4.
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Row { id: ProcessId { pid, started }, parent, dead })
+    // Field 20, and the parent was field 4.
+    let threads: u32 = fields.nth(15)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    // A process whose first thread has ended looks like a zombie while its other threads run on.
+    Some(Row { id: ProcessId { pid, started }, parent, dead: exited && threads <= 1 })
 }
 
 #[cfg(test)]
@@ -91,10 +134,37 @@ mod tests {
     }
 
     #[test]
+    fn a_process_without_its_first_thread_is_not_dead() {
+        for (threads, dead) in [(1, true), (2, false)] {
+            let stat = format!("7 (a) Z 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 {threads} 0 42 0 0 0 0");
+            let row = parse(7, &stat).unwrap();
+            assert_eq!((row.id.started, row.dead), (42, dead));
+        }
+    }
+
+    #[test]
+    fn a_look_that_fails_shows_nobody_gone() {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir(proc.path().join("7")).unwrap();
+        assert!(table_in(proc.path()).unwrap().is_empty(), "7 went while the table was read");
+        let stat = proc.path().join("7/stat");
+        fs::write(&stat, b"7 (\xff) S 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 42 0 0 0 0").unwrap();
+        assert_eq!(table_in(proc.path()).unwrap().len(), 1, "names are bytes");
+        fs::remove_file(&stat).unwrap();
+        fs::create_dir(&stat).unwrap();
+        assert!(table_in(proc.path()).is_err());
+        assert!(table_in(&proc.path().join("absent")).is_err());
+    }
+
+    #[test]
     fn a_recycled_number_is_somebody_else() {
-        let me = identify(std::process::id().cast_signed()).unwrap();
-        assert!(is_alive(me));
-        assert!(!is_alive(ProcessId { started: me.started + 1, ..me }));
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let id = identify(child.id().cast_signed()).unwrap().unwrap();
+        signal_exactly(ProcessId { started: id.started + 1, ..id }, Signal::SIGKILL).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None);
+        signal_exactly(id, Signal::SIGKILL).unwrap();
+        assert!(!child.wait().unwrap().success());
+        signal_exactly(id, Signal::SIGKILL).unwrap();
     }
 
     #[test]

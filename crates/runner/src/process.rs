@@ -27,6 +27,10 @@ use crate::store::{self, Store};
 
 /// Between two looks at a tree that is being killed.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
+/// Looks before it is tried more slowly: each reads all of `/proc`.
+const KILL_ROUNDS: u32 = 100;
+/// Between two looks from then on.
+const KILL_SLOWLY: Duration = Duration::from_secs(1);
 
 /// What all shims of a runner have in common.
 #[derive(Debug)]
@@ -185,16 +189,21 @@ async fn kill_all(attempt: AttemptId, dir: PathBuf) {
     let mut rounds = 0_u32;
     loop {
         let dir = dir.clone();
-        let left =
-            blocking(move || Leftover::take(attempt, dir).map(|leftover| leftovers::kill(&[leftover]))).await;
+        let killed =
+            blocking(move || Leftover::take(attempt, dir).and_then(|leftover| leftovers::kill(&[leftover])));
+        let left = killed.await;
+        // From here on they hang in the kernel, or `/proc` cannot be read.
+        let hopeless = rounds >= KILL_ROUNDS;
         match left {
             Ok(0) => return,
-            Ok(count) if rounds == 100 => tracing::error!(%attempt, count, "processes survive SIGKILL"),
-            Ok(_) => {}
-            Err(error) => tracing::error!(%attempt, %error, "cannot look for its processes"),
+            Ok(count) if rounds == KILL_ROUNDS => tracing::error!(%attempt, count, "processes survive SIGKILL"),
+            Err(error) if rounds % KILL_ROUNDS == 0 => {
+                tracing::error!(%attempt, %error, "cannot look for its processes: it does not count as ended");
+            }
+            Ok(_) | Err(_) => {}
         }
         rounds = rounds.saturating_add(1);
-        time::sleep(KILL_AGAIN).await;
+        time::sleep(if hopeless { KILL_SLOWLY } else { KILL_AGAIN }).await;
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
     let _ = setsid();
     let wanted = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
     let signals = tree::signals(&wanted)?;
-    let shim = proc::identify(std::process::id().cast_signed())
+    let shim = proc::identify(std::process::id().cast_signed())?
         .ok_or_else(|| io::Error::other("cannot read /proc: is it mounted?"))?;
     // In this order: whoever renames the start file away finds either this state, or a shim that ends by itself.
     store::write(&dir.join(store::SHIM_STATE), &ShimState { shim, tree: None })?;

@@ -75,7 +75,7 @@ impl Tree {
 
     /// For the record: the process whose end is the tree's.
     pub(super) fn root(&self) -> Option<ProcessId> {
-        proc::identify(self.root.as_raw())
+        proc::identify(self.root.as_raw()).ok().flatten()
     }
 
     /// SIGTERM for all.
@@ -105,13 +105,15 @@ impl Tree {
 
     fn signal_all(&self, signal: Signal) {
         // As the subreaper this process is the ancestor of whatever the task ever started, double forks included.
-        let all = proc::descendants(&[std::process::id().cast_signed()], &proc::table());
-        for process in &all {
-            let _ = kill(Pid::from_raw(process.pid), signal);
-        }
-        // Only where /proc cannot be read.
-        if all.is_empty() && self.ended.is_none() {
-            let _ = killpg(self.root, signal);
+        match proc::table() {
+            Ok(table) => {
+                for process in proc::descendants(&[std::process::id().cast_signed()], &table) {
+                    let _ = proc::signal_exactly(process, signal);
+                }
+            }
+            // Only the leader's end would free the number of its group.
+            Err(_) if self.ended.is_none() => drop(killpg(self.root, signal)),
+            Err(_) => {}
         }
     }
 
