@@ -40,6 +40,10 @@ const SHIM_SLACK: Duration = Duration::from_secs(1);
 /// The last part of a stop, kept for joining what is left.
 const STOP_RESERVE: Duration = Duration::from_millis(200);
 
+/// For how long a stopping runner looks for a leader that takes its last outcomes. Those that nobody takes are kept,
+/// but until this node is back their tasks have to wait for the fence.
+const SUCCESSION: Duration = Duration::from_secs(1);
+
 /// What the phases ask of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -98,7 +102,8 @@ pub(crate) struct Driver {
     watching_leader: bool,
     report_at: time::Instant,
     reporting: Option<Id>,
-    report_failed: bool,
+    /// Since when no report has been acknowledged, if the last one was not.
+    reports_fail_since: Option<time::Instant>,
     reading: usize,
     /// Attempts to be noted as acknowledged, and ones to be removed.
     untidy: (Vec<AttemptId>, Vec<AttemptId>),
@@ -155,7 +160,7 @@ impl Driver {
             watching_leader: false,
             report_at: time::Instant::now(),
             reporting: None,
-            report_failed: false,
+            reports_fail_since: None,
             reading: 0,
             untidy: Default::default(),
             tidying: false,
@@ -372,7 +377,9 @@ impl Driver {
         if time::Instant::now() + STOP_RESERVE >= deadline {
             return true;
         }
-        let hopeless = self.report_failed || self.fence.floor().is_none();
+        // A leader that stops has ended its own dispatcher before this runner: the next one is about to take over.
+        let given_up = self.reports_fail_since.is_some_and(|since| since.elapsed() >= SUCCESSION);
+        let hopeless = given_up || self.fence.floor().is_none();
         self.live.is_empty() && self.reporting.is_none() && (self.ledger.unacknowledged() == 0 || hopeless)
     }
 

@@ -127,8 +127,10 @@ impl Driver {
             tracing::debug!(%error, "a report was not acknowledged");
             Vec::new()
         });
-        self.report_failed = acknowledged.len() < attempts.len();
-        if self.report_failed {
+        if acknowledged.len() == attempts.len() {
+            self.reports_fail_since = None;
+        } else {
+            self.reports_fail_since.get_or_insert_with(time::Instant::now);
             self.report_at = time::Instant::now() + REPORT_AGAIN;
         }
         let tidy = self.ledger.acknowledged(attempts, &acknowledged);
