@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::api::ApiErrorKind;
-use proto::task::TaskView;
+use proto::task::{AttemptEnd, TaskView};
 use proto::{NodeId, TaskId};
 use taskd::client::{CallError, Client};
 use tokio::time::Instant;
@@ -142,9 +142,14 @@ async fn print_more(client: &Client, view: &TaskView, printed: &mut Printed) -> 
                 wrote = true;
             }
             Err(error) => {
-                // An attempt that another one followed will not write any more; the node that has it may be gone.
-                let over = view.attempts.iter().any(|a| a.number == printed.attempt && a.end.is_some());
-                if over && printed.attempt < view.attempt_count {
+                let end =
+                    view.attempts.iter().find(|a| a.number == printed.attempt).and_then(|a| a.end.as_ref());
+                let never_ran = matches!(end, Some(AttemptEnd::Failed { .. }));
+                if never_ran && error.kind() == Some(ApiErrorKind::NotFound) {
+                    // What could not be run has no output to wait for.
+                    printed.complete = true;
+                } else if end.is_some() && printed.attempt < view.attempt_count {
+                    // An attempt that another one followed will not write any more; the node that has it may be gone.
                     output::say(&format!("taskd: the output of attempt {}: {error}", printed.attempt));
                     printed.complete = true;
                 }
