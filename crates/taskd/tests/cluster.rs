@@ -21,7 +21,8 @@ async fn tasks_run_and_can_be_asked_about_through_every_node() {
     lists_and_json(&cluster).await;
     leadership_moves_on_request(&cluster).await;
     let mut cluster = cluster;
-    for node in &mut cluster.nodes {
+    a_stopped_leader_passes_its_tasks_on(&mut cluster).await;
+    for node in cluster.nodes.iter_mut().filter(|node| node.runs()) {
         let (status, took) = node.stop().await;
         assert!(status.success() && took < Duration::from_secs(5), "{}: {status} after {took:?}", node.id);
     }
@@ -243,6 +244,39 @@ async fn leadership_moves_on_request(cluster: &Cluster) {
     std::fs::write(&gate, "").unwrap();
     for id in &running {
         assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], 1);
+    }
+}
+
+/// Its tasks run elsewhere at once: their processes are known to be gone, so that nobody waits for the fence.
+async fn a_stopped_leader_passes_its_tasks_on(cluster: &mut Cluster) {
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(cluster.submit(&["--", "sleep", "86398"]).await);
+    }
+    let (leader, _) = cluster.leader(&cluster.nodes[0]).await;
+    let mut moved = 0;
+    for id in &ids {
+        let task = cluster.reaches(id, &["running"]).await;
+        moved += usize::from(task["attempts"][0]["node"] == *leader);
+    }
+    assert!(moved > 0, "the tasks spread over all nodes");
+    let (status, took) = cluster.node_mut(&leader).stop().await;
+    assert!(status.success() && took < Duration::from_secs(5), "{status} after {took:?}");
+    let stopped = std::time::Instant::now();
+    for id in &ids {
+        until("the task runs on another node", Duration::from_secs(5), async || {
+            let task = cluster.reaches(id, &["running"]).await;
+            let attempts = task["attempts"].as_array().unwrap();
+            let first = attempts[0]["node"] == *leader;
+            assert!(task["attempt_count"].as_u64() <= Some(1 + u64::from(first)), "{task:#}");
+            (attempts.last().unwrap()["node"] != *leader).then_some(())
+        })
+        .await;
+    }
+    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+    for id in &ids {
+        assert_eq!(cluster.cli(&["task", "cancel", id]).await.code, 0);
+        cluster.reaches(id, &["cancelled"]).await;
     }
 }
 
