@@ -27,6 +27,10 @@ use crate::{proc, store};
 
 /// Between two kills of a tree that may give birth meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(10);
+/// Output that is moved at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// The most that a pipe can be made to hold, without privileges.
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// Runs the attempt whose directory is `dir`. Standard input is the socket to listen on.
 pub(super) fn run(dir: &Path) -> io::Result<()> {
@@ -102,8 +106,13 @@ impl<'c> Supervisor<'c> {
             return Ok(None);
         }
         let tree = Tree::start(start, || Ok(OwnedFd::from(writer.try_clone()?)))?;
-        store::write(&dir.join(store::SHIM_STATE), &ShimState { shim, tree: tree.root() })?;
         drop(writer);
+        let state = ShimState { shim, tree: tree.root() };
+        if let Err(error) = store::write(&dir.join(store::SHIM_STATE), &state) {
+            // The tree exists: it has to be gone before anything is said of it.
+            let message = format!("cannot record its processes: {error}");
+            ladder.end(clock.now(), Duration::ZERO, AttemptEnd::Failed { message });
+        }
         Ok(Some(Self { tree, ladder, signals, timer, orders, output, output_open: true, capture }))
     }
 
@@ -118,8 +127,13 @@ impl<'c> Supervisor<'c> {
                 verdict = self.ladder.verdict().or(self.tree.ended()).cloned();
             }
             if self.tree.is_gone() {
-                self.pump(usize::MAX);
-                return Ok(verdict.unwrap_or(AttemptEnd::Exited { code: 0 }));
+                // What a pipe can hold: somebody outside the tree who was handed it may go on writing for ever.
+                self.pump(PIPE_BYTES_MAX / CHUNK_BYTES);
+                // Never a success that nobody has seen.
+                return Ok(verdict.unwrap_or_else(|| {
+                    let message = "how it ended could not be collected".to_owned();
+                    AttemptEnd::Failed { message }
+                }));
             }
             let now = clock.now();
             let step = if self.tree.ended().is_some() { Step::Kill } else { self.ladder.step(now) };
@@ -170,7 +184,7 @@ impl<'c> Supervisor<'c> {
 
     /// Moves output to disk, at most `rounds` buffers of it.
     fn pump(&mut self, rounds: usize) {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; CHUNK_BYTES];
         for _ in 0..rounds {
             if !self.output_open {
                 return;
@@ -193,5 +207,39 @@ fn obey(ladder: &mut Ladder, orders: Vec<Order>, now: Instant) {
             Order::Terminate { grace_ms, end } => ladder.end(now, Duration::from_millis(grace_ms), end),
             Order::Kill { end } => ladder.end(now, Duration::ZERO, end),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{AttemptId, TaskId};
+
+    use super::super::wire::Task;
+    use super::*;
+
+    #[test]
+    fn a_tree_that_cannot_be_recorded_is_gone_before_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let argv = ["sleep", "1000"].map(str::to_owned).to_vec();
+        let start = StartFile {
+            attempt: AttemptId { task: TaskId::from_u128(1), number: 1 },
+            task: Task { argv, env: vec![], cwd: "/".into() },
+            deadline_ns: (BootClock.now() + Duration::from_secs(60)).as_nanos(),
+            run_timeout_ms: None,
+            grace_ms: 0,
+            output_bytes_max: 1024,
+            pid_namespace: false,
+            reexec: vec![],
+        };
+        let shim = proc::identify(std::process::id().cast_signed()).unwrap().unwrap();
+        let listener = UnixListener::bind(dir.path().join("ctl")).unwrap();
+        let signals = tree::signals(&[Signal::SIGCHLD]).unwrap();
+        let mut capture = Capture::new(dir.path(), 1024);
+        // As good as a full disk.
+        let gone = dir.path().join("gone");
+        let started = Supervisor::start(&gone, &start, shim, signals, listener, &mut capture).unwrap();
+        let end = started.unwrap().finish().unwrap();
+        assert!(matches!(&end, AttemptEnd::Failed { message } if message.contains("record")), "{end:?}");
+        assert!(proc::descendants(&[shim.pid], &proc::table().unwrap()).is_empty());
     }
 }
