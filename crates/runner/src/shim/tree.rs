@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -197,6 +198,9 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
 
 /// Turns `wanted` from interruptions into something to poll.
 pub(super) fn signals(wanted: &[Signal]) -> io::Result<SignalFd> {
+    // Where the daemon's own parent ignored it, the kernel would reap the children unseen. With any handler it does not, and
+    // programs that are executed do not inherit one.
+    signal_hook::flag::register(Signal::SIGCHLD as i32, Arc::default())?;
     let set: SigSet = wanted.iter().copied().collect();
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)

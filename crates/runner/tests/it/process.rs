@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{Link, MODES, Node, Sleeper, attempt, eventually, exec, options, sh};
+use crate::common::{Link, MODES, Node, Sleeper, attempt, eventually, exec, options, sh, shim_by};
 use proto::runner::{Presence, StartReply};
 use proto::task::AttemptEnd;
 use tokio::time::Instant;
@@ -50,6 +50,20 @@ async fn a_task_knows_who_it_is_and_not_what_the_daemon_knows() {
     );
     assert_eq!(text, expected);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn how_a_task_ends_is_seen_though_the_daemon_was_started_with_its_children_ignored() {
+    for mode in MODES {
+        let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+        let mut options = options(dir.path(), &link, 1);
+        options.pid_namespace = mode;
+        options.shim = shim_by(dir.path(), "trap '' CHLD; exec $SHIM \"$@\"");
+        let node = Node::boot(options, &link).await;
+        node.start(attempt(1), sh("exec >/dev/null 2>&1; exit 3")).await;
+        assert_eq!(link.end_of(attempt(1)).await, AttemptEnd::Exited { code: 3 }, "{mode:?}");
+        node.stop().await;
+    }
 }
 
 #[tokio::test]
