@@ -88,7 +88,9 @@ impl Log {
             *count = 0;
         }
         let mut file = File::options().create(true).append(true).open(self.current())?;
-        let text: String = attempts.iter().map(|attempt| format!("{attempt}\n")).collect();
+        // A line that was cut short must not swallow the next one.
+        let lines = attempts.iter().map(|attempt| format!("{attempt}\n"));
+        let text: String = std::iter::once("\n".to_owned()).chain(lines).collect();
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         if *count == 0 {
@@ -100,9 +102,9 @@ impl Log {
 }
 
 fn entries(path: &Path) -> io::Result<Vec<AttemptId>> {
-    match fs::read_to_string(path) {
-        // A last line that a crash cut short was never answered for.
-        Ok(text) => Ok(text.lines().filter_map(parse).collect()),
+    match fs::read(path) {
+        // What a crash cut short or garbled was never answered for.
+        Ok(text) => Ok(String::from_utf8_lossy(&text).lines().filter_map(parse).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -132,6 +134,19 @@ mod tests {
                 refusals.contains(attempt(3 * ENTRIES_MAX - 1)) && refusals.contains(attempt(ENTRIES_MAX))
             );
             assert!(!refusals.contains(attempt(0)) && refusals.order.len() <= 2 * ENTRIES_MAX);
+        }
+    }
+
+    #[test]
+    fn what_a_crash_cut_short_swallows_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = attempt(1).to_string();
+        for torn in [text[..text.len() - 3].as_bytes(), b"\xff\xff"] {
+            fs::write(dir.path().join("current"), torn).unwrap();
+            let mut refusals = Refusals::load(dir.path()).unwrap();
+            refusals.add(&[attempt(2)]).unwrap()().unwrap();
+            let loaded = Refusals::load(dir.path()).unwrap();
+            assert!(loaded.contains(attempt(2)) && !loaded.contains(attempt(1)));
         }
     }
 
