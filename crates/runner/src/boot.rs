@@ -193,15 +193,12 @@ async fn end(
 /// The shim's own record, or one in its place.
 fn conclude(leftover: &Leftover, now_ms: u64) -> io::Result<Outcome> {
     let path = leftover.dir.join(store::EXIT);
-    match store::read(&path) {
-        Ok(outcome) => Ok(outcome),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let outcome = lost(leftover.attempt, now_ms);
-            store::write_durably(&path, &outcome)?;
-            Ok(outcome)
-        }
-        Err(error) => Err(error),
+    if let Some(outcome) = store::read_whole(&path)? {
+        return Ok(outcome);
     }
+    let outcome = lost(leftover.attempt, now_ms);
+    store::write_durably(&path, &outcome)?;
+    Ok(outcome)
 }
 
 fn lost(attempt: AttemptId, now_ms: u64) -> Outcome {

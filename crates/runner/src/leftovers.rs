@@ -35,7 +35,9 @@ impl Leftover {
     pub(crate) fn take(attempt: AttemptId, dir: PathBuf) -> io::Result<Self> {
         absent_is_fine(fs::rename(dir.join(store::START), dir.join(store::CALLED_OFF)))?;
         // Only now: a shim writes its state before it reads the start.
-        let state: Option<ShimState> = optional(store::read(&dir.join(store::SHIM_STATE)))?;
+        let state: Option<ShimState> = store::read_whole(&dir.join(store::SHIM_STATE))?;
+        // Since another start of the machine, numbers and start times belong to others.
+        let state = state.filter(|state| state.boot == proc::boot_id());
         let recorded = state.into_iter().flat_map(|state| [Some(state.shim), state.tree]).flatten().collect();
         let marker = format!("{MARKER}={}", dir.display());
         Ok(Self { attempt, dir, marker, recorded })
@@ -102,14 +104,31 @@ fn short(dir: &File) -> String {
     format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), store::SOCKET)
 }
 
-fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    optional(result).map(|_| ())
+#[cfg(test)]
+mod tests {
+    use proto::TaskId;
+
+    use super::*;
+
+    #[test]
+    fn records_of_another_start_of_the_machine_name_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let attempt = AttemptId { task: TaskId::from_u128(1), number: 1 };
+        let me = proc::identify(std::process::id().cast_signed()).unwrap().unwrap();
+        let recorded = || Leftover::take(attempt, dir.path().to_owned()).unwrap().recorded;
+        for (boot, found) in [(proc::boot_id(), vec![me]), (Some("another".to_owned()), vec![])] {
+            let state = ShimState { boot, shim: me, tree: None };
+            store::write(&dir.path().join(store::SHIM_STATE), &state).unwrap();
+            assert_eq!(recorded(), found);
+        }
+        fs::write(dir.path().join(store::SHIM_STATE), "").unwrap();
+        assert_eq!(recorded(), [], "a loss of power left it empty");
+    }
 }

@@ -27,6 +27,11 @@ pub(crate) fn identify(pid: i32) -> io::Result<Option<ProcessId>> {
     Ok(row(Path::new("/proc"), pid)?.map(|row| row.id))
 }
 
+/// Tells this start of the machine from every other; none where the system hides it.
+pub(crate) fn boot_id() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
+}
+
 /// Every process of this machine that may be seen.
 pub(crate) fn table() -> io::Result<Vec<Row>> {
     table_in(Path::new("/proc"))

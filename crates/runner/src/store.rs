@@ -58,7 +58,22 @@ pub(crate) fn write_durably(path: &Path, value: &impl Serialize) -> io::Result<(
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let parsed = fs::read(path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    // People have to know which file it is.
+    parsed.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// None if it is not there, or no whole value: files that are not on disk when the machine loses power come back empty.
+pub(crate) fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match read(path) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            tracing::warn!(%error, "a file is garbled: going on as if it were not there");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// `incarnations.json`.
@@ -148,10 +163,8 @@ impl Store {
     /// The outcome of an attempt, and whether a leader has acknowledged it.
     pub(crate) fn outcome(&self, attempt: AttemptId) -> io::Result<Option<(Outcome, bool)>> {
         for (name, acknowledged) in [(EXIT, false), (DONE, true)] {
-            match read(&self.attempt(attempt).join(name)) {
-                Ok(outcome) => return Ok(Some((outcome, acknowledged))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            if let Some(outcome) = read_whole(&self.attempt(attempt).join(name))? {
+                return Ok(Some((outcome, acknowledged)));
             }
         }
         Ok(None)

@@ -42,7 +42,8 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
     let shim = proc::identify(std::process::id().cast_signed())?
         .ok_or_else(|| io::Error::other("cannot read /proc: is it mounted?"))?;
     // In this order: whoever renames the start file away finds either this state, or a shim that ends by itself.
-    store::write(&dir.join(store::SHIM_STATE), &ShimState { shim, tree: None })?;
+    let state = ShimState { boot: proc::boot_id(), shim, tree: None };
+    store::write(&dir.join(store::SHIM_STATE), &state)?;
     let start: StartFile = match store::read(&dir.join(store::START)) {
         Ok(start) => start,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -52,7 +53,7 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
     let clock = BootClock;
     let started_ms = clock.wall().0;
     let mut capture = Capture::new(dir, start.output_bytes_max);
-    let (end, ran) = match Supervisor::start(dir, &start, shim, signals, listener, &mut capture) {
+    let (end, ran) = match Supervisor::start(dir, &start, state, signals, listener, &mut capture) {
         Ok(Some(supervisor)) => (supervisor.finish()?, true),
         Ok(None) => {
             let reason = "its right to run had lapsed before it was started".to_owned();
@@ -86,7 +87,7 @@ impl<'c> Supervisor<'c> {
     fn start(
         dir: &Path,
         start: &StartFile,
-        shim: super::wire::ProcessId,
+        state: ShimState,
         signals: SignalFd,
         listener: UnixListener,
         capture: &'c mut Capture,
@@ -107,7 +108,7 @@ impl<'c> Supervisor<'c> {
         }
         let tree = Tree::start(start, || Ok(OwnedFd::from(writer.try_clone()?)))?;
         drop(writer);
-        let state = ShimState { shim, tree: tree.root() };
+        let state = ShimState { tree: tree.root(), ..state };
         if let Err(error) = store::write(&dir.join(store::SHIM_STATE), &state) {
             // The tree exists: it has to be gone before anything is said of it.
             let message = format!("cannot record its processes: {error}");
@@ -237,7 +238,8 @@ mod tests {
         let mut capture = Capture::new(dir.path(), 1024);
         // As good as a full disk.
         let gone = dir.path().join("gone");
-        let started = Supervisor::start(&gone, &start, shim, signals, listener, &mut capture).unwrap();
+        let state = ShimState { boot: proc::boot_id(), shim, tree: None };
+        let started = Supervisor::start(&gone, &start, state, signals, listener, &mut capture).unwrap();
         let end = started.unwrap().finish().unwrap();
         assert!(matches!(&end, AttemptEnd::Failed { message } if message.contains("record")), "{end:?}");
         assert!(proc::descendants(&[shim.pid], &proc::table().unwrap()).is_empty());

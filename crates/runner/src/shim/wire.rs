@@ -44,8 +44,10 @@ pub(crate) struct ProcessId {
 }
 
 /// `shim.json`: written before `start.json` is read, and again once the tree exists.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ShimState {
+    /// The start of the machine on which these numbers mean something.
+    pub(crate) boot: Option<String>,
     pub(crate) shim: ProcessId,
     /// The init, or the task itself where there is none.
     pub(crate) tree: Option<ProcessId>,
