@@ -2,7 +2,7 @@
 //!
 //! Each step is awaited to its end even when the boot is cancelled, so that nothing goes on behind the failure.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -29,8 +29,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A clean directory, and what is known from it.
 #[derive(Debug)]
 pub(crate) struct Ground {
-    /// Held for as long as the runner lives.
-    pub(crate) lock: File,
     pub(crate) store: Store,
     pub(crate) ended: Vec<Incarnation>,
     pub(crate) ledger: Ledger,
@@ -43,7 +41,7 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
     let go_on = || if cancel.is_cancelled() { Err(BootFailure::Cancelled) } else { Ok(()) };
     let disk = |what| move |source| BootFailure::Disk { what, dir: options.data_dir.clone(), source };
     go_on()?;
-    let (store, lock) = {
+    let store = {
         let dir = options.data_dir.clone();
         match blocking(move || Ok(Store::open(&dir))).await.map_err(disk("open the runner's directory"))? {
             Ok(opened) => opened,
@@ -64,13 +62,14 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
     };
     if !leftovers.is_empty() {
         tracing::warn!(attempts = leftovers.len(), "a predecessor crashed: ending what it left running");
-        end(&leftovers, options.leftovers_deadline, cancel).await?;
+        end(&store, &leftovers, options.leftovers_deadline, cancel).await?;
     }
     go_on()?;
     let now_ms = options.clock.wall().0;
     let concluded = {
-        let leftovers = std::mem::take(&mut leftovers);
+        let (store, leftovers) = (store.clone(), std::mem::take(&mut leftovers));
         blocking(move || {
+            let _held = store;
             leftovers.iter().map(|leftover| conclude(leftover, now_ms)).collect::<io::Result<Vec<_>>>()
         })
         .await
@@ -99,7 +98,7 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
         let bytes = on_disk(&outcome);
         ledger.ended(outcome, Some(bytes));
     }
-    Ok(Ground { lock, store, ended, ledger, refusals })
+    Ok(Ground { store, ended, ledger, refusals })
 }
 
 fn begin(store: &Store, machine_id: &str, incarnation: Incarnation) -> io::Result<Lives> {
@@ -146,6 +145,7 @@ fn scan(store: &Store) -> io::Result<Found> {
 
 /// Returns when nothing of the leftovers runs any more.
 async fn end(
+    store: &Store,
     leftovers: &[Leftover],
     within: Duration,
     cancel: &CancellationToken,
@@ -155,8 +155,9 @@ async fn end(
     let mut asked = false;
     loop {
         let (batch, kill, lost) = (leftovers.to_vec(), started.elapsed() >= ASKED_FIRST, lost.clone());
-        let ask = !std::mem::replace(&mut asked, true);
+        let (store, ask) = (store.clone(), !std::mem::replace(&mut asked, true));
         let left = blocking(move || {
+            let _held = store;
             if ask {
                 batch.iter().for_each(|leftover| leftover.tell(&Order::Kill { end: lost.clone() }));
             }

@@ -7,7 +7,6 @@ mod calls;
 mod report;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,8 +113,6 @@ pub(crate) struct Driver {
     observed: watch::Receiver<Option<FencingToken>>,
     mode_seen: watch::Receiver<Mode>,
     status: watch::Sender<Status>,
-    /// Held for as long as anything may touch the directory.
-    _lock: File,
 }
 
 impl Driver {
@@ -169,7 +166,6 @@ impl Driver {
             observed,
             mode_seen,
             status,
-            _lock: ground.lock,
         };
         (driver, Handle { requests: request_sender, observed: observed_sender, status: status_seen })
     }

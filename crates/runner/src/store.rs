@@ -13,6 +13,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::runner::Outcome;
 use proto::{AttemptId, Incarnation};
@@ -111,28 +112,32 @@ impl Lives {
     }
 }
 
-/// Paths under the runner's directory.
+/// Paths under the runner's directory, and the right to use them: the directory is free when the last clone is gone, so
+/// that whoever works on the disk holds one until it is done, though nobody may wait for it any more.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     root: PathBuf,
+    _lock: Arc<File>,
 }
 
 impl Store {
     /// Creates what is missing, readable by the owner alone, and takes the lock.
-    pub(crate) fn open(data_dir: &Path) -> Result<(Self, File), OpenError> {
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let root = data_dir.join("runner");
         let create = |dir| DirBuilder::new().recursive(true).mode(0o700).create(dir);
         create(root.clone())?;
         // One name in every life: processes carry it, and the shim's working directory is another.
-        let store = Self { root: root.canonicalize()? };
+        let root = root.canonicalize()?;
+        let lock = File::create(root.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse),
+            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+        }
+        let store = Self { root, _lock: Arc::new(lock) };
         create(store.attempts())?;
         create(store.refused())?;
-        let lock = File::create(store.root.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok((store, lock)),
-            Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse),
-            Err(fs::TryLockError::Error(error)) => Err(error.into()),
-        }
+        Ok(store)
     }
 
     pub(crate) fn lives(&self) -> PathBuf {
@@ -228,6 +233,17 @@ mod tests {
             (second.history.as_slice(), second.ended.as_slice()),
             (&[life(1), life(2)][..], &[life(1)][..])
         );
+    }
+
+    #[test]
+    fn the_directory_is_free_when_nobody_works_on_it_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let worker = store.clone();
+        drop(store);
+        assert!(matches!(Store::open(dir.path()), Err(OpenError::InUse)));
+        drop(worker);
+        assert!(Store::open(dir.path()).is_ok());
     }
 
     #[test]
