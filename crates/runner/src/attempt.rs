@@ -50,6 +50,19 @@ impl Control {
         self.end.borrow().clone()
     }
 
+    /// Until when it may run, if it may begin; otherwise how it ends. Called at the last moment: since its start was
+    /// accepted, the right to run may have lapsed and a new one, which is not its own, been granted.
+    pub(crate) fn may_begin(&mut self) -> Result<Instant, AttemptEnd> {
+        // In this order: whoever ends a grant makes the requests before a later one can be seen here.
+        let deadline = *self.fence.borrow_and_update();
+        if let Some(request) = self.request() {
+            return Err(request.end);
+        }
+        deadline.filter(|deadline| self.clock.now() < *deadline).ok_or_else(|| AttemptEnd::Lost {
+            reason: "the right to run had lapsed before it was started".to_owned(),
+        })
+    }
+
     /// How long to wait for `at`.
     pub(crate) fn until(&self, at: Instant) -> Duration {
         at.since(self.clock.now())
@@ -87,8 +100,8 @@ pub(crate) async fn in_process(
     mut control: Control,
 ) -> Ended {
     let clock = Arc::clone(&control.clock);
-    if let Some(request) = control.request() {
-        return Ended::in_memory(attempt, request.end, None, &clock);
+    if let Err(end) = control.may_begin() {
+        return Ended::in_memory(attempt, end, None, &clock);
     }
     let started_ms = clock.wall().0;
     let timed_out = async {
@@ -118,4 +131,45 @@ pub(crate) async fn in_process(
 fn shortened(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use clock::{Clock, ManualClock};
+    use proto::TaskId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_begins_after_a_lapse_that_came_between() {
+        let clock = Arc::new(ManualClock::default());
+        let now = clock.now();
+        let given_up = EndRequest { end: AttemptEnd::Cancelled, grace: Duration::ZERO, hard_at: now };
+        let later = now + Duration::from_secs(1);
+        for (fence, request, begins) in [
+            (None, None, false),
+            (Some(now), None, false),
+            (Some(later), Some(given_up), false),
+            (Some(later), None, true),
+        ] {
+            let ran = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let work = {
+                let ran = Arc::clone(&ran);
+                Box::pin(async move {
+                    ran.store(true, std::sync::atomic::Ordering::Relaxed);
+                    Ok(())
+                })
+            };
+            let control = Control {
+                fence: watch::channel(fence).1,
+                end: watch::channel(request).1,
+                clock: Arc::clone(&clock) as SharedClock,
+            };
+            let attempt = AttemptId { task: TaskId::from_u128(1), number: 1 };
+            let cancelled = CancellationToken::new();
+            let ended = in_process(attempt, work, cancelled, None, Duration::ZERO, control).await;
+            let ran = ran.load(std::sync::atomic::Ordering::Relaxed);
+            assert_eq!((ran, ended.outcome.end.is_success()), (begins, begins), "{fence:?}");
+        }
+    }
 }
