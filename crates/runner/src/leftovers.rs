@@ -59,7 +59,8 @@ impl Leftover {
 pub(crate) fn survivors(leftovers: &[Leftover]) -> io::Result<Vec<ProcessId>> {
     let table = proc::table()?;
     let markers: HashSet<&[u8]> = leftovers.iter().map(|leftover| leftover.marker.as_bytes()).collect();
-    let recorded: HashSet<ProcessId> = leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
+    let recorded: HashSet<ProcessId> =
+        leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
     let me = std::process::id().cast_signed();
     let mut found = Vec::new();
     for row in table.iter().filter(|row| !row.dead && row.id.pid != me) {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,10 @@ use crate::store::{self, Store};
 
 /// Between two looks at a tree that is being killed.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
+/// How often a record that cannot be read is looked at.
+const READ_TRIES: usize = 20;
+/// Between two looks at it.
+const READ_AGAIN: Duration = Duration::from_millis(200);
 /// Looks before it is tried more slowly: each reads all of `/proc`.
 const KILL_ROUNDS: u32 = 100;
 /// Between two looks from then on.
@@ -60,9 +64,9 @@ pub(crate) async fn run(
         request = control.ended() => return Ended::in_memory(attempt, request.end, None, &clock),
         permit = shims.starting.acquire() => permit,
     };
-    let Some(deadline) = *control.fence.borrow_and_update() else {
-        let reason = "the right to run had lapsed before it was started".to_owned();
-        return Ended::in_memory(attempt, AttemptEnd::Lost { reason }, None, &clock);
+    let deadline = match control.may_begin() {
+        Ok(deadline) => deadline,
+        Err(end) => return Ended::in_memory(attempt, end, None, &clock),
     };
     let dir = shims.store.attempt(attempt);
     let order = StartFile {
@@ -89,13 +93,15 @@ pub(crate) async fn run(
         Err(error) => {
             let message = format!("cannot start the shim {}: {error}", shims.program.program.display());
             tracing::error!(%attempt, "{message}");
+            // The failure may have come after the shim: with that running, nothing has ended.
+            kill_all(&shims.store, attempt).await;
             let _ = blocking(move || shims.store.forget(attempt)).await;
             return Ended::in_memory(attempt, AttemptEnd::Failed { message }, None, &clock);
         }
     };
-    let status = attend(attempt, &dir, child, link, &mut control).await;
+    let status = attend(&shims.store, attempt, child, link, &mut control).await;
     let fallback = fallback(&control.request(), status);
-    let outcome = conclude(attempt, dir, fallback, clock.wall().0).await;
+    let outcome = conclude(&shims.store, attempt, fallback, clock.wall().0).await;
     let on_disk = outcome.output_bytes.min(shims.output_bytes_max) + 4096;
     Ended { outcome, on_disk: Some(on_disk) }
 }
@@ -141,8 +147,8 @@ fn launch(
 
 /// Passes on deadlines and orders until the shim has ended.
 async fn attend(
+    store: &Store,
     attempt: AttemptId,
-    dir: &Path,
     mut child: Child,
     link: UnixStream,
     control: &mut Control,
@@ -167,7 +173,7 @@ async fn attend(
             }
             () = time::sleep(hard.unwrap_or_default()), if hard.is_some() => {
                 tracing::warn!(%attempt, "its shim does not end it in time: killing the processes directly");
-                kill_all(attempt, dir.to_owned()).await;
+                kill_all(store, attempt).await;
             }
         }
     }
@@ -185,18 +191,22 @@ fn tell(link: &mut Option<UnixStream>, order: &Order) {
 }
 
 /// Returns when none of the attempt's processes is left.
-async fn kill_all(attempt: AttemptId, dir: PathBuf) {
+async fn kill_all(store: &Store, attempt: AttemptId) {
     let mut rounds = 0_u32;
     loop {
-        let dir = dir.clone();
-        let killed =
-            blocking(move || Leftover::take(attempt, dir).and_then(|leftover| leftovers::kill(&[leftover])));
+        let store = store.clone();
+        let killed = blocking(move || {
+            let leftover = Leftover::take(attempt, store.attempt(attempt))?;
+            leftovers::kill(&[leftover])
+        });
         let left = killed.await;
         // From here on they hang in the kernel, or `/proc` cannot be read.
         let hopeless = rounds >= KILL_ROUNDS;
         match left {
             Ok(0) => return,
-            Ok(count) if rounds == KILL_ROUNDS => tracing::error!(%attempt, count, "processes survive SIGKILL"),
+            Ok(count) if rounds == KILL_ROUNDS => {
+                tracing::error!(%attempt, count, "processes survive SIGKILL")
+            }
             Err(error) if rounds % KILL_ROUNDS == 0 => {
                 tracing::error!(%attempt, %error, "cannot look for its processes: it does not count as ended");
             }
@@ -219,19 +229,31 @@ fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>) -> Attempt
 }
 
 /// The shim's record; or, if it left none, one made here once nothing of the tree is left.
-async fn conclude(attempt: AttemptId, dir: PathBuf, fallback: AttemptEnd, now_ms: u64) -> Outcome {
-    let recorded = {
-        let dir = dir.clone();
-        blocking(move || store::read::<Outcome>(&dir.join(store::EXIT))).await
-    };
-    if let Ok(outcome) = recorded {
-        return outcome;
+async fn conclude(store: &Store, attempt: AttemptId, fallback: AttemptEnd, now_ms: u64) -> Outcome {
+    let path = store.attempt(attempt).join(store::EXIT);
+    // A record that cannot be read now (no file descriptor is left, say) is not replaced by what is known less well.
+    for _ in 0..READ_TRIES {
+        let (store, path) = (store.clone(), path.clone());
+        let read = blocking(move || {
+            let _held = store;
+            store::read_whole::<Outcome>(&path)
+        });
+        match read.await {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => break,
+            Err(error) => tracing::warn!(%attempt, %error, "cannot read how it ended: trying again"),
+        }
+        time::sleep(READ_AGAIN).await;
     }
-    kill_all(attempt, dir.clone()).await;
+    kill_all(store, attempt).await;
     let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0 };
     let written = {
-        let outcome = outcome.clone();
-        blocking(move || store::write_durably(&dir.join(store::EXIT), &outcome)).await
+        let (store, outcome) = (store.clone(), outcome.clone());
+        blocking(move || {
+            let _held = store;
+            store::write_durably(&path, &outcome)
+        })
+        .await
     };
     if let Err(error) = written {
         tracing::error!(%attempt, %error, "cannot record its end: a crash would lose it");

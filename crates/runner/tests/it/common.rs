@@ -105,8 +105,7 @@ pub(crate) fn shim() -> ShimProgram {
 pub(crate) fn shim_by(dir: &Path, script: &str) -> ShimProgram {
     use std::os::unix::fs::OpenOptionsExt;
     let program = dir.join("shim.sh");
-    let mut file =
-        std::fs::File::options().write(true).create_new(true).mode(0o700).open(&program).unwrap();
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o700).open(&program).unwrap();
     let text = format!("#!/bin/sh\nSHIM='{}'\n{script}\n", env!("CARGO_BIN_EXE_taskd-shim"));
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     ShimProgram { program, args: vec![] }

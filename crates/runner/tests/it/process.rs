@@ -67,6 +67,20 @@ async fn how_a_task_ends_is_seen_though_the_daemon_was_started_with_its_children
 }
 
 #[tokio::test]
+async fn an_end_that_cannot_be_read_at_once_is_not_replaced() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    options.pid_namespace = MODES[1];
+    // For half a second, reading it fails.
+    let script = "$SHIM \"$@\"; cd \"$1\"; mv exit.json kept; mkdir exit.json; (sleep 0.5; rmdir exit.json; mv kept exit.json) &";
+    options.shim = shim_by(dir.path(), script);
+    let node = Node::boot(options, &link).await;
+    node.start(attempt(1), sh("exit 3")).await;
+    assert_eq!(link.end_of(attempt(1)).await, AttemptEnd::Exited { code: 3 });
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_task_is_gone_with_everything_it_forked() {
     for (salt, mode) in (1..).zip(MODES) {
         let (dir, link, sleeper) = (tempfile::tempdir().unwrap(), Link::new(), Sleeper::new(salt));
