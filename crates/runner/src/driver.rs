@@ -389,7 +389,7 @@ impl Driver {
         self.attempts.shutdown().await;
         self.jobs.shutdown().await;
         self.status.send_modify(|status| status.phase = PhaseId::Stopped);
-        Report { undelivered: self.ledger.unacknowledged(), abandoned }
+        Report { undelivered: self.ledger.unacknowledged(), abandoned, aborted: false }
     }
 
     fn capacity(&self) -> Capacity {

@@ -32,6 +32,15 @@ pub struct Report {
     pub undelivered: usize,
     /// Attempts that could not be ended in time. Their shims hold their deadlines, and the next boot ends them first.
     pub abandoned: Vec<AttemptId>,
+    /// The loop itself could not be ended, or crashed: what else it ran is not known to have ended.
+    pub aborted: bool,
+}
+
+impl Report {
+    /// Whether nothing is left that runs.
+    pub fn is_clean(&self) -> bool {
+        !self.aborted && self.abandoned.is_empty()
+    }
 }
 
 async fn start(options: Options, cancel: CancellationToken) -> Result<Core, BootFailure> {
@@ -46,17 +55,18 @@ async fn start(options: Options, cancel: CancellationToken) -> Result<Core, Boot
 async fn finish(mut core: Core, within: Duration) -> Report {
     let deadline = time::Instant::now() + within;
     core.mode.send_replace(Mode::Stopping { deadline });
+    let unknown = Report { aborted: true, ..Report::default() };
     match time::timeout_at(deadline, core.owner.join_next()).await {
         Ok(Some(Ok(report))) => report,
         Ok(Some(Err(error))) => {
             tracing::error!(%error, "the runner's loop ended badly");
-            Report::default()
+            unknown
         }
-        Ok(None) => Report::default(),
+        Ok(None) => unknown,
         Err(_) => {
             tracing::error!(?within, "the runner's loop does not stop in time: aborting it");
             core.owner.abort_all();
-            Report::default()
+            unknown
         }
     }
 }
