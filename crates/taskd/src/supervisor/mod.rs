@@ -296,7 +296,7 @@ impl Supervisor {
                 let stopped = running.drain().stop(within).await;
                 let report = stopped.report();
                 tracing::info!(undelivered = report.undelivered, "runner stopped");
-                Returned::RunnerStopped { clean: report.abandoned.is_empty() }
+                Returned::RunnerStopped { clean: report.is_clean() }
             });
             self.runner = Slot::Stopping { abort };
         }
