@@ -207,7 +207,7 @@ async fn kill_all(store: &Store, attempt: AttemptId) {
             Ok(count) if rounds == KILL_ROUNDS => {
                 tracing::error!(%attempt, count, "processes survive SIGKILL")
             }
-            Err(error) if rounds % KILL_ROUNDS == 0 => {
+            Err(error) if rounds.is_multiple_of(KILL_ROUNDS) => {
                 tracing::error!(%attempt, %error, "cannot look for its processes: it does not count as ended");
             }
             Ok(_) | Err(_) => {}

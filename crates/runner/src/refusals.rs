@@ -141,7 +141,7 @@ mod tests {
     fn what_a_crash_cut_short_swallows_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let text = attempt(1).to_string();
-        for torn in [text[..text.len() - 3].as_bytes(), b"\xff\xff"] {
+        for torn in [&text.as_bytes()[..text.len() - 3], b"\xff\xff"] {
             fs::write(dir.path().join("current"), torn).unwrap();
             let mut refusals = Refusals::load(dir.path()).unwrap();
             refusals.add(&[attempt(2)]).unwrap()().unwrap();
