@@ -7,7 +7,7 @@ use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
 use proto::task::TaskState;
 use proto::{AttemptId, Epoch, TaskId};
 
-use crate::record::{self, META_KEY, Meta, Task, Unreadable};
+use crate::record::{self, META_KEY, Meta, Page, Task, Unreadable};
 use crate::storage::{BodyRef, Change, Live};
 
 /// The server's cap on a list.
@@ -164,7 +164,7 @@ impl Database {
         self.tasks.len() - self.finished.len()
     }
 
-    /// A page of tasks, newest first.
+    /// A page of tasks, newest first: as many as were asked for and fit into an answer.
     pub(crate) fn list(&self, filter: &ListFilter) -> TaskPage {
         let limit = filter.limit.map_or(LIST_MAX, |limit| (limit as usize).min(LIST_MAX));
         let none = BTreeMap::new();
@@ -172,7 +172,9 @@ impl Database {
             Some(state) => self.by_state.get(&state).unwrap_or(&none),
             None => &self.all,
         };
+        let mut page = Page::default();
         let newest = ids.values().rev().take(limit).filter_map(|id| self.tasks.get(id));
+        let newest = newest.take_while(|task| page.fits(task));
         TaskPage { tasks: newest.map(|task| task.view(false)).collect(), total: ids.len() as u64 }
     }
 

@@ -1,8 +1,8 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
 use bytes::Bytes;
-use proto::TaskId;
 use proto::task::{Attempt, AttemptEnd, TaskSpec, TaskState, TaskView};
+use proto::{FRAME_BYTES_MAX, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::storage::BodyRef;
@@ -101,6 +101,43 @@ impl Task {
             attempt_count: self.attempt_count,
             attempts: self.attempts.clone(),
         }
+    }
+}
+
+/// Tasks that fit into one answer.
+#[derive(Debug)]
+pub(crate) struct Page {
+    bytes_left: usize,
+}
+
+impl Default for Page {
+    /// Half a frame: the sizes are estimates, if generous ones.
+    fn default() -> Self {
+        Self { bytes_left: FRAME_BYTES_MAX / 2 }
+    }
+}
+
+impl Page {
+    /// Whether the task's view, without its payload, fits as well; takes its room.
+    pub(crate) fn fits(&mut self, task: &Task) -> bool {
+        // Names of the fields, numbers and ids, beside the texts.
+        const VIEW: usize = 400;
+        const ATTEMPT: usize = 200;
+        let spec = &task.spec;
+        let texts = [spec.name.as_deref(), spec.idempotency_key.as_deref(), Some(spec.kind.as_str())];
+        let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
+        bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
+        for attempt in &task.attempts {
+            bytes += ATTEMPT + attempt.node.as_str().len();
+            if let Some(AttemptEnd::Lost { reason: text } | AttemptEnd::Failed { message: text }) =
+                &attempt.end
+            {
+                bytes += text.len();
+            }
+        }
+        let left = self.bytes_left.checked_sub(bytes);
+        self.bytes_left = left.unwrap_or(0);
+        left.is_some()
     }
 }
 

@@ -32,11 +32,9 @@ impl Driver {
     /// Hands what was decided to the log, and what depends on it to the line behind the commit.
     pub(super) fn write(&mut self) {
         if self.core.db.is_dirty() {
-            for (tasks, reply) in self.watchers.wake(self.core.db.changed()) {
-                if crate::watch::is_news(&self.core.db, &tasks) {
-                    let views = crate::watch::views(&self.core.db, &tasks);
-                    self.reply(reply, Ok(views));
-                }
+            for (tasks, reply) in self.watchers.wake(&self.core.db, self.core.db.changed()) {
+                let views = crate::watch::views(&self.core.db, &tasks);
+                self.reply(reply, Ok(views));
             }
             split(self.core.db.take_changes(), self.parts.append_bytes_max, &mut self.unwritten);
         }

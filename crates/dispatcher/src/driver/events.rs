@@ -195,7 +195,7 @@ impl Driver {
             Err(ApiError::new(NotFound, format!("there is no task {id}")))
         } else if patience.is_zero() || crate::watch::is_news(&self.core.db, &tasks) {
             Ok(crate::watch::views(&self.core.db, &tasks))
-        } else if self.watchers.len() >= crate::watch::WATCHERS_MAX {
+        } else if self.watchers.is_full(tasks.len()) {
             Err(ApiError::new(Full, "too many calls wait for tasks: ask again later"))
         } else {
             return self.watchers.insert(tasks, now.at + patience, reply);

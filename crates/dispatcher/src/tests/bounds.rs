@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clock::Instant;
-use proto::api::{Submission, Submitted};
+use proto::api::{ListFilter, Submission, Submitted};
 use proto::leader::{Heartbeat, OutcomeReport};
 use proto::runner::{Capacity, Outcome};
-use proto::task::{AttemptEnd, TaskSpec, TaskState};
-use proto::{ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
+use proto::task::{Attempt, AttemptEnd, TaskSpec, TaskState};
+use proto::{ClusterId, Epoch, FRAME_BYTES_MAX, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -16,6 +16,7 @@ use crate::core::{Core, Now, Settings};
 use crate::database::{Database, attempt_id};
 use crate::fence::Fence;
 use crate::members::MemberInfo;
+use crate::record::Task;
 
 const NOW: Now = Now { at: Instant::from_nanos(1_000_000_000), wall_ms: 1_000 };
 
@@ -129,4 +130,74 @@ fn heartbeats_use_up_no_grants() {
         assert_eq!(lone.beat(Some(grant)), grant);
     }
     assert_eq!(lone.beat(None), grant.next(), "a lapse does");
+}
+
+/// A task with as much in it as it may have.
+fn stuffed(n: u64) -> Task {
+    let mut spec = TaskSpec::new("k".repeat(64), vec![0; 4_096]);
+    spec.name = Some("n".repeat(256));
+    spec.idempotency_key = Some(format!("{n:0256}"));
+    spec.labels = (0..32).map(|n| (format!("{n:064}"), "v".repeat(256))).collect();
+    let mut task = Task {
+        id: TaskId::from_u128(u128::from(n) << 64),
+        revision: u64::MAX / 2,
+        order: 0,
+        spec,
+        body: None,
+        state: TaskState::Running,
+        submitted_ms: u64::MAX,
+        finished_ms: None,
+        not_before_ms: Some(u64::MAX),
+        attempt_count: 0,
+        failed: 0,
+        lost: 0,
+        attempts: vec![],
+    };
+    for number in 1..=1_001 {
+        task.push_attempt(Attempt {
+            number,
+            node: "n".repeat(63).parse().expect("valid"),
+            incarnation: Incarnation::from_u128(u128::MAX),
+            token: FencingToken { cluster: ClusterId::from_u128(u128::MAX), epoch: Epoch(u64::MAX) },
+            grant: Grant(u64::MAX),
+            assigned_ms: u64::MAX,
+            ended_ms: None,
+            end: None,
+        });
+        task.end_attempt(number, AttemptEnd::Failed { message: "m".repeat(2_000) }, u64::MAX);
+    }
+    task
+}
+
+fn encoded(of: &impl serde::Serialize) -> usize {
+    rmp_serde::to_vec_named(of).expect("encodes").len()
+}
+
+#[test]
+fn the_fullest_record_fits_into_a_segment_and_lists_of_them_into_a_frame() {
+    let record = crate::record::encode(&stuffed(1)).len();
+    assert!(record < 32 * 1024, "{record} bytes");
+    for n in [400_u64, 2_000] {
+        let mut db = Database::default();
+        let mut task = stuffed(1);
+        if n > 400 {
+            task.spec.labels.clear();
+        }
+        for n in 1..=n {
+            db.insert(Task { id: TaskId::from_u128(u128::from(n) << 64), ..task.clone() });
+        }
+        let page = db.list(&ListFilter::default());
+        assert!(encoded(&page) < FRAME_BYTES_MAX, "{} bytes", encoded(&page));
+        assert!(page.total == n && page.tasks.len() > 200, "{}", page.tasks.len());
+
+        // Who watches them all and asks again gets to know of each.
+        let mut known: BTreeMap<TaskId, u64> = db.iter().map(|task| (task.id, 0)).collect();
+        for _ in 0..20 {
+            let tasks: Vec<_> = known.iter().map(|(id, revision)| (*id, *revision)).collect();
+            let views = crate::watch::views(&db, &tasks);
+            assert!(encoded(&views) < FRAME_BYTES_MAX, "{} bytes", encoded(&views));
+            known.extend(views.into_iter().map(|view| (view.id, view.revision)));
+        }
+        assert!(known.values().all(|revision| *revision > 0));
+    }
 }

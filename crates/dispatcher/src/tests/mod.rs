@@ -366,6 +366,12 @@ async fn watching_wakes_on_news_and_outputs_come_from_the_node() {
     until(&term.handle, &runners, id, |_| runners[0].state().started.len() == 1).await;
     let chunk = term.handle.output(id.to_string(), 0, 0, 10).await.expect("it runs");
     assert_eq!((chunk.bytes.as_slice(), chunk.complete), (b"hello".as_slice(), true));
+
+    // Who is not interested before the end is not answered before it.
+    let mut end = Box::pin(term.handle.watch(vec![(id, u64::MAX)], Duration::from_secs(60)));
+    assert!(futures::poll!(&mut end).is_pending());
+    assert_eq!(term.handle.cancel(id.to_string()).await.map(|view| view.state), Ok(TaskState::Cancelling));
+    assert_eq!(end.await.map(|views| views[0].state), Ok(TaskState::Cancelled));
     let unknown = term.handle.watch(vec![(TaskId::from_u128(9), 0)], Duration::ZERO).await.map_err(kind);
     assert_eq!(unknown, Err(ApiErrorKind::NotFound));
 }
