@@ -30,7 +30,8 @@ pub struct Options {
     pub retention: Retention,
     /// Tasks that may wait or run at a time.
     pub queue_tasks_max: usize,
-    /// Larger payloads are kept outside of the log's segments, in bytes.
+    /// Larger payloads are kept outside of the log's segments, in bytes; a quarter of what one append may hold is the
+    /// most that counts.
     pub payload_inline_max: usize,
     /// The task log.
     pub log: coord::log::LogOptions,
@@ -65,6 +66,7 @@ const APPEND_SHARE: (usize, usize) = (3, 4);
 
 impl Options {
     pub(crate) fn config(&self) -> Config {
+        let append_bytes_max = self.log.segment_bytes_max / APPEND_SHARE.1 * APPEND_SHARE.0;
         Config {
             node: self.node.clone(),
             fence_after: self.fence_after,
@@ -72,8 +74,9 @@ impl Options {
             heartbeat: self.heartbeat,
             retention: self.retention,
             queue_tasks_max: self.queue_tasks_max,
-            payload_inline_max: self.payload_inline_max,
-            append_bytes_max: self.log.segment_bytes_max / APPEND_SHARE.1 * APPEND_SHARE.0,
+            // With all else that a task may have, its record must fit into an append.
+            payload_inline_max: self.payload_inline_max.min(append_bytes_max / 4),
+            append_bytes_max,
             clock: Arc::clone(&self.clock),
             rng_seed: self.rng_seed,
         }

@@ -25,7 +25,7 @@ use crate::clients::{AskFailure, Clients};
 use crate::core::{Core, Effect, Now};
 use crate::handle::not_leading;
 use crate::members::MemberInfo;
-use crate::storage::{Authority, BodyFailure, Change, Failure, Log};
+use crate::storage::{Authority, BodyFailure, BodyRef, Change, Failure, Log};
 use crate::watch::Watchers;
 
 use self::commits::{Group, Release, first};
@@ -85,6 +85,10 @@ pub(crate) struct Driver {
     held: Vec<Release>,
     groups: VecDeque<Group>,
     io: JoinSet<Done>,
+    /// Bytes that new tasks may still use, as of the last time that everything was handed to the log.
+    room: Option<u64>,
+    /// What the replay referred to; none once they are collected.
+    referenced: Vec<BodyRef>,
     body_batches: usize,
     bodies_named: u64,
     watchers: Watchers<Reply<Result<Vec<TaskView>, ApiError>>>,
@@ -100,6 +104,9 @@ impl fmt::Debug for Driver {
 impl Driver {
     pub(crate) fn new(core: Core, parts: Parts) -> Self {
         let log_failure = parts.log.failure();
+        // As it is in the log: what this term decides may never get there, and what was decided against must then be
+        // there for the next one.
+        let referenced = core.db.iter().filter_map(|task| task.body.clone()).collect();
         Self {
             core,
             parts,
@@ -108,6 +115,8 @@ impl Driver {
             held: Vec::new(),
             groups: VecDeque::new(),
             io: JoinSet::new(),
+            room: None,
+            referenced,
             body_batches: 0,
             bodies_named: 0,
             watchers: Watchers::default(),
@@ -135,7 +144,7 @@ impl Driver {
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) {
         let log = Arc::clone(&self.parts.log);
-        let referenced = self.core.db.iter().filter_map(|task| task.body.clone()).collect();
+        let referenced = std::mem::take(&mut self.referenced);
         self.io.spawn(async move { Done::BodiesCollected(log.collect_bodies(referenced).await) });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

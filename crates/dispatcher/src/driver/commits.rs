@@ -55,6 +55,7 @@ impl Driver {
                 Err(error) => return self.fail(error.to_string()),
             }
         }
+        self.room = None;
         let held = std::mem::take(&mut self.held);
         if let Some(last) = self.groups.back_mut() {
             last.releases.extend(held);

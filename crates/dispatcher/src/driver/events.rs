@@ -175,8 +175,10 @@ impl Driver {
         tasks: Submissions,
         reply: Reply<Result<Vec<Submitted>, ApiError>>,
     ) {
-        let mut room = self.parts.log.room();
+        // The log knows nothing yet of what this turn has accepted already.
+        let mut room = self.room.unwrap_or_else(|| self.parts.log.room());
         let submitted = self.core.submit(now, tasks, &mut room);
+        self.room = Some(room);
         self.reply(reply, Ok(submitted));
     }
 

@@ -317,6 +317,12 @@ async fn submissions_are_idempotent_bounded_and_may_be_large() {
     log.state().room = 1_500;
     let two = handle.submit(vec![task(4, "wait"), task(5, "wait")]).await;
     assert_eq!(refusals(two), [None, Some(ApiErrorKind::Full)]);
+    log.state().room = 2_500;
+    let calls = (40..50).map(|id| handle.submit(vec![task(id, "wait")]));
+    let together = futures::future::join_all(calls).await;
+    let accepted =
+        together.into_iter().filter(|answer| matches!(answer.as_deref(), Ok([Submitted::Accepted { .. }])));
+    assert_eq!(accepted.count(), 2, "calls of one turn share the room");
     log.state().room = 1 << 30;
 
     let mut large = task(6, "wait");
@@ -339,6 +345,28 @@ async fn submissions_are_idempotent_bounded_and_may_be_large() {
     let page =
         handle.list(ListFilter { state: Some(TaskState::Queued), limit: Some(1) }).await.expect("listed");
     assert!(page.tasks.len() == 1 && page.total > 40, "{}", page.total);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_is_kept_until_it_is_committed_that_nobody_needs_it() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    let mut large = task(1, "wait");
+    large.spec.payload = vec![7; 100_000];
+    let id = submit(&term.handle, large).await;
+    until(&term.handle, &runners, id, |_| runners[0].state().started.len() == 1).await;
+    let attempt = runners[0].state().started[0];
+    runners[0].end(attempt, AttemptEnd::Exited { code: 0 });
+
+    log.hold(true);
+    let next = lead(&log, clock, 2, &runners).await; // It learns of the success from the inventory.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(log.waiting() > 0);
+    assert_eq!(log.state().bodies.len(), 1, "a third leader may still have to start it");
+    log.hold(false);
+    until(&next.handle, &runners, id, is(TaskState::Succeeded)).await;
+    assert!(log.state().bodies.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
