@@ -1,7 +1,9 @@
 //! `taskd serve` as a process: signals and exit codes while ZooKeeper cannot be reached.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,37 @@ fn a_signal_ends_a_node_that_cannot_join() {
         assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}: {rest:#?}", asked.elapsed());
         assert_eq!(status.code(), Some(0), "{signal}: {rest:#?}");
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_wedges_nothing() {
+    // Full before the node says its first word.
+    let (mut stderr, _unread) = UnixStream::pair().unwrap();
+    stderr.set_nonblocking(true).unwrap();
+    while stderr.write(&[b'x'; 1 << 10]).is_ok() {}
+    while stderr.write(b"x").is_ok() {}
+    stderr.set_nonblocking(false).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = serve(&address.to_string(), dir.path());
+    let mut node = Running(command.stderr(OwnedFd::from(stderr)).spawn().unwrap());
+    drop(command);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "the node does not listen");
+        std::thread::yield_now();
+    }
+    let asked = Instant::now();
+    kill(Pid::from_raw(i32::try_from(node.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let status = loop {
+        if let Some(status) = node.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(5), "the node does not end");
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -33,12 +33,14 @@ pub(super) fn main(args: &ServeArgs) -> Result<Exit, Failure> {
         output::line(text.trim_end())?;
         return Ok(Exit::Ok);
     }
-    telemetry::install(&config.log).map_err(unusable)?;
-    run(config)
+    let log = telemetry::install(&config.log).map_err(unusable)?;
+    let done = run(config, &log);
+    log.flush();
+    done
 }
 
 /// Runs a node until it is told to stop, or fails.
-fn run(config: Config) -> Result<Exit, Failure> {
+fn run(config: Config, log: &telemetry::Queue) -> Result<Exit, Failure> {
     let died = |error: anyhow::Error| Failure::new(Exit::Died, format!("the node cannot run: {error:#}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -48,7 +50,8 @@ fn run(config: Config) -> Result<Exit, Failure> {
         .map_err(|error| died(error.into()))?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen().map_err(|error| died(error.into()))?;
-        let node = Node::builder(config).last_rung(Arc::new(EndProcess)).start().await.map_err(|error| {
+        let last_rung = Arc::new(EndProcess(log.clone()));
+        let node = Node::builder(config).last_rung(last_rung).start().await.map_err(|error| {
             let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
             died(error.into()).ending(exit)
         })?;
@@ -63,16 +66,17 @@ fn run(config: Config) -> Result<Exit, Failure> {
                 }
             }
         };
-        Ok(exit_of(&report))
+        Ok(exit_of(&report, log))
     });
     runtime.shutdown_timeout(LEFTOVERS_WITHIN);
     done
 }
 
-fn exit_of(report: &StopReport) -> Exit {
+fn exit_of(report: &StopReport, log: &telemetry::Queue) -> Exit {
     match &report.cause {
         StopCause::Failed(why) => {
-            output::say(&format!("taskd: the node has ended: {why}"));
+            // By way of the log: stderr itself may be a pipe that nobody reads, and the watchdog is gone.
+            log.line(&format!("taskd: the node has ended: {why}"));
             Exit::Died
         }
         StopCause::Requested if report.abandoned.is_empty() => Exit::Ok,
@@ -82,12 +86,13 @@ fn exit_of(report: &StopReport) -> Exit {
 
 /// The end of a process that cannot be ended from inside.
 #[derive(Debug)]
-struct EndProcess;
+struct EndProcess(telemetry::Queue);
 
 impl LastRung for EndProcess {
     #[expect(clippy::disallowed_methods, reason = "the last rung of the stop ladder is the process's end")]
     fn abandon(&self, wedge: &Wedge) {
         tracing::error!(%wedge, "ending the process");
+        self.0.flush();
         let exit = match wedge {
             Wedge::Loop { .. } => Exit::Wedged,
             Wedge::Stop { .. } => Exit::StopLate,
