@@ -39,7 +39,7 @@ use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
 use crate::status;
 use crate::supervisor::published::{Board, Published};
 use crate::supervisor::watchdog::{LastRung, Watchdog, Wedge};
-use crate::supervisor::{StopReport, Supervisor};
+use crate::supervisor::{StopCause, StopReport, Supervisor};
 use crate::wiring::Parts;
 
 /// How long connecting to a peer may take.
@@ -47,6 +47,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long the owner loop may stand still before the last rung is taken.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
+
+/// How long after the stop deadline the last rung has certainly been taken.
+const LAST_RUNG: Duration = Duration::from_millis(500);
 
 /// Why a node could not be started. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -273,10 +276,16 @@ impl NodeHandle {
         StopRequester(self.stop.clone())
     }
 
-    /// Stops the node: dispatcher, runner, quorum, listener. Takes at most the configured stop deadline.
+    /// Stops the node: dispatcher, runner, quorum, listener. Takes at most the configured stop deadline; a node that
+    /// is wedged beyond that is aborted, reported as abandoned, and has called its [`LastRung`].
     pub async fn stop(self) -> StopReport {
         self.stop.cancel();
-        self.join().await
+        let within = self.parts.stop_within;
+        tokio::time::timeout(within + LAST_RUNG, self.join()).await.unwrap_or_else(|_| StopReport {
+            cause: StopCause::Requested,
+            took: within + LAST_RUNG,
+            abandoned: vec!["node"],
+        })
     }
 
     /// Waits until the node has ended, by request or because a component failed.

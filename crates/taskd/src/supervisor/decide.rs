@@ -1,5 +1,8 @@
 //! What the dispatcher's slot should do next, given the role that the quorum publishes. Pure.
 
+use std::time::Duration;
+
+use clock::Instant;
 use proto::Epoch;
 
 /// The role, reduced to what matters here.
@@ -15,6 +18,8 @@ pub(crate) enum RoleNow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotNow {
     Idle,
+    /// Nothing there, and this term was given up: its resignation is on its way to the quorum.
+    Spent(Epoch),
     /// Recovering or dispatching for this term.
     Active(Epoch),
     Stopping,
@@ -36,6 +41,12 @@ pub(crate) enum Next {
 /// ephemeral early has first ended everything that it fenced.
 pub(crate) fn next(role: RoleNow, slot: SlotNow, node_stops: bool) -> Next {
     match (role, slot) {
+        (RoleNow::Elected(term) | RoleNow::Suspended(term), SlotNow::Spent(epoch))
+            if term == epoch && !node_stops =>
+        {
+            Next::Nothing
+        }
+        (_, SlotNow::Spent(_)) => next(role, SlotNow::Idle, node_stops),
         (_, SlotNow::Stopping) => Next::Nothing,
         (RoleNow::Elected(epoch), SlotNow::Idle) if !node_stops => Next::Boot(epoch),
         (RoleNow::Elected(term) | RoleNow::Suspended(term), SlotNow::Active(epoch))
@@ -50,6 +61,11 @@ pub(crate) fn next(role: RoleNow, slot: SlotNow, node_stops: bool) -> Next {
         }
         (RoleNow::Follower | RoleNow::Elected(_) | RoleNow::Suspended(_), SlotNow::Idle) => Next::Nothing,
     }
+}
+
+/// Whether something that was asked to end has not done so in time.
+pub(crate) fn is_overdue(asked: Option<Instant>, now: Instant, within: Duration) -> bool {
+    asked.is_some_and(|asked| asked + within <= now)
 }
 
 #[cfg(test)]
@@ -80,6 +96,12 @@ mod tests {
             (Elected(new), Active(new), true, Stop),
             (Suspended(new), Idle, true, ReportEnded(new)),
             (Follower, Idle, true, Nothing),
+            (Elected(new), Spent(new), false, Nothing),
+            (Suspended(new), Spent(new), false, Nothing),
+            (Resigning(new), Spent(new), false, ReportEnded(new)),
+            (Elected(new), Spent(old), false, Boot(new)),
+            (Elected(new), Spent(new), true, ReportEnded(new)),
+            (Follower, Spent(old), false, Nothing),
         ];
         for (role, slot, stops, expected) in rows {
             assert_eq!(next(role, slot, stops), expected, "{role:?}, {slot:?}, node stops: {stops}");

@@ -14,6 +14,8 @@
 //! - Nobody but [`Supervisor::run`] ends a component, and each is ended once: the value is consumed by its stop.
 //! - A component that misses its share of the stop deadline is aborted, and the session is then abandoned instead
 //!   of closed, because effects that it fences may be alive.
+//! - A dispatcher whose term is over ends within the stop deadline, or the node does: nobody stays out of the line for
+//!   ever because something of an old term hangs.
 //! - Every turn beats the [`Watchdog`](watchdog::Watchdog), which lives outside of the runtime.
 
 pub(crate) mod decide;
@@ -53,6 +55,10 @@ const DISPATCHER_BY: u32 = 30;
 const RUNNER_BY: u32 = 75;
 const QUORUM_BY: u32 = 92;
 
+/// How much of what is left of its share a component is given, in percent: the rest is for it to come back by itself
+/// before it is aborted.
+const POLITE: u32 = 85;
+
 /// How a node ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopReport {
@@ -60,7 +66,8 @@ pub struct StopReport {
     pub cause: StopCause,
     /// How long the stop took.
     pub took: Duration,
-    /// Components that missed their deadline and were aborted; the session was then left to expire.
+    /// Components that missed their deadline and were aborted, or died, so that nobody knows what is left of them; the
+    /// session was then left to expire.
     pub abandoned: Vec<&'static str>,
 }
 
@@ -138,6 +145,10 @@ pub(crate) struct Supervisor {
     dispatcher: Slot<Box<Dispatching>>,
     /// The term that the dispatcher's slot works for.
     term: Option<Epoch>,
+    /// The newest term that this node asked to give up.
+    gave_up: Option<Epoch>,
+    /// Since when a dispatcher has been asked to end while the node goes on.
+    ending: Option<Instant>,
     /// The newest term whose end was reported.
     reported_ended: Option<Epoch>,
     view: Option<watch::Receiver<Arc<quorum::View>>>,
@@ -167,6 +178,8 @@ impl Supervisor {
             quorum: Slot::Idle,
             dispatcher: Slot::Idle,
             term: None,
+            gave_up: None,
+            ending: None,
             reported_ended: None,
             view: None,
             stopping: None,
@@ -196,6 +209,7 @@ impl Supervisor {
                 _ = tick.tick() => {}
             }
             self.follow_view();
+            self.look_after_components();
             self.advance_stop();
             if let Some(report) = self.finished() {
                 self.parts.peers.close().await;
@@ -267,12 +281,13 @@ impl Supervisor {
 
     /// Asks the dispatcher to end, whatever it is doing.
     fn stop_dispatcher(&mut self) {
-        self.published.send_modify(|published| published.dispatcher = None);
+        self.published.send_if_modified(|published| published.dispatcher.take().is_some());
+        self.ending.get_or_insert(self.clock.now());
         if let Slot::Booting { cancel, .. } = &self.dispatcher {
             cancel.cancel();
         }
         if let Some(dispatching) = self.dispatcher.take_running() {
-            let within = self.share(DISPATCHER_BY);
+            let within = self.polite(DISPATCHER_BY);
             let abort = self.begin(Part::Dispatcher, async move {
                 let stopped = dispatching.drain().stop(within).await;
                 for problem in &stopped.report().problems {
@@ -291,7 +306,7 @@ impl Supervisor {
             Slot::Running(_) | Slot::Stopping { .. } | Slot::Done => {}
         }
         if let Some(running) = self.runner.take_running() {
-            let within = self.remaining(RUNNER_BY);
+            let within = self.polite(RUNNER_BY);
             let abort = self.begin(Part::Runner, async move {
                 let stopped = running.drain().stop(within).await;
                 let report = stopped.report();
@@ -309,9 +324,19 @@ impl Supervisor {
             Slot::Running(_) | Slot::Stopping { .. } | Slot::Done => {}
         }
         if let Some(running) = self.quorum.take_running() {
-            let within = self.remaining(QUORUM_BY);
+            let within = self.polite(QUORUM_BY);
             let abort = self.begin(Part::Quorum, async move {
-                let clean = running.stop(within).await.report().is_clean();
+                let stopped = running.stop(within).await;
+                let clean = match stopped.report() {
+                    quorum::Report::Closed | quorum::Report::NoSession => true,
+                    // Nothing of ours is alive, and nothing keeps the session: that ZooKeeper does not answer is no
+                    // fault of this stop.
+                    quorum::Report::Unconfirmed { why } => {
+                        tracing::warn!(%why, "ZooKeeper did not confirm the end of the session, which expires by itself");
+                        true
+                    }
+                    quorum::Report::Abandoned { .. } => false,
+                };
                 Returned::QuorumStopped { clean }
             });
             self.quorum = Slot::Stopping { abort };
@@ -354,9 +379,12 @@ impl Supervisor {
             }
             Returned::QuorumBooted(Ok(running)) => {
                 let handle = running.handle();
-                handle.set_ready(quorum::Readiness::Ready);
                 self.view = Some(handle.view());
-                self.set_priority(&handle);
+                // Joined in the very moment of a stop: it must not stand for a leadership that nobody would serve.
+                if self.stopping.is_none() {
+                    handle.set_ready(quorum::Readiness::Ready);
+                    self.set_priority(&handle);
+                }
                 self.published.send_modify(|published| {
                     published.quorum = Some(handle);
                     published.trouble = None;
@@ -382,9 +410,6 @@ impl Supervisor {
                     stopping.abandoned.push("quorum");
                 }
                 self.quorum = Slot::Done;
-                if self.stopping.is_none() {
-                    self.begin_stop(StopCause::Failed("the quorum ended by itself".to_owned()));
-                }
             }
             Returned::DispatcherBooted(epoch, Ok(dispatching)) => {
                 let handle = dispatching.handle();
@@ -396,10 +421,14 @@ impl Supervisor {
                     }
                 }
             }
+            // As it was asked to: whoever asked knows why.
+            Returned::DispatcherBooted(_, Err(dispatcher::RecoverFailure::Cancelled)) => {
+                self.dispatcher_gone()
+            }
             Returned::DispatcherBooted(epoch, Err(failure)) => {
                 self.dispatcher_gone();
                 tracing::warn!(%epoch, error = %chain(&failure), "the dispatcher could not recover");
-                self.resign(&format!("the dispatcher could not recover: {}", chain(&failure)));
+                self.resign(epoch, &format!("the dispatcher could not recover: {}", chain(&failure)));
             }
             Returned::DispatcherStopped => self.dispatcher_gone(),
             Returned::ErrandDone => {}
@@ -416,12 +445,16 @@ impl Supervisor {
         }
         if error.is_panic() {
             self.begin_stop(StopCause::Failed(format!("the {} panicked: {error}", part.name())));
+            if let Some(stopping) = self.stopping.as_mut().filter(|_| part != Part::Errand) {
+                stopping.abandoned.push(part.name());
+            }
         }
     }
 
     fn dispatcher_gone(&mut self) {
         self.dispatcher = Slot::Idle;
         self.term = None;
+        self.ending = None;
         self.pulse.guard(None);
         self.published.send_modify(|published| published.dispatcher = None);
     }
@@ -432,7 +465,8 @@ impl Supervisor {
         }
     }
 
-    fn resign(&self, reason: &str) {
+    fn resign(&mut self, epoch: Epoch, reason: &str) {
+        self.gave_up = Some(epoch);
         if let Slot::Running(quorum) = &self.quorum {
             quorum.handle().request_resign(reason.to_owned());
         }
@@ -454,7 +488,7 @@ impl Supervisor {
             && let Some(failure) = dispatching.handle().failed().borrow().clone()
         {
             tracing::warn!(%epoch, %failure, "the task log failed; giving up this term");
-            self.resign(&failure);
+            self.resign(epoch, &failure);
             self.stop_dispatcher();
         }
         let (role, term) = match &view.role {
@@ -466,7 +500,7 @@ impl Supervisor {
         let slot = match (&self.dispatcher, self.term) {
             (Slot::Booting { .. } | Slot::Running(_), Some(epoch)) => SlotNow::Active(epoch),
             (Slot::Stopping { .. }, _) => SlotNow::Stopping,
-            _ => SlotNow::Idle,
+            _ => self.gave_up.map_or(SlotNow::Idle, SlotNow::Spent),
         };
         match decide::next(role, slot, self.stopping.is_some()) {
             Next::Nothing => {}
@@ -487,6 +521,22 @@ impl Supervisor {
                     self.reported_ended = Some(epoch);
                 }
             }
+        }
+    }
+
+    /// What no event tells: a quorum that died, a dispatcher that does not end.
+    fn look_after_components(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        if let Slot::Running(quorum) = &self.quorum
+            && quorum.handle().has_ended()
+        {
+            // Its session is alive and nobody's: that of the incident. The process has to end.
+            self.begin_stop(StopCause::Failed("the quorum ended by itself".to_owned()));
+        } else if decide::is_overdue(self.ending, self.clock.now(), self.stop_within) {
+            let why = format!("the dispatcher did not end within {:?} of losing its term", self.stop_within);
+            self.begin_stop(StopCause::Failed(why));
         }
     }
 
@@ -548,6 +598,11 @@ impl Supervisor {
             stopping.abandoned.push(part.name());
             abort();
         }
+    }
+
+    /// What a component is given of its share: less than what it is aborted after.
+    fn polite(&self, percent: u32) -> Duration {
+        self.remaining(percent) * POLITE / 100
     }
 
     /// A share of the whole stop deadline.
