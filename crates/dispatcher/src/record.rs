@@ -28,6 +28,7 @@ pub(crate) struct Task {
     /// Place in the order of submissions.
     pub(crate) order: u64,
     /// The payload is empty if it lies in `body`.
+    #[serde(serialize_with = "compact::spec")]
     pub(crate) spec: TaskSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) body: Option<BodyRef>,
@@ -40,12 +41,12 @@ pub(crate) struct Task {
     /// Highest attempt number ever used.
     pub(crate) attempt_count: u32,
     /// Failed attempts of the present budget.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "compact::is_default")]
     pub(crate) failed: u32,
     /// Lost attempts of the present budget.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "compact::is_default")]
     pub(crate) lost: u32,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "compact::attempts")]
     pub(crate) attempts: Vec<Attempt>,
 }
 
@@ -151,6 +152,102 @@ fn shorten(mut end: AttemptEnd) -> AttemptEnd {
         text.push('…');
     }
     end
+}
+
+/// Wire types as the log keeps them: without the fields that are at their defaults, which every reader fills in. On the
+/// wire and in JSON they are all there.
+mod compact {
+    use std::collections::BTreeMap;
+
+    use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, TaskSpec};
+    use proto::{FencingToken, Grant, Incarnation, NodeId};
+    use serde::{Serialize, Serializer};
+
+    pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+        *value == T::default()
+    }
+
+    fn bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    #[derive(Serialize)]
+    struct Spec<'a> {
+        kind: &'a str,
+        #[serde(serialize_with = "bytes", skip_serializing_if = "<[u8]>::is_empty")]
+        payload: &'a [u8],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: &'a Option<String>,
+        #[serde(skip_serializing_if = "is_default")]
+        priority: i32,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        labels: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "is_default")]
+        retries: Retries,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        run_timeout_ms: Option<u64>,
+        #[serde(skip_serializing_if = "is_default")]
+        on_lost: LostPolicy,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        idempotency_key: &'a Option<String>,
+    }
+
+    pub(super) fn spec<S: Serializer>(spec: &TaskSpec, to: S) -> Result<S::Ok, S::Error> {
+        // Taken apart, so that a field that is added is not forgotten here.
+        let TaskSpec {
+            kind,
+            payload,
+            name,
+            priority,
+            labels,
+            retries,
+            run_timeout_ms,
+            on_lost,
+            idempotency_key,
+        } = spec;
+        Spec {
+            kind,
+            payload,
+            name,
+            priority: *priority,
+            labels,
+            retries: *retries,
+            run_timeout_ms: *run_timeout_ms,
+            on_lost: *on_lost,
+            idempotency_key,
+        }
+        .serialize(to)
+    }
+
+    #[derive(Serialize)]
+    struct Try<'a> {
+        number: u32,
+        node: &'a NodeId,
+        incarnation: Incarnation,
+        token: FencingToken,
+        grant: Grant,
+        assigned_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ended_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        end: &'a Option<AttemptEnd>,
+    }
+
+    pub(super) fn attempts<S: Serializer>(attempts: &[Attempt], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(attempts.iter().map(|attempt| {
+            let Attempt { number, node, incarnation, token, grant, assigned_ms, ended_ms, end } = attempt;
+            Try {
+                number: *number,
+                node,
+                incarnation: *incarnation,
+                token: *token,
+                grant: *grant,
+                assigned_ms: *assigned_ms,
+                ended_ms: *ended_ms,
+                end,
+            }
+        }))
+    }
 }
 
 /// What the log keeps of the cluster's past promises.

@@ -169,6 +169,20 @@ fn stuffed(n: u64) -> Task {
     task
 }
 
+#[test]
+fn records_leave_out_what_every_reader_fills_in() {
+    let plain = Task { spec: TaskSpec::new("noop", vec![]), attempts: vec![], ..stuffed(1) };
+    for task in [stuffed(1), plain] {
+        let record = crate::record::encode(&task);
+        assert_eq!(crate::record::decode::<Task>(1, &record).expect("readable"), task);
+    }
+    let mut lone = Lone::new(1);
+    let id = lone.submit(1, |_| ());
+    lone.core.dispatch(NOW);
+    let record = crate::record::encode(lone.core.db.get(id).expect("accepted"));
+    assert!(record.len() < 320, "{} bytes", record.len());
+}
+
 fn encoded(of: &impl serde::Serialize) -> usize {
     rmp_serde::to_vec_named(of).expect("encodes").len()
 }
