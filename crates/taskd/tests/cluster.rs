@@ -1,5 +1,7 @@
 //! Three nodes, one leader, real tasks: what a user does with a cluster, and what a cluster survives.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands, in its helpers too")]
+
 mod support;
 
 use std::collections::BTreeMap;
