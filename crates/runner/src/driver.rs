@@ -79,6 +79,8 @@ enum Job {
 #[derive(Debug)]
 struct Live {
     end: watch::Sender<Option<EndRequest>>,
+    /// Whether it runs inside the daemon, and so ends with it.
+    in_process: bool,
 }
 
 #[derive(Debug)]
@@ -312,9 +314,17 @@ impl Driver {
             let request = live.end.borrow();
             request.as_ref().is_some_and(|request| request.hard_at + KILL_ALLOWANCE / 2 <= now)
         };
-        let count = self.live.values().filter(lapsed).count();
-        if count > 0 {
-            let reason = format!("{count} attempts could not be ended by the deadline of their fence");
+        let (in_process, processes): (Vec<_>, Vec<_>) =
+            self.live.values().filter(lapsed).partition(|live| live.in_process);
+        if !processes.is_empty() {
+            // After a pause, their shims have mostly ended them without having been heard yet. Whatever is left would
+            // only outlive this daemon, which kills it.
+            let attempts = processes.len();
+            tracing::error!(attempts, "the fence has passed before these attempts are known to have ended");
+        }
+        if !in_process.is_empty() {
+            let reason =
+                format!("{} attempts could not be ended by the deadline of their fence", in_process.len());
             tracing::error!("{reason}");
             if let Some(policy) = &self.options.exit_policy {
                 policy.call(&reason);

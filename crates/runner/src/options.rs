@@ -48,7 +48,7 @@ pub struct Options {
     pub clock: SharedClock,
     /// The way to the leader.
     pub leader: Arc<dyn LeaderLink>,
-    /// What to do when a fenced attempt cannot be ended by its deadline.
+    /// What to do when work inside the daemon cannot be ended by the deadline of its fence.
     pub exit_policy: Option<ExitPolicy>,
 }
 
@@ -132,8 +132,9 @@ pub enum PidNamespace {
     Never,
 }
 
-/// Called with a reason when an attempt could not be ended by the deadline of its fence: the process must end, or what
-/// was reassigned runs twice. The library itself never ends its process.
+/// Called with a reason when work inside the daemon could not be ended by the deadline of its fence: the process must end,
+/// or what was reassigned runs twice. The library itself never ends its process. Process tasks never call it: their
+/// shims hold their deadlines, and would outlive the daemon.
 #[derive(Clone)]
 pub struct ExitPolicy(Arc<dyn Fn(&str) + Send + Sync>);
 

@@ -86,6 +86,7 @@ impl Driver {
         let (end, end_seen) = watch::channel(None);
         let clock = Arc::clone(&self.options.clock);
         let control = Control { fence: self.deadline.subscribe(), end: end_seen, clock };
+        let in_process = matches!(work, Work::InProcess(_));
         let spawned = match work {
             Work::InProcess(work) => {
                 let timeout = spec.run_timeout_ms.map(Duration::from_millis);
@@ -105,7 +106,7 @@ impl Driver {
             }
         };
         self.ids.insert(spawned.id(), attempt);
-        self.live.insert(attempt, Live { end });
+        self.live.insert(attempt, Live { end, in_process });
         StartReply::Accepted
     }
 
@@ -179,21 +180,22 @@ impl Driver {
                     Some(outcome) => Some(outcome),
                     None => store::read(&dir.join(store::EXIT)).ok(),
                 };
-                // Work inside the daemon has no directory, and one that is being started not yet.
                 let (offset, bytes) = if dir.is_dir() {
                     capture::read(&dir, offset, bytes_max as usize)?
+                } else if outcome.as_ref().is_some_and(|outcome| outcome.output_bytes > 0) {
+                    return Ok(Err(Refusal::NoSuchAttempt));
                 } else {
+                    // Work inside the daemon has no directory, and one that is being started not yet.
                     (offset, Vec::new())
                 };
                 let end = offset + bytes.len() as u64;
                 let complete = outcome.is_some_and(|outcome| {
                     end >= outcome.output_bytes || (bytes.is_empty() && bytes_max > 0)
                 });
-                Ok(OutputChunk { offset, bytes, complete })
+                Ok(Ok(OutputChunk { offset, bytes, complete }))
             });
-            let read =
-                read.await.map_err(|error| Refusal::Failed(format!("cannot read the output: {error}")));
-            let _ = reply.send(read);
+            let failed = |error| Err(Refusal::Failed(format!("cannot read the output: {error}")));
+            let _ = reply.send(read.await.unwrap_or_else(failed));
             Job::OutputRead
         });
     }

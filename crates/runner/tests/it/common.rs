@@ -1,7 +1,8 @@
 //! A leader in a box, and a runner with real shims.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use clock::BootClock;
@@ -12,6 +13,7 @@ use proto::task::{AttemptEnd, ExecPayload, TaskSpec};
 use proto::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, TaskId};
 use runner::{
     ExecPolicy, Handle, LeaderLink, LinkError, Options, PidNamespace, Runner, Running, Services, ShimProgram,
+    Task, TaskService, Unfit, Work,
 };
 use tarpc::context;
 use tokio::sync::Notify;
@@ -242,6 +244,47 @@ impl Sleeper {
 
     pub(crate) async fn runs(&self, count: usize) {
         eventually("the task's processes", || (self.pids().len() >= count).then_some(())).await;
+    }
+}
+
+/// A service that blocks the thread which polls it, so that nobody can end it but the test.
+#[derive(Debug)]
+pub(crate) struct Stubborn {
+    begun: Arc<AtomicBool>,
+    until: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+/// Ends what is [`Stubborn`] when it is dropped.
+pub(crate) struct Hold {
+    begun: Arc<AtomicBool>,
+    _release: mpsc::Sender<()>,
+}
+
+impl Stubborn {
+    pub(crate) fn new() -> (Hold, Self) {
+        let (release, until) = mpsc::channel();
+        let begun = Arc::<AtomicBool>::default();
+        (
+            Hold { begun: Arc::clone(&begun), _release: release },
+            Self { begun, until: Arc::new(Mutex::new(until)) },
+        )
+    }
+}
+
+impl Hold {
+    pub(crate) async fn begun(&self) {
+        eventually("the work", || self.begun.load(Ordering::Relaxed).then_some(())).await;
+    }
+}
+
+impl TaskService for Stubborn {
+    fn prepare(&self, _: Task) -> Result<Work, Unfit> {
+        let (begun, until) = (Arc::clone(&self.begun), Arc::clone(&self.until));
+        Ok(Work::InProcess(Box::pin(async move {
+            begun.store(true, Ordering::Relaxed);
+            let _ = until.lock().unwrap().recv();
+            Ok(())
+        })))
     }
 }
 

@@ -1,14 +1,20 @@
 //! The right to run: what has lost it is gone by its deadline, whoever is left to see to that.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use clock::{BootClock, Clock, ManualClock};
 use nix::sys::signal::Signal;
 use proto::Grant;
 use proto::runner::{Refusal, Start};
 use proto::task::AttemptEnd;
+use runner::ExitPolicy;
 use tokio::time::Instant;
 
-use crate::common::{Link, MODES, Node, Sleeper, attempt, eventually, options, sh, shim_pid, signal};
+use crate::common::{
+    Link, MODES, Node, Sleeper, Stubborn, attempt, eventually, options, sh, shim_pid, signal,
+};
 use crate::host::{FENCE_AFTER, Host};
 
 #[tokio::test]
@@ -114,4 +120,39 @@ async fn a_stopped_shim_is_bypassed() {
         assert!(sleeper.is_gone(), "{mode:?}: reported before the tree was gone");
         node.stop().await;
     }
+}
+
+/// Time passes all at once, as for a daemon that was paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_work_inside_the_daemon_that_overruns_its_fence_asks_for_the_daemons_end() {
+    let (dir, link, sleeper) = (tempfile::tempdir().unwrap(), Link::new(), Sleeper::new(141));
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_nanos(BootClock.now().as_nanos()));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut options = options(dir.path(), &link, 1);
+    options.clock = clock.clone();
+    options.exit_policy = Some(ExitPolicy::new({
+        let calls = Arc::clone(&calls);
+        move |_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let (hold, stubborn) = Stubborn::new();
+    options.services = options.services.with("stubborn", stubborn);
+    let node = Node::boot(options, &link).await;
+    node.start(attempt(1), sh(&format!("trap '' TERM; {}", sleeper.command()))).await;
+    sleeper.runs(1).await;
+    clock.advance(Duration::from_secs(60));
+    assert!(matches!(link.end_of(attempt(1)).await, AttemptEnd::Lost { .. }));
+    assert!(sleeper.is_gone());
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+
+    link.with(|leader| leader.grant = Grant::next(leader.grant));
+    node.has_grant().await;
+    node.start(attempt(2), proto::task::TaskSpec::new("stubborn", vec![])).await;
+    hold.begun().await;
+    clock.advance(Duration::from_secs(60));
+    eventually("the call", || (calls.load(Ordering::Relaxed) == 1).then_some(())).await;
+    drop(hold);
+    node.stop().await;
 }

@@ -1,16 +1,17 @@
 //! Boot and stop: over the leftovers of a crash, in the middle of things, and in bounded time.
 
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proto::Incarnation;
 use proto::task::{AttemptEnd, TaskSpec};
-use runner::{BootFailure, Runner, Task, TaskService, Unfit, Work};
+use runner::{BootFailure, Runner};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{Link, MODES, Node, Sleeper, attempt, eventually, options, sh, shim_pid, signal};
+use crate::common::{
+    Link, MODES, Node, Sleeper, Stubborn, attempt, eventually, options, sh, shim_pid, signal,
+};
 use crate::host::Host;
 
 #[tokio::test]
@@ -110,30 +111,16 @@ async fn a_stop_ends_the_stubborn_in_bounded_time_and_says_so() {
     }
 }
 
-/// Blocks the thread that polls it, which nobody can end.
-#[derive(Debug)]
-struct Stubborn(Arc<Mutex<mpsc::Receiver<()>>>);
-
-impl TaskService for Stubborn {
-    fn prepare(&self, _: Task) -> Result<Work, Unfit> {
-        let until = Arc::clone(&self.0);
-        Ok(Work::InProcess(Box::pin(async move {
-            let _ = until.lock().unwrap().recv();
-            Ok(())
-        })))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_leaves_something_is_not_clean() {
-    let (dir, link, (release, until)) = (tempfile::tempdir().unwrap(), Link::new(), mpsc::channel());
+    let (dir, link, (hold, stubborn)) = (tempfile::tempdir().unwrap(), Link::new(), Stubborn::new());
     let mut options = options(dir.path(), &link, 1);
-    options.services = options.services.with("stubborn", Stubborn(Arc::new(Mutex::new(until))));
+    options.services = options.services.with("stubborn", stubborn);
     let node = Node::boot(options, &link).await;
     node.start(attempt(1), TaskSpec::new("stubborn", vec![])).await;
+    hold.begun().await;
     let stopped = node.runner.drain().stop(Duration::from_millis(500)).await;
     assert!(!stopped.report().is_clean(), "{:?}", stopped.report());
-    release.send(()).unwrap();
 }
 
 #[tokio::test]
