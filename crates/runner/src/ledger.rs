@@ -7,7 +7,8 @@ use proto::runner::Outcome;
 
 /// Outcomes that wait for a leader; with more, nothing new is started.
 pub(crate) const UNACKNOWLEDGED_MAX: usize = 16_384;
-/// In-process attempts that are remembered after their acknowledgement, so that a repeated start does not run again.
+/// Attempts without a directory that are remembered after their acknowledgement, so that a repeated start does not run
+/// again.
 const REMEMBERED_MAX: usize = 16_384;
 
 /// Limits on the output that is kept of acknowledged attempts.
@@ -109,12 +110,7 @@ impl Ledger {
                     self.retained_bytes += bytes;
                     tidy.push(*attempt);
                 }
-                None => self.remembered.push_back(*attempt),
-            }
-        }
-        while self.remembered.len() > REMEMBERED_MAX {
-            if let Some(oldest) = self.remembered.pop_front() {
-                self.entries.remove(&oldest);
+                None => self.remember(*attempt),
             }
         }
         for attempt in reported {
@@ -129,7 +125,8 @@ impl Ledger {
         tidy
     }
 
-    /// Acknowledged attempts beyond the retention, now forgotten; their directories are to be removed.
+    /// Acknowledged attempts beyond the retention: their directories are to be removed. That they ran is remembered for a
+    /// while, because a start that was sent twice may be late.
     pub(crate) fn surplus(&mut self) -> Vec<AttemptId> {
         let mut surplus = Vec::new();
         while self.retained.len() > self.retention.attempts_max
@@ -137,10 +134,22 @@ impl Ledger {
         {
             let Some((oldest, bytes)) = self.retained.pop_front() else { break };
             self.retained_bytes -= bytes;
-            self.entries.remove(&oldest);
+            if let Some(entry) = self.entries.get_mut(&oldest) {
+                entry.on_disk = None;
+            }
+            self.remember(oldest);
             surplus.push(oldest);
         }
         surplus
+    }
+
+    fn remember(&mut self, attempt: AttemptId) {
+        self.remembered.push_back(attempt);
+        while self.remembered.len() > REMEMBERED_MAX {
+            if let Some(oldest) = self.remembered.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
     }
 
     fn queue(&mut self, attempt: AttemptId) -> u64 {
@@ -192,7 +201,8 @@ mod tests {
         assert_eq!(ledger.surplus(), [], "what nobody has acknowledged is no surplus");
         ledger.acknowledged(&[], &[id(5)]);
         assert_eq!(ledger.surplus(), [id(2), id(3)], "too many, and then too large");
-        assert_eq!((ledger.get(id(2)), ledger.unacknowledged()), (None, 0));
+        assert_eq!(ledger.unacknowledged(), 0);
+        assert!(ledger.get(id(2)).is_some(), "a repeated start must not run it again");
     }
 
     #[test]

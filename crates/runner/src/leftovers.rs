@@ -33,7 +33,7 @@ pub(crate) struct Leftover {
 impl Leftover {
     /// Calls off a start that no shim has read yet, and reads who may be there. Blocking.
     pub(crate) fn take(attempt: AttemptId, dir: PathBuf) -> io::Result<Self> {
-        absent_is_fine(fs::rename(dir.join(store::START), dir.join(store::CALLED_OFF)))?;
+        store::absent_is_fine(fs::rename(dir.join(store::START), dir.join(store::CALLED_OFF)))?;
         // Only now: a shim writes its state before it reads the start.
         let state: Option<ShimState> = store::read_whole(&dir.join(store::SHIM_STATE))?;
         // Since another start of the machine, numbers and start times belong to others.
@@ -103,13 +103,6 @@ pub(crate) fn connect(dir: &Path) -> io::Result<UnixStream> {
 
 fn short(dir: &File) -> String {
     format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), store::SOCKET)
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
 }
 
 #[cfg(test)]

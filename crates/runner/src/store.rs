@@ -6,6 +6,7 @@
 //!     incarnations.json             the machine, the lives of its daemon, which of them left nothing behind
 //!     attempts/<task>.<n>/          start.json shim.json ctl out.* work/, and exit.json: the spooled outcome
 //!                                   … which becomes done.json when a leader has acknowledged it
+//!     removed/                      attempts that are being removed
 //!     refused/{current,previous}    attempts that this node has given up for ever
 //! ```
 
@@ -135,8 +136,10 @@ impl Store {
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
         let store = Self { root, _lock: Arc::new(lock) };
-        create(store.attempts())?;
-        create(store.refused())?;
+        absent_is_fine(fs::remove_dir_all(store.removed()))?;
+        for dir in [store.attempts(), store.refused(), store.removed()] {
+            create(dir)?;
+        }
         Ok(store)
     }
 
@@ -150,6 +153,10 @@ impl Store {
 
     pub(crate) fn refused(&self) -> PathBuf {
         self.root.join("refused")
+    }
+
+    fn removed(&self) -> PathBuf {
+        self.root.join("removed")
     }
 
     pub(crate) fn attempt(&self, attempt: AttemptId) -> PathBuf {
@@ -179,7 +186,11 @@ impl Store {
     /// outcome is then reported, and acknowledged, once more.
     pub(crate) fn acknowledge(&self, attempt: AttemptId) -> io::Result<()> {
         let dir = self.attempt(attempt);
-        fs::rename(dir.join(EXIT), dir.join(DONE))?;
+        match fs::rename(dir.join(EXIT), dir.join(DONE)) {
+            // Its record could not be written: left like this, the next life would report it as lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(attempt),
+            renamed => renamed?,
+        }
         let _ = fs::remove_dir_all(dir.join(WORK));
         for name in [SOCKET, START, CALLED_OFF, SHIM_STATE] {
             let _ = fs::remove_file(dir.join(name));
@@ -187,11 +198,20 @@ impl Store {
         Ok(())
     }
 
+    /// Removes what is left of an attempt. Out of sight first: a directory that a crash left half removed would look like
+    /// an attempt without an end, and be reported as lost.
     pub(crate) fn forget(&self, attempt: AttemptId) -> io::Result<()> {
-        match fs::remove_dir_all(self.attempt(attempt)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let removed = self.removed().join(attempt.to_string());
+        absent_is_fine(fs::remove_dir_all(&removed))?;
+        absent_is_fine(fs::rename(self.attempt(attempt), &removed))?;
+        absent_is_fine(fs::remove_dir_all(removed))
+    }
+}
+
+pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
@@ -244,6 +264,24 @@ mod tests {
         assert!(matches!(Store::open(dir.path()), Err(OpenError::InUse)));
         drop(worker);
         assert!(Store::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn an_attempt_is_removed_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let attempt = AttemptId { task: proto::TaskId::from_u128(1), number: 1 };
+        // What a crash in the middle of an earlier removal leaves.
+        fs::create_dir_all(store.removed().join(attempt.to_string()).join(WORK)).unwrap();
+        fs::create_dir(store.attempt(attempt)).unwrap();
+        assert_eq!(store.list().unwrap(), [attempt]);
+        store.acknowledge(attempt).unwrap();
+        assert_eq!(store.list().unwrap(), [], "one without a record is removed");
+        let _kept = File::create(store.removed().join("file")).unwrap();
+        let removed = store.removed();
+        drop(store);
+        let _store = Store::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(removed).unwrap().count(), 0);
     }
 
     #[test]

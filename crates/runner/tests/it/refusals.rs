@@ -72,6 +72,28 @@ async fn a_repeated_start_runs_once_even_after_its_end_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_repeated_start_runs_once_even_after_its_output_was_removed() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    options.retention.attempts_max = 0;
+    let node = Node::boot(options, &link).await;
+    let traces = dir.path().join("traces");
+    let spec = sh(&format!("echo run | tee -a {}", traces.display()));
+    node.start(attempt(1), spec.clone()).await;
+    let attempts = dir.path().join("runner/attempts");
+    eventually("the removal", || {
+        (link.outcome(attempt(1)).is_some() && std::fs::read_dir(&attempts).unwrap().count() == 0)
+            .then_some(())
+    })
+    .await;
+    node.start(attempt(1), spec).await;
+    assert!(matches!(node.confirm(attempt(1)).await, Presence::Ended(_)));
+    assert_eq!(node.output(attempt(1), 0).await, Err(Refusal::NoSuchAttempt));
+    assert_eq!(std::fs::read_to_string(traces).unwrap(), "run\n");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_declared_unknown_is_refused_for_ever() {
     let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
     let node = Node::boot(options(dir.path(), &link, 1), &link).await;
