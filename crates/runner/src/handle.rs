@@ -60,7 +60,14 @@ impl Handle {
     /// The coordination service's highest epoch. Before the first one nothing is accepted and nothing reported; a lower one
     /// changes nothing.
     pub fn observe(&self, token: FencingToken) {
-        self.observed.send_replace(Some(token));
+        // The loop sees only the last: a lower one must not hide a higher one from it.
+        self.observed.send_if_modified(|seen| {
+            let known = seen.is_some_and(|seen| seen.cluster == token.cluster && seen.epoch >= token.epoch);
+            if !known {
+                *seen = Some(token);
+            }
+            !known
+        });
     }
 
     /// Where the runner stands, and changes.

@@ -50,6 +50,12 @@ async fn nothing_is_taken_before_the_epoch_was_observed() {
     let refused = runner.handle().server().inventory(context::current(), token(99)).await;
     assert!(matches!(refused, Err(Refusal::Failed(_))), "{refused:?}");
     assert!(link.with(|leader| leader.beats.is_empty()), "and nobody is told anything");
+    // All at once: the loop sees only what is left.
+    for epoch in [EPOCH + 1, EPOCH] {
+        runner.handle().observe(token(epoch));
+    }
+    let floor = eventually("a floor", || runner.handle().status().borrow().floor).await;
+    assert_eq!(floor, token(EPOCH + 1));
     let _ = runner.drain().stop(crate::common::PATIENCE).await;
 }
 
