@@ -42,13 +42,12 @@ impl Capture {
 
     /// Takes more output. A full disk loses output but never holds up the task.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
+        let total = self.total + bytes.len() as u64;
         if !self.failed && self.store(bytes).is_err() {
             self.failed = true;
             self.current = None;
         }
-        if self.failed {
-            self.total += bytes.len() as u64;
-        }
+        self.total = total;
     }
 
     fn store(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -106,7 +105,7 @@ fn read_listed(dir: &Path, offset: u64, bytes_max: usize) -> io::Result<(u64, Ve
     for start in &starts[covering.unwrap_or(0)..] {
         let mut file = File::open(dir.join(name(*start)))?;
         let from = offset.max(*start);
-        if from < start + file.metadata()?.len() {
+        if from < start.saturating_add(file.metadata()?.len()) {
             file.seek(SeekFrom::Start(from - start))?;
             let mut bytes = Vec::new();
             file.take(bytes_max as u64).read_to_end(&mut bytes)?;
@@ -139,6 +138,16 @@ mod tests {
         assert_eq!(read(dir.path(), 0, 100).unwrap(), (0, b"hello world".to_vec()));
         assert_eq!(read(dir.path(), 6, 3).unwrap(), (6, b"wor".to_vec()));
         assert_eq!(read(dir.path(), 11, 100).unwrap(), (11, vec![]));
+    }
+
+    #[test]
+    fn output_that_cannot_be_kept_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut capture = Capture::new(dir.path(), 8);
+        fs::create_dir(dir.path().join(name(4))).unwrap();
+        capture.write(b"more than fits");
+        capture.write(b"and more");
+        assert_eq!((capture.total(), read(dir.path(), 0, 100).unwrap().1.len()), (22, 4));
     }
 
     #[test]
