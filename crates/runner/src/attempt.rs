@@ -124,11 +124,24 @@ pub(crate) async fn in_process(
     };
     cancelled.cancel();
     // It may tidy up for so long; what it then says no longer counts.
-    let _ = time::timeout(grace, work).await;
+    let mut until = time::Instant::now() + grace;
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut work => break,
+            () = time::sleep_until(until) => break,
+            // A stop hastens an end that has begun.
+            Ok(()) = control.end.changed() => {
+                let grace = control.request().map_or(grace, |request| request.grace);
+                until = until.min(time::Instant::now() + grace);
+            }
+        }
+    }
     Ended::in_memory(attempt, end, Some(started_ms), &clock)
 }
 
-fn shortened(mut message: String) -> String {
+/// A message that may quote what users hand in, so that any number of outcomes fits into a frame.
+pub(crate) fn shortened(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     message
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use proto::Incarnation;
 use proto::task::{AttemptEnd, TaskSpec};
-use runner::{BootFailure, Runner};
+use runner::{BootFailure, Runner, Task, TaskService, Unfit, Work};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +121,30 @@ async fn a_stop_that_leaves_something_is_not_clean() {
     hold.begun().await;
     let stopped = node.runner.drain().stop(Duration::from_millis(500)).await;
     assert!(!stopped.report().is_clean(), "{:?}", stopped.report());
+}
+
+#[tokio::test]
+async fn a_stop_hastens_what_was_being_ended_already() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    options.kill_grace = Duration::from_secs(2);
+    options.services = options.services.with("deaf", Deaf);
+    let node = Node::boot(options, &link).await;
+    node.start(attempt(1), TaskSpec::new("deaf", vec![])).await;
+    node.cancel(attempt(1)).await;
+    let stopped = node.runner.drain().stop(Duration::from_secs(1)).await;
+    assert!(stopped.report().is_clean(), "{:?}", stopped.report());
+    assert_eq!(link.end_of(attempt(1)).await, AttemptEnd::Cancelled);
+}
+
+/// Does not listen, but lets itself be dropped.
+#[derive(Debug)]
+struct Deaf;
+
+impl TaskService for Deaf {
+    fn prepare(&self, _: Task) -> Result<Work, Unfit> {
+        Ok(Work::InProcess(Box::pin(std::future::pending())))
+    }
 }
 
 #[tokio::test]
