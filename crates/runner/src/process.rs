@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::{task, time};
 
 use crate::ShimProgram;
-use crate::attempt::{Control, EndRequest, Ended};
+use crate::attempt::{Control, EndRequest, Ended, shortened};
 use crate::leftovers::{self, Leftover};
 use crate::service::Process;
 use crate::shim::wire::{Order, StartFile, Task, line};
@@ -96,7 +96,8 @@ pub(crate) async fn run(
             // The failure may have come after the shim: with that running, nothing has ended.
             kill_all(&shims.store, attempt).await;
             let _ = blocking(move || shims.store.forget(attempt)).await;
-            return Ended::in_memory(attempt, AttemptEnd::Failed { message }, None, &clock);
+            let end = AttemptEnd::Failed { message: shortened(message) };
+            return Ended::in_memory(attempt, end, None, &clock);
         }
     };
     let status = attend(&shims.store, attempt, child, link, &mut control).await;

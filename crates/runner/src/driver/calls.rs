@@ -9,6 +9,7 @@ use proto::{AttemptId, FencingToken};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::report::REPORT_MAX;
 use super::{Driver, Job, Live, Mode, SHIM_SLACK};
 use crate::attempt::{self, Control};
 use crate::handle::{Reply, Request};
@@ -60,7 +61,7 @@ impl Driver {
         if self.live.contains_key(&attempt) || self.ledger.get(attempt).is_some() {
             return StartReply::Accepted;
         }
-        let refused = |reason: String| StartReply::Refused { reason };
+        let refused = |reason| StartReply::Refused { reason: attempt::shortened(reason) };
         if self.refusals.contains(attempt) {
             return refused("this node was told to give the attempt up before it started".to_owned());
         }
@@ -117,7 +118,8 @@ impl Driver {
             ended_incarnations: self.ended_incarnations.clone(),
             capacity: self.capacity(),
             running: self.live.keys().copied().collect(),
-            outcomes: self.ledger.to_report(usize::MAX),
+            // Those beyond are reported, or asked for by name.
+            outcomes: self.ledger.to_report(REPORT_MAX),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::LinkError;
 use crate::process::blocking;
 
 /// Ends in one report: well below a frame.
-const REPORT_MAX: usize = 2_000;
+pub(super) const REPORT_MAX: usize = 2_000;
 /// Before a report is tried again.
 const REPORT_AGAIN: Duration = Duration::from_millis(200);
 /// For a report, which waits for a commit.

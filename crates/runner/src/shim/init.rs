@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::tree;
 use super::wire::{InitOrder, InitReport, line};
+use crate::attempt::shortened;
 
 /// Speaks over standard input, a socket.
 pub(super) fn run() -> io::Result<()> {
@@ -27,7 +28,7 @@ pub(super) fn run() -> io::Result<()> {
     let child = match tree::spawn(&mut tree::command(&task)) {
         Ok(child) => Pid::from_raw(child.id().cast_signed()),
         Err(error) => {
-            let message = tree::spawn_failure(&task, &error);
+            let message = shortened(tree::spawn_failure(&task, &error));
             return link.write_all(&line(&InitReport::Failed { message })?);
         }
     };

@@ -23,6 +23,7 @@ use super::ladder::{Ladder, Step};
 use super::orders::Orders;
 use super::tree::{self, Tree};
 use super::wire::{Order, ShimState, StartFile};
+use crate::attempt::shortened;
 use crate::{proc, store};
 
 /// Between two kills of a tree that may give birth meanwhile.
@@ -59,7 +60,7 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
             let reason = "its right to run had lapsed before it was started".to_owned();
             (AttemptEnd::Lost { reason }, false)
         }
-        Err(error) => (AttemptEnd::Failed { message: error.to_string() }, false),
+        Err(error) => (AttemptEnd::Failed { message: shortened(error.to_string()) }, false),
     };
     let outcome = Outcome {
         attempt: start.attempt,

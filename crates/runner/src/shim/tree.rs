@@ -178,7 +178,8 @@ pub(super) fn command(task: &Task) -> Command {
 
 /// Why a task could not be executed, for people.
 pub(super) fn spawn_failure(task: &Task, error: &io::Error) -> String {
-    let program = task.argv.first().map_or("", String::as_str);
+    // What comes after it is what a person needs to read.
+    let program = task.argv.first().map_or("", |program| &program[..program.floor_char_boundary(256)]);
     if task.cwd.is_dir() {
         format!("cannot execute {program:?}: {error}")
     } else {

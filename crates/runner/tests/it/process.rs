@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Link, MODES, Node, Sleeper, attempt, eventually, exec, options, sh, shim_by};
-use proto::runner::{Presence, StartReply};
+use proto::runner::{Presence, Start, StartReply};
 use proto::task::AttemptEnd;
 use tokio::time::Instant;
 
@@ -62,6 +62,27 @@ async fn how_a_task_ends_is_seen_though_the_daemon_was_started_with_its_children
         let node = Node::boot(options, &link).await;
         node.start(attempt(1), sh("exec >/dev/null 2>&1; exit 3")).await;
         assert_eq!(link.end_of(attempt(1)).await, AttemptEnd::Exited { code: 3 }, "{mode:?}");
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn messages_are_bounded_whatever_they_quote() {
+    let long = format!("/{}", "a".repeat(100_000));
+    for mode in MODES {
+        let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+        let mut options = options(dir.path(), &link, 1);
+        options.pid_namespace = mode;
+        let node = Node::boot(options, &link).await;
+        node.start(attempt(1), exec(&[&long])).await;
+        let AttemptEnd::Failed { message } = link.end_of(attempt(1)).await else {
+            panic!("it cannot have run")
+        };
+        assert!(message.len() <= 1024 && message.contains("too long"), "{mode:?}: {message}");
+        let mut spec = exec(&[&long]);
+        spec.kind = long.clone();
+        let replies = node.try_start(node.batch(vec![Start { attempt: attempt(2), spec }])).await.unwrap();
+        assert!(matches!(&replies[..], [StartReply::Refused { reason }] if reason.len() <= 1024), "{mode:?}");
         node.stop().await;
     }
 }
@@ -215,7 +236,7 @@ async fn many_small_tasks_of_both_sorts() {
         let mut next = 0;
         while next < total {
             let starts = (next..total.min(next + 64))
-                .map(|n| proto::runner::Start { attempt: attempt(first + n), spec: spec.clone() })
+                .map(|n| Start { attempt: attempt(first + n), spec: spec.clone() })
                 .collect();
             let replies = node.try_start(node.batch(starts)).await.unwrap();
             next += replies.iter().take_while(|reply| **reply == StartReply::Accepted).count() as u128;
