@@ -185,9 +185,12 @@ fn tell(link: &mut Option<UnixStream>, order: &Order) {
     let Some(stream) = link else { return };
     // Not through the runtime: its stream refuses to be written to until the reactor has first seen it.
     let told = line(order).and_then(|line| Ok(stream.write(&line)? == line.len()));
-    // Half a line would garble the next one.
-    if !matches!(told, Ok(true)) {
-        *link = None;
+    match told {
+        Ok(true) => {}
+        // A shim that goes on after a stop must hear the next one.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        // Half a line would garble the next one.
+        Ok(false) | Err(_) => *link = None,
     }
 }
 
