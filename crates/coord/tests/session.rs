@@ -8,6 +8,7 @@ use clock::BootClock;
 use common::{SOON, TIMEOUT, absent, ephemeral, layout, options, present, reached, session};
 use coord::{CallError, CallFailure, ClientRuntime, ConnectError, Ended, LinkState, Session, WriteError};
 use testkit::{Flow, Proxy, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn every_call_ends_by_its_deadline() {
@@ -219,4 +220,26 @@ async fn a_timeout_that_leaves_no_lease_is_refused() {
     let error = Session::connect(&greedy, runtime.clone(), BootClock::shared()).await.unwrap_err();
     assert!(matches!(error, ConnectError::TimeoutTooShort { .. }), "{error}");
     assert!(runtime.shutdown(SOON).await, "the session is closed");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_open_a_session_now_is_asked_again() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = options(server.local_addr().unwrap().to_string());
+    let mut refusing = tokio::task::JoinSet::new();
+    refusing.spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            let mut request = [0; 256];
+            let _ = stream.read(&mut request).await;
+            // A ConnectResponse without a session: protocol 0, timeout 0, id 0, an empty password, not read-only.
+            let mut answer = vec![0, 0, 0, 37];
+            answer.extend([0; 16]);
+            answer.extend([0, 0, 0, 16]);
+            answer.extend([0; 17]);
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    let refused = Session::connect(&options, ClientRuntime::start().unwrap(), BootClock::shared()).await;
+    let error = refused.map(|_| ()).unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }) && error.is_transient(), "{error:?}");
 }

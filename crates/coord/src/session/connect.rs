@@ -45,9 +45,10 @@ pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<O
         }
         Ok(Ok(Ok(client))) => Ok(Opened { client, release }),
         Ok(Ok(Err(zk::Error::AuthFailed))) => Err(ConnectError::AuthFailed { hosts: hosts.clone() }),
-        Ok(Ok(Err(zk::Error::Timeout | zk::Error::NoHosts | zk::Error::ConnectionLoss))) => {
-            Err(unreachable())
-        }
+        // A server that gives a new session no id is one that cannot, for now: nothing of ours has expired.
+        Ok(Ok(Err(
+            zk::Error::Timeout | zk::Error::NoHosts | zk::Error::ConnectionLoss | zk::Error::SessionExpired,
+        ))) => Err(unreachable()),
         Ok(Ok(Err(other))) => Err(ConnectError::Other { hosts: hosts.clone(), reason: other.to_string() }),
         Ok(Err(_)) | Err(_) => Err(unreachable()),
     }
