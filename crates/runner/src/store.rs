@@ -36,6 +36,9 @@ pub(crate) const DONE: &str = "done.json";
 /// The working directory of a task that names none.
 pub(crate) const WORK: &str = "work";
 
+/// Room for the record of an end.
+const RECORD_BYTES: usize = 4096;
+
 /// Lives that are remembered.
 const HISTORY_MAX: usize = 64;
 
@@ -49,14 +52,22 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// Writes atomically, and has it on disk when it returns.
 pub(crate) fn write_durably(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    let bytes = serde_json::to_vec(value)?;
+    // Not truncated first: that would give away what was reserved.
+    let mut file = File::options().write(true).create(true).truncate(false).open(&temporary)?;
+    file.write_all(&bytes)?;
+    file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
     fs::rename(temporary, path)?;
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// Takes the room that [`write_durably`] will need there: a disk that fills up meanwhile must not cost the record.
+pub(crate) fn reserve(path: &Path) -> io::Result<()> {
+    fs::write(path.with_extension("tmp"), [b' '; RECORD_BYTES])
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
@@ -253,6 +264,20 @@ mod tests {
             (second.history.as_slice(), second.ended.as_slice()),
             (&[life(1), life(2)][..], &[life(1)][..])
         );
+    }
+
+    #[test]
+    fn what_is_reserved_is_what_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(EXIT);
+        reserve(&path).unwrap();
+        let reserved = fs::metadata(path.with_extension("tmp")).unwrap();
+        assert_eq!(reserved.len(), RECORD_BYTES as u64);
+        write_durably(&path, &"short").unwrap();
+        assert_eq!(read::<String>(&path).unwrap(), "short");
+        let written = fs::metadata(&path).unwrap();
+        assert_eq!((written.ino(), written.len()), (reserved.ino(), 7));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    store::reserve(&dir.join(store::EXIT))?;
     let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     let clock = BootClock;
     let started_ms = clock.wall().0;
