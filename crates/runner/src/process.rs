@@ -91,12 +91,14 @@ pub(crate) async fn run(
     let (child, link) = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            let message = format!("cannot start the shim {}: {error}", shims.program.program.display());
-            tracing::error!(%attempt, "{message}");
+            let program = shims.program.program.display();
+            let reason = format!("its node could not start the shim {program}: {error}");
+            tracing::error!(%attempt, "{reason}");
             // The failure may have come after the shim: with that running, nothing has ended.
             kill_all(&shims.store, attempt).await;
             let _ = blocking(move || shims.store.forget(attempt)).await;
-            let end = AttemptEnd::Failed { message: shortened(message) };
+            // No fault of the task, which has not run: another node may have what this one lacks.
+            let end = AttemptEnd::Lost { reason: shortened(reason) };
             return Ended::in_memory(attempt, end, None, &clock);
         }
     };

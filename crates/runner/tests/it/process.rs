@@ -88,6 +88,21 @@ async fn messages_are_bounded_whatever_they_quote() {
 }
 
 #[tokio::test]
+async fn a_node_that_cannot_start_shims_loses_attempts_and_fails_none() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    options.shim.program = dir.path().join("no-shim");
+    let node = Node::boot(options, &link).await;
+    node.start(attempt(1), sh("true")).await;
+    let AttemptEnd::Lost { reason } = link.end_of(attempt(1)).await else {
+        panic!("the task has not failed")
+    };
+    assert!(reason.contains("no-shim") && reason.contains("No such file"), "{reason}");
+    assert_eq!(std::fs::read_dir(dir.path().join("runner/attempts")).unwrap().count(), 0);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn an_end_that_cannot_be_read_at_once_is_not_replaced() {
     let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
     let mut options = options(dir.path(), &link, 1);
