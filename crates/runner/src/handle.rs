@@ -70,6 +70,11 @@ impl Handle {
         });
     }
 
+    /// Whether the loop has ended: stopped, or crashed, which nobody else tells. Every request is refused from then on.
+    pub fn has_ended(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// Where the runner stands, and changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()

@@ -1,5 +1,6 @@
 //! What leaders ask.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,9 +81,17 @@ impl Driver {
             payload: spec.payload,
             cancelled: cancelled.clone(),
         };
-        let work = match self.options.services.get(&spec.kind).and_then(|service| service.prepare(task)) {
-            Ok(work) => work,
-            Err(unfit) => return refused(unfit.to_string()),
+        // A panic in an embedder's service must not end the loop, and with it the supervision of everything else.
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            self.options.services.get(&spec.kind).and_then(|service| service.prepare(task))
+        }));
+        let work = match prepared {
+            Ok(Ok(work)) => work,
+            Ok(Err(unfit)) => return refused(unfit.to_string()),
+            Err(_) => {
+                tracing::error!(%attempt, kind = spec.kind, "a task service crashed");
+                return refused("its task service crashed on the payload".to_owned());
+            }
         };
         let (end, end_seen) = watch::channel(None);
         let clock = Arc::clone(&self.options.clock);

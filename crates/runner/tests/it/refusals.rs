@@ -3,6 +3,7 @@
 use proto::runner::{Presence, Refusal, RunnerRpc, Start, StartBatch, StartReply};
 use proto::task::{AttemptEnd, TaskSpec};
 use proto::{ClusterId, Epoch, FencingToken, Grant, Incarnation};
+use runner::{Task, TaskService, Unfit, Work};
 use tarpc::context;
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,32 @@ async fn what_was_declared_unknown_is_refused_for_ever() {
     let node = Node::boot(options(dir.path(), &link, 2), &link).await;
     assert!(refused(node.try_start(node.batch(starts())).await), "also by the next life");
     node.stop().await;
+}
+
+/// An embedder's mistake.
+#[derive(Debug)]
+struct Crashing;
+
+impl TaskService for Crashing {
+    fn prepare(&self, _: Task) -> Result<Work, Unfit> {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_crashes_ends_nothing_but_its_own() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    options.services = options.services.with("crashing", Crashing);
+    let node = Node::boot(options, &link).await;
+    let starts = vec![Start { attempt: attempt(1), spec: TaskSpec::new("crashing", vec![]) }];
+    let replies = node.try_start(node.batch(starts)).await.unwrap();
+    assert!(matches!(&replies[..], [StartReply::Refused { .. }]), "{replies:?}");
+    node.start(attempt(2), noop()).await;
+    let handle = node.handle.clone();
+    assert!(!handle.has_ended());
+    node.stop().await;
+    assert!(handle.has_ended());
 }
 
 #[tokio::test]
