@@ -93,28 +93,35 @@ impl DataDir {
 
 /// Writes down which machine owns the directory, or checks it.
 fn claim_machine(path: &Path) -> Result<String, DataDirError> {
+    let here = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    claim_for(path, here.trim())
+}
+
+fn claim_for(path: &Path, here: &str) -> Result<String, DataDirError> {
     let file = path.join("machine-id");
-    let here = fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
-    match fs::read_to_string(&file) {
-        Ok(recorded) => {
-            let recorded = recorded.trim().to_owned();
-            // A machine without an id (a bare container) cannot be told from another one.
-            if !here.is_empty() && !recorded.is_empty() && recorded != here {
-                return Err(DataDirError::OtherMachine { path: file });
-            }
-            Ok(recorded)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let write = || {
-                let mut new = File::create(&file)?;
-                new.write_all(here.as_bytes())?;
-                new.sync_all()
-            };
-            write().map_err(|source| DataDirError::Io { action: "write", path: file.clone(), source })?;
-            Ok(here)
-        }
-        Err(source) => Err(DataDirError::Io { action: "read", path: file, source }),
+    let recorded = match fs::read_to_string(&file) {
+        Ok(recorded) => recorded.trim().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(DataDirError::Io { action: "read", path: file, source }),
+    };
+    // A machine without an id (a bare container) cannot be told from another one.
+    if !here.is_empty() && !recorded.is_empty() && recorded != here {
+        return Err(DataDirError::OtherMachine { path: file });
     }
+    if !recorded.is_empty() || here.is_empty() {
+        return Ok(recorded);
+    }
+    // Whole or not at all: half an id, left by a crash, would be another machine's for ever.
+    let new = path.join("machine-id.new");
+    let write = || {
+        let mut written = File::create(&new)?;
+        written.write_all(here.as_bytes())?;
+        written.sync_all()?;
+        fs::rename(&new, &file)?;
+        File::open(path)?.sync_all()
+    };
+    write().map_err(|source| DataDirError::Io { action: "write", path: file.clone(), source })?;
+    Ok(here.to_owned())
 }
 
 #[cfg(test)]
@@ -132,13 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn a_copied_disk_is_refused() {
+    fn a_copied_disk_is_refused_and_an_unfinished_claim_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("machine-id"), "f00d").unwrap();
-        let here = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        match DataDir::open(dir.path()) {
-            Err(error) => assert!(error.to_string().contains("another machine"), "{error}"),
-            Ok(_) => assert!(here.trim().is_empty(), "only a machine without an id may take it"),
-        }
+        let file = dir.path().join("machine-id");
+        // Left empty by a crash, or taken when the machine had no id yet.
+        fs::write(&file, "").unwrap();
+        assert_eq!(claim_for(dir.path(), "").unwrap(), "");
+        assert_eq!(claim_for(dir.path(), "f00d").unwrap(), "f00d");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "f00d", "from now on it belongs to that machine");
+        assert_eq!(claim_for(dir.path(), "").unwrap(), "f00d");
+        let error = claim_for(dir.path(), "beef").unwrap_err();
+        assert!(error.to_string().contains("another machine"), "{error}");
     }
 }
