@@ -333,13 +333,17 @@ pub(crate) fn why_no_leader(published: &Published, now: Instant) -> String {
     };
     let span =
         view.leaderless_since.map_or_else(String::new, |since| format!(" for {}", seconds(now.since(since))));
+    // Above all why joining again is refused: nothing else would say it.
+    let trouble = view.trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
     match &view.link {
         LinkState::Disconnected { since } => format!(
-            "NO LEADER known here{span}: this node has had no connection to ZooKeeper for {}",
+            "NO LEADER known here{span}: this node has had no connection to ZooKeeper for {}{trouble}",
             seconds(now.since(*since))
         ),
         LinkState::Ended(ended) => {
-            format!("NO LEADER known here{span}: this node's session has ended ({ended}); it joins again")
+            format!(
+                "NO LEADER known here{span}: this node's session has ended ({ended}); it joins again{trouble}"
+            )
         }
         LinkState::Connected { .. } => {
             let why = view.why_no_leader.as_deref().unwrap_or("a leader has just appeared");
