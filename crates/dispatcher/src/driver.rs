@@ -14,7 +14,7 @@ use futures::FutureExt;
 use proto::api::{ApiError, Submitted};
 use proto::task::TaskView;
 use proto::{AttemptId, FencingToken, NodeId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,12 @@ const FLUSH: Duration = Duration::from_millis(500);
 
 /// What a task of the loop comes back with.
 enum Done {
-    Bodies(Submissions, Result<(), BodyFailure>, Reply<Result<Vec<Submitted>, ApiError>>),
+    Bodies(
+        Submissions,
+        OwnedSemaphorePermit,
+        Result<(), BodyFailure>,
+        Reply<Result<Vec<Submitted>, ApiError>>,
+    ),
     Started(NodeId, Vec<AttemptId>, StartResult),
     Asked(Box<(Ask, Result<Answer, AskFailure>)>),
     BodyDeleted(Result<(), BodyFailure>),
@@ -67,6 +72,9 @@ pub(crate) struct Parts {
     pub(crate) clients: Arc<Clients>,
     pub(crate) members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     pub(crate) events: mpsc::Receiver<Event>,
+    /// What runners report. It has a line of its own, which is always served: were a heartbeat to wait behind
+    /// submissions, a flood of those would cost running tasks their right to run.
+    pub(crate) reports: mpsc::Receiver<Event>,
     pub(crate) failed: watch::Sender<Option<String>>,
     /// Nothing new is accepted or assigned.
     pub(crate) drain: CancellationToken,
@@ -148,11 +156,11 @@ impl Driver {
         self.io.spawn(async move { Done::BodiesCollected(log.collect_bodies(referenced).await) });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut taken = Vec::with_capacity(TURN_MAX);
+        let (mut reported, mut taken) = (Vec::with_capacity(TURN_MAX), Vec::with_capacity(TURN_MAX));
         let (stop, drain) = (self.parts.stop.clone(), self.parts.drain.clone());
         let mut members_open = true;
         let mut failure_open = true;
-        let mut drained = false;
+        let (mut drained, mut gone) = (false, false);
         loop {
             let accepting = self.unwritten.is_empty() && self.groups.len() < COMMITS_MAX;
             tokio::select! {
@@ -177,17 +185,17 @@ impl Driver {
                         self.fail(failure.to_string());
                     }
                 }
-                count = self.parts.events.recv_many(&mut taken, TURN_MAX), if accepting => {
-                    if count == 0 {
-                        // Every handle is gone; whoever owns this loop still stops it.
-                        stop.cancelled().await;
-                        break;
-                    }
-                    let now = self.now();
-                    for event in taken.drain(..) {
-                        self.event(now, event);
-                    }
-                }
+                count = self.parts.reports.recv_many(&mut reported, TURN_MAX) => gone = count == 0,
+                count = self.parts.events.recv_many(&mut taken, TURN_MAX), if accepting => gone = count == 0,
+            }
+            if gone {
+                // Every handle is gone; whoever owns this loop still stops it.
+                stop.cancelled().await;
+                break;
+            }
+            let now = self.now();
+            for event in reported.drain(..).chain(taken.drain(..)) {
+                self.event(now, event);
             }
             self.catch_up();
             self.turn();
@@ -250,7 +258,7 @@ impl Driver {
             Err(error) => return self.fail(format!("a call of the dispatcher ended unexpectedly: {error}")),
         };
         match done {
-            Done::Bodies(tasks, result, reply) => {
+            Done::Bodies(tasks, _room, result, reply) => {
                 self.body_batches -= 1;
                 if result.is_ok() && !self.broken && !self.parts.drain.is_cancelled() {
                     return self.accept(now, tasks, reply);
@@ -316,9 +324,11 @@ impl Driver {
 
     /// The last turn: writes what was decided, answers what commits in time.
     async fn finish(mut self) {
-        self.parts.events.close();
-        while let Ok(event) = self.parts.events.try_recv() {
-            refuse(&self.parts.node, event);
+        for line in [&mut self.parts.reports, &mut self.parts.events] {
+            line.close();
+            while let Ok(event) = line.try_recv() {
+                refuse(&self.parts.node, event);
+            }
         }
         if !self.broken {
             self.write();

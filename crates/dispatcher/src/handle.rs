@@ -9,7 +9,7 @@ use proto::runner::{OutputChunk, Refusal};
 use proto::status::LogStatus;
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clients::Clients;
@@ -17,6 +17,9 @@ use crate::driver::{Event, Located};
 
 /// For a call to be answered.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// KiB of submissions that may wait for the loop at a time, payloads that are being written included.
+pub(crate) const SUBMISSIONS_KIB_MAX: u32 = 64 * 1_024;
 
 /// For a watch to end without news.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
@@ -32,6 +35,10 @@ const OUTPUT_BYTES_MAX: u32 = 1024 * 1024;
 pub struct Handle {
     pub(crate) node: NodeId,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Of runners.
+    pub(crate) reports: mpsc::Sender<Event>,
+    /// KiB of submissions that may wait for the loop.
+    pub(crate) submissions: Arc<Semaphore>,
     pub(crate) failed: watch::Receiver<Option<String>>,
     pub(crate) clients: Arc<Clients>,
 }
@@ -47,11 +54,12 @@ enum CallFailure {
 impl Handle {
     async fn call<T>(
         &self,
+        line: &mpsc::Sender<Event>,
         within: Duration,
         event: impl FnOnce(oneshot::Sender<T>) -> Event,
     ) -> Result<T, CallFailure> {
         let deadline = Instant::now() + within;
-        let permit = timeout_at(deadline, self.events.reserve()).await;
+        let permit = timeout_at(deadline, line.reserve()).await;
         let Ok(Ok(permit)) = permit else { return Err(CallFailure::NotTaken) };
         let (reply, answer) = oneshot::channel();
         permit.send(event(reply));
@@ -66,7 +74,7 @@ impl Handle {
         within: Duration,
         event: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Event,
     ) -> Result<T, ApiError> {
-        self.call(within, event).await.unwrap_or_else(|failure| {
+        self.call(&self.events, within, event).await.unwrap_or_else(|failure| {
             Err(match failure {
                 CallFailure::NotTaken => not_leading(&self.node),
                 CallFailure::Unanswered => ApiError::new(
@@ -83,7 +91,18 @@ impl Handle {
     /// [`ApiErrorKind::NoLeader`]: nothing was queued. [`ApiErrorKind::Unknown`]: it may have been; submit again with
     /// the same ids.
     pub async fn submit(&self, tasks: Vec<Submission>) -> Result<Vec<Submitted>, ApiError> {
-        self.ask(CALL_DEADLINE, |reply| Event::Submit(tasks, reply)).await
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let waiting = Arc::clone(&self.submissions).acquire_many_owned(share(&tasks));
+        match timeout_at(deadline, waiting).await {
+            Ok(Ok(room)) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.ask(left, |reply| Event::Submit(tasks, room, reply)).await
+            }
+            _ => Err(ApiError::new(
+                ApiErrorKind::Full,
+                "more is being submitted than the task log can take: nothing was queued, submit it again later",
+            )),
+        }
     }
 
     /// One task by a unique prefix of its id. A payload that is kept outside of the log's segments is left out.
@@ -176,7 +195,7 @@ impl Handle {
     /// # Errors
     /// This node does not lead, or its lease does not hold at the moment.
     pub async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, NotLeading> {
-        let answer = self.call(CALL_DEADLINE, |reply| Event::Heartbeat(beat, reply)).await;
+        let answer = self.call(&self.reports, CALL_DEADLINE, |reply| Event::Heartbeat(beat, reply)).await;
         answer.unwrap_or_else(|_| Err(self.not_leading()))
     }
 
@@ -185,18 +204,18 @@ impl Handle {
     /// # Errors
     /// As [`heartbeat`](Self::heartbeat).
     pub async fn outcomes(&self, report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading> {
-        let answer = self.call(CALL_DEADLINE, |reply| Event::Outcomes(report, reply)).await;
+        let answer = self.call(&self.reports, CALL_DEADLINE, |reply| Event::Outcomes(report, reply)).await;
         answer.unwrap_or_else(|_| Err(self.not_leading()))
     }
 
     /// The task log's size and how many tasks are in which state; none if the dispatcher has stopped.
     pub async fn stats(&self) -> Option<(LogStatus, Vec<(TaskState, u64)>)> {
-        self.call(CALL_DEADLINE, Event::Stats).await.ok()
+        self.call(&self.events, CALL_DEADLINE, Event::Stats).await.ok()
     }
 
     /// Every known node with its slots and the free ones among them.
     pub async fn capacities(&self) -> Vec<(NodeId, u32, u32)> {
-        self.call(CALL_DEADLINE, Event::Capacities).await.unwrap_or_default()
+        self.call(&self.events, CALL_DEADLINE, Event::Capacities).await.unwrap_or_default()
     }
 
     /// Set once, when the dispatcher can do nothing more in this term: whoever owns it should resign and stop it.
@@ -207,6 +226,18 @@ impl Handle {
     fn not_leading(&self) -> NotLeading {
         NotLeading { node: self.node.clone(), leader: None }
     }
+}
+
+/// What a submission takes of [`SUBMISSIONS_KIB_MAX`].
+fn share(tasks: &[Submission]) -> u32 {
+    let bytes = |task: &Submission| {
+        let spec = &task.spec;
+        let texts = [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>();
+        let labels = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        512 + spec.payload.len() + texts + labels
+    };
+    let kib = tasks.iter().map(bytes).sum::<usize>() / 1_024 + 1;
+    u32::try_from(kib).unwrap_or(u32::MAX).min(SUBMISSIONS_KIB_MAX)
 }
 
 /// What a caller gets whose request was not taken.

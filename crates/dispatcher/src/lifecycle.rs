@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::core::{Core, Now, Settings};
 use crate::database::Database;
 use crate::driver::{Driver, EVENTS_MAX, Parts};
 use crate::fence::Fence;
-use crate::handle::Handle;
+use crate::handle::{Handle, SUBMISSIONS_KIB_MAX};
 use crate::members::MemberInfo;
 use crate::storage::{Authority, Opened, Storage};
 
@@ -120,6 +120,7 @@ async fn begin(
 
     let clients = Arc::new(Clients::new(runners));
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let (reports_in, reports) = mpsc::channel(EVENTS_MAX);
     let (failed, failures) = watch::channel(None);
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let parts = Parts {
@@ -132,6 +133,7 @@ async fn begin(
         clients: Arc::clone(&clients),
         members,
         events,
+        reports,
         failed,
         drain: drain.clone(),
         stop: stop.clone(),
@@ -140,7 +142,14 @@ async fn begin(
     driver.survey(SURVEY).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
-    let handle = Handle { node: config.node.clone(), events: events_in, failed: failures, clients };
+    let handle = Handle {
+        node: config.node.clone(),
+        events: events_in,
+        reports: reports_in,
+        submissions: Arc::new(Semaphore::new(SUBMISSIONS_KIB_MAX as usize)),
+        failed: failures,
+        clients,
+    };
     Ok(Loop { handle, tasks, drain, stop })
 }
 

@@ -9,7 +9,7 @@ use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
 use proto::status::LogStatus;
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::commits::Release;
 use super::{Done, Driver};
@@ -25,7 +25,8 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 /// Everything that the [`Handle`](crate::Handle) can ask for.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Submit(Vec<Submission>, Reply<Result<Vec<Submitted>, ApiError>>),
+    /// With its share of what may wait at a time.
+    Submit(Vec<Submission>, OwnedSemaphorePermit, Reply<Result<Vec<Submitted>, ApiError>>),
     Show(String, Reply<Result<TaskView, ApiError>>),
     List(ListFilter, Reply<Result<TaskPage, ApiError>>),
     Why(String, Reply<Result<Why, ApiError>>),
@@ -68,7 +69,7 @@ impl Driver {
                 refuse(&self.parts.node, event);
             }
             Event::Heartbeat(..) | Event::Outcomes(..) if suspended => refuse(&self.parts.node, event),
-            Event::Submit(tasks, reply) => self.submit(now, tasks, reply),
+            Event::Submit(tasks, room, reply) => self.submit(now, tasks, room, reply),
             Event::Show(id, reply) => {
                 let view = self.core.db.find(&id).map(|task| task.view(true));
                 self.reply(reply, view);
@@ -127,7 +128,13 @@ impl Driver {
         }
     }
 
-    fn submit(&mut self, now: Now, tasks: Vec<Submission>, reply: Reply<Result<Vec<Submitted>, ApiError>>) {
+    fn submit(
+        &mut self,
+        now: Now,
+        tasks: Vec<Submission>,
+        room: OwnedSemaphorePermit,
+        reply: Reply<Result<Vec<Submitted>, ApiError>>,
+    ) {
         if !tasks.iter().any(|task| self.core.needs_body(task)) {
             let tasks = tasks.into_iter().map(|task| (task, None)).collect();
             return self.accept(now, tasks, reply);
@@ -165,7 +172,7 @@ impl Driver {
                     }
                 }
             }
-            Done::Bodies(tasks, result, reply)
+            Done::Bodies(tasks, room, result, reply)
         });
     }
 
@@ -211,7 +218,7 @@ pub(super) fn refuse(node: &NodeId, event: Event) {
     let error = not_leading(node);
     let not_leading = NotLeading { node: node.clone(), leader: None };
     match event {
-        Event::Submit(_, reply) => drop(reply.send(Err(error))),
+        Event::Submit(_, _, reply) => drop(reply.send(Err(error))),
         Event::Show(_, reply) | Event::Cancel(_, reply) | Event::Retry(_, reply) => {
             drop(reply.send(Err(error)))
         }

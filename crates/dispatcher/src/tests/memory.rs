@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) bodies: BTreeMap<u128, Bytes>,
     waiting: VecDeque<(Vec<Change>, Done)>,
     hold: bool,
+    /// Nothing is taken.
+    pub(super) busy: bool,
     pub(super) room: u64,
 }
 
@@ -99,6 +101,9 @@ impl State {
 impl Log for MemoryLog {
     fn append(&self, changes: Vec<Change>) -> Result<Commit, Refused> {
         let mut state = self.state();
+        if state.busy {
+            return Err(Refused::Busy);
+        }
         let (done, commit) = oneshot::channel();
         if state.hold {
             state.waiting.push_back((changes, done));

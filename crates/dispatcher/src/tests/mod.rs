@@ -348,6 +348,31 @@ async fn submissions_are_idempotent_bounded_and_may_be_large() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_submissions_is_bounded_and_holds_up_no_heartbeat() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    log.state().busy = true;
+    let started = tokio::time::Instant::now();
+    let calls = (0..200_u64).map(|call| {
+        let batch = (0..4_000).map(|n| task(1 + call * 4_000 + n, "noop")).collect();
+        term.handle.submit(batch)
+    });
+    let mut flood = Box::pin(futures::future::join_all(calls));
+    assert!(futures::poll!(&mut flood).is_pending());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..3 {
+        let beat = tokio::time::timeout(Duration::from_secs(1), runners[0].beat(&term.handle)).await;
+        assert_eq!(beat, Ok(true), "a heartbeat waits behind submissions");
+    }
+    let answers = flood.await;
+    assert!(started.elapsed() <= Duration::from_secs(11), "{:?}", started.elapsed());
+    let full =
+        answers.iter().filter(|answer| matches!(answer, Err(error) if error.kind == ApiErrorKind::Full));
+    assert!(full.count() > 100, "what waits is bounded");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_payload_is_kept_until_it_is_committed_that_nobody_needs_it() {
     let (log, clock) = (MemoryLog::new(), TokioClock::start());
     let runners = [FakeRunner::new("n1", 1)];
