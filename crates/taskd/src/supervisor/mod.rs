@@ -485,9 +485,9 @@ impl Supervisor {
             self.published.send_modify(|published| published.view = Some(Arc::clone(&view)));
         }
         if let (Some(epoch), Slot::Running(dispatching)) = (self.term, &self.dispatcher)
-            && let Some(failure) = dispatching.handle().failed().borrow().clone()
+            && let Some(failure) = failure_of(&dispatching.handle())
         {
-            tracing::warn!(%epoch, %failure, "the task log failed; giving up this term");
+            tracing::warn!(%epoch, %failure, "the dispatcher cannot go on; giving up this term");
             self.resign(epoch, &failure);
             self.stop_dispatcher();
         }
@@ -534,6 +534,10 @@ impl Supervisor {
         {
             // Its session is alive and nobody's: that of the incident. The process has to end.
             self.begin_stop(StopCause::Failed("the quorum ended by itself".to_owned()));
+        } else if let Slot::Running(runner) = &self.runner
+            && runner.handle().has_ended()
+        {
+            self.begin_stop(StopCause::Failed("the runner ended by itself".to_owned()));
         } else if decide::is_overdue(self.ending, self.clock.now(), self.stop_within) {
             let why = format!("the dispatcher did not end within {:?} of losing its term", self.stop_within);
             self.begin_stop(StopCause::Failed(why));
@@ -650,6 +654,14 @@ impl Supervisor {
             (false, false) => parts.join(", "),
         }
     }
+}
+
+/// Why a dispatcher cannot go on, if it cannot.
+fn failure_of(dispatcher: &dispatcher::Handle) -> Option<String> {
+    let failed = dispatcher.failed();
+    let said = failed.borrow().clone();
+    // Nobody is left to say anything: the loop itself is gone.
+    said.or_else(|| failed.has_changed().is_err().then(|| "the dispatcher's loop ended by itself".to_owned()))
 }
 
 async fn view_changed(view: &mut Option<watch::Receiver<Arc<quorum::View>>>) {
