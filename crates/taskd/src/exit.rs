@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     Wedged,
     /// `serve`: the stop missed its deadline; what was left was abandoned.
     StopLate,
-    /// `serve`: the configuration cannot be used.
+    /// `serve`: the configuration cannot be used, or does not fit the cluster. Starting again does not help.
     Config,
     /// `task submit --wait`: taskd's own failure, as opposed to the task's.
     Own,
@@ -79,7 +79,7 @@ Exit codes:
    69  `serve`: the node could not boot, or a component died
    70  `serve`: nothing moved any more, and the watchdog ended the process
    71  `serve`: the stop missed its deadline, what was left was abandoned
-   78  `serve`: the configuration cannot be used
+   78  `serve`: the configuration cannot be used, or does not fit the cluster
   125  `task submit --wait`: taskd's own failure; any other code is the task's
 128+N  `task submit --wait`: signal N ended the task
   130  Ctrl-C while waiting; tasks go on

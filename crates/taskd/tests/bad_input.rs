@@ -280,7 +280,7 @@ async fn a_node_of_another_cluster_is_turned_away() {
 async fn refuses_to_join(node: &mut Node, says: &[&str]) {
     node.spawn();
     let (status, took) = node.ended(SOON).await;
-    assert_eq!(status.code(), Some(69), "{}", node.log());
+    assert_eq!(status.code(), Some(78), "{}", node.log());
     assert!(took < Duration::from_secs(10), "it took {took:?} to say so");
     let log = node.log();
     let last = log.lines().last().unwrap_or_default();

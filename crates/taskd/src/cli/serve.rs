@@ -79,6 +79,10 @@ fn exit_of(report: &StopReport, log: &telemetry::Queue) -> Exit {
             log.line(&format!("taskd: the node has ended: {why}"));
             Exit::Died
         }
+        StopCause::Refused(why) => {
+            log.line(&format!("taskd: the node cannot be part of the cluster: {why}"));
+            Exit::Config
+        }
         StopCause::Requested if report.abandoned.is_empty() => Exit::Ok,
         StopCause::Requested => Exit::StopLate,
     }

@@ -89,6 +89,8 @@ pub enum StopCause {
     Requested,
     /// A component could not boot or died.
     Failed(String),
+    /// This node and the cluster do not fit: starting it again does not help until a person has changed something.
+    Refused(String),
 }
 
 /// What a finished transition brings back.
@@ -393,7 +395,9 @@ impl Supervisor {
             }
             Returned::QuorumBooted(Err(failure)) if failure.is_permanent() || self.stopping.is_some() => {
                 self.quorum = Slot::Done;
-                self.fail(Part::Quorum, &failure);
+                if self.stopping.is_none() {
+                    self.begin_stop(StopCause::Refused(chain(&failure)));
+                }
             }
             Returned::QuorumBooted(Err(failure)) => {
                 // Nothing is claimed yet, so there is nothing to give up: keep trying, and say so.
@@ -553,6 +557,9 @@ impl Supervisor {
         match &cause {
             StopCause::Requested => tracing::info!("stopping"),
             StopCause::Failed(why) => tracing::error!(%why, "stopping because of a failure"),
+            StopCause::Refused(why) => {
+                tracing::error!(%why, "stopping: this node cannot be part of the cluster")
+            }
         }
         self.pulse.stopping(self.stop_within);
         if let Slot::Running(quorum) = &self.quorum {
