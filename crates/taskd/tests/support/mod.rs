@@ -102,6 +102,13 @@ impl Cluster {
         self.nodes.iter().map(|node| node.address.clone()).collect::<Vec<_>>().join(",")
     }
 
+    /// The same, those of `first` first.
+    pub(crate) fn addresses_from(&self, first: &str) -> String {
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_by_key(|node| node.id != first);
+        nodes.iter().map(|node| node.address.clone()).collect::<Vec<_>>().join(",")
+    }
+
     /// Runs `taskd` against all nodes: `cli(&["task", "list"])`.
     pub(crate) async fn cli(&self, args: &[&str]) -> Ran {
         run_at(&self.addresses(), args).await
