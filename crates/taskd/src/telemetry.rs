@@ -156,9 +156,12 @@ mod tests {
 
     use super::*;
 
+    /// Whether it is open, and what was written.
+    type Pipe = (Mutex<(bool, Vec<u8>)>, Condvar);
+
     /// Blocks until it is opened, as a pipe that nobody reads.
     #[derive(Clone, Default)]
-    struct Blocked(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Blocked(Arc<Pipe>);
 
     impl Write for Blocked {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
