@@ -58,7 +58,7 @@ async fn how_a_task_ends_is_seen_though_the_daemon_was_started_with_its_children
         let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
         let mut options = options(dir.path(), &link, 1);
         options.pid_namespace = mode;
-        options.shim = shim_by(dir.path(), "trap '' CHLD; exec $SHIM \"$@\"");
+        options.shim = shim_by(dir.path(), "exec env --ignore-signal=CHLD $SHIM \"$@\"");
         let node = Node::boot(options, &link).await;
         node.start(attempt(1), sh("exec >/dev/null 2>&1; exit 3")).await;
         assert_eq!(link.end_of(attempt(1)).await, AttemptEnd::Exited { code: 3 }, "{mode:?}");
