@@ -27,7 +27,8 @@ pub(crate) struct Leftover {
     pub(crate) attempt: AttemptId,
     pub(crate) dir: PathBuf,
     marker: String,
-    recorded: Vec<ProcessId>,
+    shim: Option<ProcessId>,
+    tree: Option<ProcessId>,
 }
 
 impl Leftover {
@@ -38,9 +39,9 @@ impl Leftover {
         let state: Option<ShimState> = store::read_whole(&dir.join(store::SHIM_STATE))?;
         // Since another start of the machine, numbers and start times belong to others.
         let state = state.filter(|state| state.boot == proc::boot_id());
-        let recorded = state.into_iter().flat_map(|state| [Some(state.shim), state.tree]).flatten().collect();
+        let (shim, tree) = state.map_or((None, None), |state| (Some(state.shim), state.tree));
         let marker = format!("{MARKER}={}", dir.display());
-        Ok(Self { attempt, dir, marker, recorded })
+        Ok(Self { attempt, dir, marker, shim, tree })
     }
 
     /// Tells the shim, if it listens. Blocking, briefly.
@@ -60,7 +61,7 @@ pub(crate) fn survivors(leftovers: &[Leftover]) -> io::Result<Vec<ProcessId>> {
     let table = proc::table()?;
     let markers: HashSet<&[u8]> = leftovers.iter().map(|leftover| leftover.marker.as_bytes()).collect();
     let recorded: HashSet<ProcessId> =
-        leftovers.iter().flat_map(|leftover| leftover.recorded.clone()).collect();
+        leftovers.iter().flat_map(|leftover| [leftover.shim, leftover.tree]).flatten().collect();
     let me = std::process::id().cast_signed();
     let mut found = Vec::new();
     for row in table.iter().filter(|row| !row.dead && row.id.pid != me) {
@@ -81,12 +82,20 @@ pub(crate) fn survivors(leftovers: &[Leftover]) -> io::Result<Vec<ProcessId>> {
 /// SIGKILL for everyone of these attempts; returns how many there were. Blocking; to be repeated until there is none.
 pub(crate) fn kill(leftovers: &[Leftover]) -> io::Result<usize> {
     let survivors = survivors(leftovers)?;
-    for process in &survivors {
-        if let Err(error) = proc::signal_exactly(*process, Signal::SIGKILL) {
+    let shims: HashSet<ProcessId> = leftovers.iter().filter_map(|leftover| leftover.shim).collect();
+    for process in victims(&survivors, &shims) {
+        if let Err(error) = proc::signal_exactly(process, Signal::SIGKILL) {
             tracing::debug!(pid = process.pid, %error, "cannot be killed");
         }
     }
     Ok(survivors.len())
+}
+
+/// The shims come last: even a stopped one still adopts orphans, which can be found below it and nowhere else.
+fn victims(survivors: &[ProcessId], shims: &HashSet<ProcessId>) -> Vec<ProcessId> {
+    let (shims, others): (Vec<ProcessId>, Vec<ProcessId>) =
+        survivors.iter().partition(|process| shims.contains(process));
+    if others.is_empty() { shims } else { others }
 }
 
 /// Listens in an attempt's directory, however long its path is: a socket's may have 107 bytes.
@@ -116,13 +125,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let attempt = AttemptId { task: TaskId::from_u128(1), number: 1 };
         let me = proc::identify(std::process::id().cast_signed()).unwrap().unwrap();
-        let recorded = || Leftover::take(attempt, dir.path().to_owned()).unwrap().recorded;
-        for (boot, found) in [(proc::boot_id(), vec![me]), (Some("another".to_owned()), vec![])] {
+        let recorded = || Leftover::take(attempt, dir.path().to_owned()).unwrap().shim;
+        for (boot, found) in [(proc::boot_id(), Some(me)), (Some("another".to_owned()), None)] {
             let state = ShimState { boot, shim: me, tree: None };
             store::write(&dir.path().join(store::SHIM_STATE), &state).unwrap();
             assert_eq!(recorded(), found);
         }
         fs::write(dir.path().join(store::SHIM_STATE), "").unwrap();
-        assert_eq!(recorded(), [], "a loss of power left it empty");
+        assert_eq!(recorded(), None, "a loss of power left it empty");
+    }
+
+    #[test]
+    fn shims_are_killed_last() {
+        let [shim, task] = [7, 8].map(|pid| ProcessId { pid, started: 1 });
+        let shims = HashSet::from([shim]);
+        assert_eq!(victims(&[shim, task], &shims), [task]);
+        assert_eq!(victims(&[shim], &shims), [shim]);
     }
 }

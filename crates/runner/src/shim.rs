@@ -9,6 +9,9 @@
 //! It outlives the daemon: the deadline is an absolute CLOCK_BOOTTIME instant that a live daemon extends over a
 //! socket, and when it passes the tree is killed, whatever became of the daemon.
 //!
+//! Without a PID namespace, a task's orphans are known by their ancestor, the shim: should that be killed, those that have
+//! also cleared their environment cannot be found by anybody.
+//!
 //! **Invariants.** The record of the exit appears (fsynced, by rename) only when the whole tree is gone. Nothing is
 //! executed after the deadline. An end once begun is not taken back by an extension. The writer of output never blocks
 //! on what is kept of it.
