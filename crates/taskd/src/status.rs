@@ -65,7 +65,7 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
         if let Some(address) = &leader {
             let answer = within_reach(parts, address).await;
             if let Some(theirs) = &answer {
-                adopt_members(&mut status, theirs);
+                adopt_members(&mut status, &parts.address, theirs);
             }
             merge(&mut status, address, answer);
         }
@@ -122,17 +122,15 @@ async fn within_reach(parts: &Parts, address: &str) -> Option<ClusterStatus> {
     tokio::time::timeout(MEMBER_WITHIN, ask(parts, address)).await.ok().flatten()
 }
 
-/// Takes the leader's list of members over, except for what this node knows of itself.
-fn adopt_members(status: &mut ClusterStatus, theirs: &ClusterStatus) {
+/// Takes the leader's list of members over, except for what the node at `address`, this one, knows of itself.
+fn adopt_members(status: &mut ClusterStatus, address: &str, theirs: &ClusterStatus) {
     if !leads(theirs) {
         return;
     }
     let mut members = theirs.members.clone();
-    for member in &mut members {
-        if let Some(ours) = status.members.iter().find(|ours| ours.node == member.node) {
-            member.phase.clone_from(&ours.phase);
-            member.note.clone_from(&ours.note);
-        }
+    let ours = status.members.iter().find(|member| member.address == address);
+    if let (Some(ours), Some(me)) = (ours, members.iter_mut().find(|member| member.address == address)) {
+        me.phase.clone_from(&ours.phase);
     }
     let count = |list: &[MemberStatus]| format!(", {} member{}", list.len(), plural(list.len()));
     status.summary = status.summary.replace(&count(&status.members), &count(&members));
@@ -167,8 +165,8 @@ fn merge(status: &mut ClusterStatus, address: &str, answer: Option<ClusterStatus
     if let Some(own) =
         theirs.members.iter().find(|own| own.node == theirs.answered_by && own.node == member.node)
     {
+        // Its note is from its own list of members, which may be old.
         member.phase.clone_from(&own.phase);
-        member.note.clone_from(&own.note);
     }
     if !leads(&theirs) {
         return;
@@ -282,6 +280,7 @@ fn members(identity: &Identity, view: &View) -> Vec<MemberStatus> {
                 "member"
             };
             let me = member.node == identity.node;
+            let twins = view.members.iter().filter(|other| other.node == member.node).count() > 1;
             MemberStatus {
                 index,
                 sequence: member.sequence,
@@ -292,7 +291,9 @@ fn members(identity: &Identity, view: &View) -> Vec<MemberStatus> {
                 priority: view.priorities.get(&member.node).copied().unwrap_or(0),
                 slots: None,
                 version: member.version.clone(),
-                note: None,
+                note: twins.then(|| {
+                    "shares its id with another member: start one of them with its own --node-id".to_owned()
+                }),
             }
         })
         .collect()
