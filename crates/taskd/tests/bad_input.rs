@@ -277,6 +277,30 @@ async fn a_node_of_another_cluster_is_turned_away() {
     assert_eq!(cluster.task(&task).await["state"], "queued", "at home nothing was lost");
 }
 
+/// Two machines with one name, as after a careless copy of a configuration.
+#[tokio::test]
+async fn two_nodes_of_one_name_are_told_apart_and_shown() {
+    let Some(cluster) = Cluster::start(2).await else { return };
+    let address = free_addresses(3).remove(2);
+    let data_dir = cluster.dir.path().join("twin");
+    let mut config = NodeConfig::new("n2", &address, &cluster.zookeeper.hosts(), &data_dir);
+    config.file = "twin".to_owned();
+    let mut twin = Node::new(config, cluster.dir.path());
+    twin.spawn();
+    for asked in [&cluster.nodes[0].address, &cluster.nodes[1].address, &address] {
+        until("the status says what is wrong", SOON, async || {
+            let ran = run_at(asked, &["cluster", "status"]).await;
+            let said = ran.stdout.starts_with("DEGRADED") && ran.stdout.contains("shares its id");
+            (ran.code == 3 && said).then_some(())
+        })
+        .await;
+    }
+    let ran = cluster.cli(&["task", "submit", "--wait", "--label", "node=n2", "--", "echo", "done"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "done\n"), "{ran:?}");
+    twin.stop().await;
+    cluster.healthy(2).await;
+}
+
 async fn refuses_to_join(node: &mut Node, says: &[&str]) {
     node.spawn();
     let (status, took) = node.ended(SOON).await;
