@@ -162,7 +162,7 @@ impl Driver {
         let mut failure_open = true;
         let (mut drained, mut gone) = (false, false);
         loop {
-            let accepting = self.unwritten.is_empty() && self.groups.len() < COMMITS_MAX;
+            let accepting = self.accepting();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -193,11 +193,7 @@ impl Driver {
                 stop.cancelled().await;
                 break;
             }
-            let now = self.now();
-            for event in reported.drain(..).chain(taken.drain(..)) {
-                self.event(now, event);
-            }
-            self.catch_up();
+            self.catch_up(&mut reported, &mut taken);
             self.turn();
         }
         self.finish().await;
@@ -207,8 +203,9 @@ impl Driver {
         Now { at: self.parts.clock.now(), wall_ms: self.parts.clock.wall().0 }
     }
 
-    /// Takes whatever else is there already, so that one turn serves it all.
-    fn catch_up(&mut self) {
+    /// Takes whatever else is there already, so that one turn serves it all and nothing waits behind what is always
+    /// busy.
+    fn catch_up(&mut self, reported: &mut Vec<Event>, taken: &mut Vec<Event>) {
         while !self.groups.is_empty()
             && let Some(result) = first(&mut self.groups).now_or_never()
         {
@@ -218,6 +215,19 @@ impl Driver {
             let now = self.now();
             self.done(now, done);
         }
+        more(&mut self.parts.reports, reported);
+        if self.accepting() {
+            more(&mut self.parts.events, taken);
+        }
+        let now = self.now();
+        for event in reported.drain(..).chain(taken.drain(..)) {
+            self.event(now, event);
+        }
+    }
+
+    /// Whether the log keeps up.
+    fn accepting(&self) -> bool {
+        self.unwritten.is_empty() && self.groups.len() < COMMITS_MAX
     }
 
     /// Decides, writes, sends.
@@ -343,5 +353,14 @@ impl Driver {
             }
         }
         self.io.shutdown().await;
+    }
+}
+
+/// Fills up what is taken in one turn.
+fn more(line: &mut mpsc::Receiver<Event>, taken: &mut Vec<Event>) {
+    while taken.len() < TURN_MAX
+        && let Ok(event) = line.try_recv()
+    {
+        taken.push(event);
     }
 }
