@@ -67,7 +67,12 @@ impl Calls {
         link.sync(&layout.epoch()).await?;
         let epoch = link.get(&layout.epoch()).await?;
         let found = epoch.as_ref().map(|node| epoch_of(node.stat.version));
-        if let Some(obstacle) = lost_history(&layout.epoch(), found, floor) {
+        let cluster = link.get(&layout.cluster()).await?;
+        let obstacle = join::check_cluster(cluster.as_ref(), Some(self.place.cluster), layout.cluster())
+            .err()
+            .map(|error| error.to_string())
+            .or_else(|| lost_history(&layout.epoch(), found, floor));
+        if let Some(obstacle) = obstacle {
             return Ok(Survey { obstacle: Some(obstacle), ..Survey::default() });
         }
         let leader = link.get(&layout.leader()).await?.map(|node| leader_seen(&node, link.session_id()));

@@ -206,12 +206,24 @@ async fn cluster(
         None => {
             link.ensure(layout.root()).await?;
             let record = ClusterRecord { uuid: new, format: FORMAT, feature_level: FEATURE_LEVEL };
-            link.create_or_get(&path, &encode(&record)).await?
+            Some(link.create_or_get(&path, &encode(&record)).await?)
         }
-        Some(expected) => {
-            let node = link.get(&path).await?;
-            node.ok_or_else(|| JoinError::Wiped { expected, path: path.clone() })?
-        }
+        Some(_) => link.get(&path).await?,
+    };
+    check_cluster(node.as_ref(), expected, path)
+}
+
+/// The cluster's uuid, if the record at `path` is that of the `expected` one.
+pub(crate) fn check_cluster(
+    node: Option<&coord::Node>,
+    expected: Option<ClusterId>,
+    path: String,
+) -> Result<ClusterId, JoinError> {
+    let Some(node) = node else {
+        return Err(expected.map_or_else(
+            || JoinError::Garbage { path: path.clone(), reason: "there is nothing".into() },
+            |expected| JoinError::Wiped { expected, path: path.clone() },
+        ));
     };
     let record: ClusterRecord = serde_json::from_slice(&node.data)
         .map_err(|error| JoinError::Garbage { path: path.clone(), reason: error.to_string() })?;

@@ -87,7 +87,9 @@ impl Driver {
         let Some(calls) = self.calls().filter(|_| generation == self.election.generation()) else { return };
         let (member, candidate) = (calls.place.path.clone(), calls.candidate_path());
         let leader = calls.layout.leader();
-        if !own.contains(&member) && !self.left && self.stop.is_none() {
+        // Not into an ensemble that is not ours (any more).
+        let barred = self.election.survey().is_some_and(|survey| survey.obstacle.is_some());
+        if !own.contains(&member) && !self.left && self.stop.is_none() && !barred {
             tracing::warn!(path = %member, "our member node is gone; creating another");
             let calls = calls.clone();
             self.tasks.spawn(async move {

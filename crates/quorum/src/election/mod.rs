@@ -278,7 +278,9 @@ impl Election {
             State::Resigning(resignation) => resignation.stays_candidate(),
             _ => true,
         };
-        able && self.ready && self.settings.eligible && !self.stopping
+        // Whom a person has to help first stands in nobody's way meanwhile: nor in another cluster's, if it is one.
+        let barred = self.survey.as_ref().is_some_and(|survey| survey.obstacle.is_some());
+        able && !barred && self.ready && self.settings.eligible && !self.stopping
     }
 
     /// Looks at everything and asks for what is due.

@@ -168,6 +168,8 @@ impl Election {
         }
         if let Candidacy::Present { since, .. } = self.candidacy
             && since < started
+            // One that found an obstacle did not look.
+            && survey.obstacle.is_none()
             && !survey.candidates.iter().any(|candidate| candidate.mine)
         {
             self.candidacy = Candidacy::Absent { retry_at: now };

@@ -173,6 +173,9 @@ fn nobody_claims_over_an_obstacle_and_somebody_does_once_it_is_gone() {
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Claim { .. })), "{effects:?}");
         assert!(effects.contains(&Effect::Survey), "it keeps looking: {effects:?}");
     }
+    bench.seen(Seen::Withdrawn);
+    assert!(bench.surveyed(survey(0, &[])).contains(&Effect::Register));
+    bench.seen(Seen::Registered);
     assert!(bench.surveyed(survey(0, &["me"])).contains(&Effect::Claim { expect: 0 }));
 }
 

@@ -249,6 +249,40 @@ async fn an_ensemble_that_went_back_is_said_and_not_led() {
     assert_eq!(elected.len(), 1, "nobody leads on from an older state: {elected:?}");
 }
 
+#[tokio::test]
+async fn another_cluster_under_a_running_node_is_said_and_kept_out_of() {
+    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    leader(&nodes).await;
+    let me = nodes[0].view().me.clone().expect("it has joined");
+    // Somebody started anew below the same root, without stopping this node.
+    let record = format!(r#"{{"uuid":"{}","format":1,"feature_level":1}}"#, "7".repeat(32));
+    let ops = vec![
+        coord::Op::Delete { path: me.path.clone(), version: None },
+        coord::Op::Delete { path: "/taskd/leader".into(), version: None },
+        coord::Op::Delete { path: "/taskd/cluster".into(), version: None },
+        persistent("/taskd/cluster", record.as_bytes()),
+    ];
+    vandalize(&zookeeper.hosts(), ops).await;
+    let alone = |view: &quorum::View| {
+        let foreign = |why: &String| why.contains("check the coordination hosts and root");
+        view.why_no_leader.as_ref().is_some_and(foreign) && view.candidates.is_empty()
+    };
+    nodes[0].see("another cluster", alone).await;
+    let [node] = nodes;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&zookeeper.hosts(), "looker", dir.path());
+    let other = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
+    testkit::until("it is no candidate there", PATIENCE, async || {
+        let candidates = other.link().children("/taskd/candidates").await.unwrap();
+        candidates.is_empty().then_some(())
+    })
+    .await;
+    other.close(PATIENCE).await.unwrap();
+    let (_, elected) = node.stop().await;
+    assert_eq!(elected.len(), 1, "it leads no cluster that is not its own: {elected:?}");
+}
+
 /// Panics in whoever reads it, once it is told to.
 #[derive(Debug, Default)]
 struct Bomb(std::sync::atomic::AtomicBool);
