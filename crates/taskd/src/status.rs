@@ -291,12 +291,21 @@ fn members(identity: &Identity, view: &View) -> Vec<MemberStatus> {
                 priority: view.priorities.get(&member.node).copied().unwrap_or(0),
                 slots: None,
                 version: member.version.clone(),
-                note: twins.then(|| {
-                    "shares its id with another member: start one of them with its own --node-id".to_owned()
-                }),
+                note: note(view, me, twins),
             }
         })
         .collect()
+}
+
+/// What is the matter with a member, as far as this node can tell without asking it.
+fn note(view: &View, me: bool, twins: bool) -> Option<String> {
+    if twins {
+        return Some(
+            "shares its id with another member: start one of them with its own --node-id".to_owned(),
+        );
+    }
+    // Beside a leader that serves it means that the two do not agree on which ensemble, or how much of it, this is.
+    view.obstacle.as_ref().filter(|_| me).map(|obstacle| format!("takes no part: {obstacle}"))
 }
 
 fn coordination(identity: &Identity, published: &Published, now: Instant) -> CoordinationStatus {
