@@ -107,8 +107,9 @@ async fn an_end_that_cannot_be_read_at_once_is_not_replaced() {
     let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
     let mut options = options(dir.path(), &link, 1);
     options.pid_namespace = MODES[1];
-    // For half a second, reading it fails.
-    let script = "$SHIM \"$@\"; cd \"$1\"; mv exit.json kept; mkdir exit.json; (sleep 0.5; rmdir exit.json; mv kept exit.json) &";
+    // For half a second it is a directory, which cannot be read.
+    let script =
+        "$SHIM \"$@\"; cd \"$1\"; mv exit.json kept; ln -s / exit.json; (sleep 0.5; mv -fT kept exit.json) &";
     options.shim = shim_by(dir.path(), script);
     let node = Node::boot(options, &link).await;
     node.start(attempt(1), sh("exit 3")).await;
