@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub(crate) const MARKER: &str = "TASKD_ATTEMPT_DIR";
 pub(crate) struct Leftover {
     pub(crate) attempt: AttemptId,
     pub(crate) dir: PathBuf,
-    marker: String,
+    marker: Vec<u8>,
     shim: Option<ProcessId>,
     tree: Option<ProcessId>,
 }
@@ -40,7 +41,7 @@ impl Leftover {
         // Since another start of the machine, numbers and start times belong to others.
         let state = state.filter(|state| state.boot == proc::boot_id());
         let (shim, tree) = state.map_or((None, None), |state| (Some(state.shim), state.tree));
-        let marker = format!("{MARKER}={}", dir.display());
+        let marker = [MARKER.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
         Ok(Self { attempt, dir, marker, shim, tree })
     }
 
@@ -59,7 +60,7 @@ impl Leftover {
 /// Everyone of these attempts who still runs. Blocking: reads all of `/proc` once.
 pub(crate) fn survivors(leftovers: &[Leftover]) -> io::Result<Vec<ProcessId>> {
     let table = proc::table()?;
-    let markers: HashSet<&[u8]> = leftovers.iter().map(|leftover| leftover.marker.as_bytes()).collect();
+    let markers: HashSet<&[u8]> = leftovers.iter().map(|leftover| leftover.marker.as_slice()).collect();
     let recorded: HashSet<ProcessId> =
         leftovers.iter().flat_map(|leftover| [leftover.shim, leftover.tree]).flatten().collect();
     let me = std::process::id().cast_signed();
@@ -133,6 +134,18 @@ mod tests {
         }
         fs::write(dir.path().join(store::SHIM_STATE), "").unwrap();
         assert_eq!(recorded(), None, "a loss of power left it empty");
+    }
+
+    #[test]
+    fn who_carries_the_directory_is_found_whatever_its_name() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        let mut child = std::process::Command::new("sleep").arg("1000").env(MARKER, &dir).spawn().unwrap();
+        let attempt = AttemptId { task: TaskId::from_u128(1), number: 1 };
+        let leftover = Leftover::take(attempt, dir).unwrap();
+        assert_eq!(kill(std::slice::from_ref(&leftover)).unwrap(), 1);
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(kill(&[leftover]).unwrap(), 0);
     }
 
     #[test]
