@@ -66,13 +66,21 @@ enum Event {
 /// What a job came back with.
 #[derive(Debug)]
 enum Job {
-    Beat { sent: Instant, result: Result<HeartbeatReply, LinkError> },
-    Reported { attempts: Vec<AttemptId>, result: Result<Vec<AttemptId>, LinkError> },
+    Beat {
+        sent: Instant,
+        result: Result<HeartbeatReply, LinkError>,
+    },
+    Reported {
+        attempts: Vec<AttemptId>,
+        result: Result<Vec<AttemptId>, LinkError>,
+    },
     LeaderChanged,
-    Refused { attempts: Vec<AttemptId> },
+    /// These refusals are on disk; none if they could not be written.
+    Refused {
+        attempts: Vec<AttemptId>,
+    },
     OutputRead,
     Tidied,
-    Done,
 }
 
 /// An attempt that has not ended.
@@ -106,6 +114,7 @@ pub(crate) struct Driver {
     /// Since when no report has been acknowledged, if the last one was not.
     reports_fail_since: Option<time::Instant>,
     reading: usize,
+    refusing: usize,
     /// Attempts to be noted as acknowledged, and ones to be removed.
     untidy: (Vec<AttemptId>, Vec<AttemptId>),
     tidying: bool,
@@ -161,6 +170,7 @@ impl Driver {
             reporting: None,
             reports_fail_since: None,
             reading: 0,
+            refusing: 0,
             untidy: Default::default(),
             tidying: false,
             overrun_at: None,
@@ -242,13 +252,15 @@ impl Driver {
                 self.report_at = time::Instant::now();
                 self.beat_now();
             }
-            Job::Refused { attempts } => self.refusals.written(&attempts),
+            Job::Refused { attempts } => {
+                self.refusing -= 1;
+                self.refusals.written(&attempts);
+            }
             Job::OutputRead => self.reading -= 1,
             Job::Tidied => {
                 self.tidying = false;
                 self.tidy_up();
             }
-            Job::Done => {}
         }
     }
 

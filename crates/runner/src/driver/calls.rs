@@ -22,6 +22,8 @@ use crate::store;
 
 /// Reads of output under way at a time.
 const READING_MAX: usize = 16;
+/// Refusals that are being written at a time.
+const REFUSING_MAX: usize = 32;
 /// Largest part of output in one answer, in bytes.
 const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
@@ -156,6 +158,12 @@ impl Driver {
             let _ = reply.send(Ok(answers));
             return;
         };
+        if self.refusing >= REFUSING_MAX {
+            let busy = "too many refusals are being written at a time: ask again";
+            let _ = reply.send(Err(Refusal::Failed(busy.to_owned())));
+            return;
+        }
+        self.refusing += 1;
         self.jobs.spawn(async move {
             match blocking(write).await {
                 Ok(()) => {
@@ -164,7 +172,7 @@ impl Driver {
                 }
                 Err(error) => {
                     let _ = reply.send(Err(Refusal::Failed(format!("cannot record a refusal: {error}"))));
-                    Job::Done
+                    Job::Refused { attempts: Vec::new() }
                 }
             }
         });

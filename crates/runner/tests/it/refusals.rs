@@ -79,6 +79,23 @@ async fn a_repeated_start_runs_once_even_after_its_end_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn any_number_of_questions_takes_bounded_work() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let node = Node::boot(options(dir.path(), &link, 1), &link).await;
+    let ask = |n| node.handle.server().confirm(context::current(), token(EPOCH), vec![attempt(n)]);
+    let answers = futures::future::join_all((1..=200).map(ask)).await;
+    let refused = |answer: &&Result<_, _>| matches!(answer, Err(Refusal::Failed(_)));
+    assert!(answers.iter().any(|answer| refused(&answer)), "each is a write to disk");
+    for (n, answer) in (1..).zip(answers) {
+        match answer {
+            Ok(presences) => assert_eq!(presences, [Presence::Unknown]),
+            Err(_) => assert_eq!(node.confirm(attempt(n)).await, Presence::Unknown, "when asked again"),
+        }
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeated_start_runs_once_even_after_its_output_was_removed() {
     let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
     let mut options = options(dir.path(), &link, 1);
