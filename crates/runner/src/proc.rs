@@ -104,7 +104,8 @@ fn row(proc: &Path, pid: i32) -> io::Result<Option<Row>> {
             Some(row) => Ok(Some(row)),
             None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("cannot read the stat of {pid}"))),
         },
-        Err(error) if is_gone(&error) => Ok(None),
+        // Another user's, where /proc hides those (hidepid). It could not be ended either.
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
         Err(error) => Err(error),
     }
 }
