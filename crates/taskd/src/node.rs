@@ -228,7 +228,8 @@ impl Builder {
     }
 }
 
-/// A running node. Dropping it aborts the node without its polite stop; call [`stop`](Self::stop).
+/// A running node. Call [`stop`](Self::stop): dropping it aborts the node and leaves its session open until the process
+/// ends, because nobody knows any more what the session still fences. Until then no other node takes its place.
 #[derive(Debug)]
 pub struct NodeHandle {
     tasks: JoinSet<StopReport>,
