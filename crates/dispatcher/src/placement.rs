@@ -110,6 +110,20 @@ impl Runners {
         self.list.iter()
     }
 
+    /// The kinds that the members run, if `kind` is surely none of them: every member has been heard of. None if a
+    /// member runs it, or may.
+    pub(crate) fn kinds_without(&self, kind: &str) -> Option<Vec<&str>> {
+        let members = || self.list.values().filter(|runner| runner.member.is_some());
+        let runs = |runner: &Runner| runner.capacity.kinds.iter().any(|known| known == kind);
+        // The first one usually runs it, so this costs next to nothing for each submission.
+        if members().any(|runner| runs(runner) || runner.answered.is_none()) || members().next().is_none() {
+            return None;
+        }
+        let kinds: BTreeSet<&str> =
+            members().flat_map(|runner| &runner.capacity.kinds).map(String::as_str).collect();
+        Some(kinds.into_iter().collect())
+    }
+
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.list.keys().cloned().collect()
     }

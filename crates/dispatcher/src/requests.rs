@@ -42,6 +42,17 @@ impl Core {
                 format!("{:?} is not a kind: use letters, digits, '.', '_' and '-'", spec.kind),
             );
         }
+        if let Some(kinds) = self.runners.kinds_without(&spec.kind) {
+            return refuse(
+                ApiErrorKind::Invalid,
+                format!(
+                    "no node runs tasks of kind {:?}; what they run is: {}. Use one of these, or enable it in a \
+                     node's configuration and restart that node",
+                    spec.kind,
+                    if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") }
+                ),
+            );
+        }
         let max = self.settings.queue_tasks_max;
         if self.db.open_len() >= max {
             return refuse(

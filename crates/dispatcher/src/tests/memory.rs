@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) bodies: BTreeMap<u128, Bytes>,
     waiting: VecDeque<(Vec<Change>, Done)>,
     hold: bool,
+    /// How often something was appended.
+    pub(super) appends: usize,
     /// Nothing is taken.
     pub(super) busy: bool,
     pub(super) room: u64,
@@ -104,6 +106,7 @@ impl Log for MemoryLog {
         if state.busy {
             return Err(Refused::Busy);
         }
+        state.appends += 1;
         let (done, commit) = oneshot::channel();
         if state.hold {
             state.waiting.push_back((changes, done));

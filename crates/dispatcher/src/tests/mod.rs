@@ -129,6 +129,22 @@ async fn nothing_is_acknowledged_or_started_before_it_is_committed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_costs_two_commits_where_a_slot_is_free() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    assert!(runners[0].beat(&term.handle).await);
+    let before = log.state().appends;
+    let id = submit(&term.handle, task(1, "wait")).await;
+    until(&term.handle, &runners, id, |_| runners[0].state().started.len() == 1).await;
+    assert_eq!(log.state().appends - before, 1, "accepted and assigned in one");
+    let attempt = runners[0].state().started[0];
+    runners[0].end(attempt, AttemptEnd::Exited { code: 0 });
+    until(&term.handle, &runners, id, is(TaskState::Succeeded)).await;
+    assert_eq!(log.state().appends - before, 2, "and its end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_leader_reattaches_and_never_restarts() {
     let (log, clock) = (MemoryLog::new(), TokioClock::start());
     let runners = [FakeRunner::new("n1", 4), FakeRunner::new("n2", 4)];
@@ -471,4 +487,21 @@ async fn draining_refuses_new_work_and_stopping_is_bounded() {
     assert!(started.elapsed() <= Duration::from_secs(2));
     assert_eq!(term.handle.show(id.to_string()).await.map_err(|e| e.kind), Err(ApiErrorKind::NoLeader));
     assert!(term.handle.stats().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_nobody_runs_is_refused_once_every_member_is_known() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 2), FakeRunner::new("n2", 2)];
+    let term = lead(&log, clock, 1, &runners).await;
+    let handle = &term.handle;
+    assert!(runners[0].beat(handle).await);
+    submit(handle, task(1, "mine")).await;
+
+    assert!(runners[1].beat(handle).await);
+    let answer = handle.submit(vec![task(2, "mine"), task(3, "noop")]).await.expect("an answer");
+    let Submitted::Refused(error) = &answer[0] else { panic!("{answer:?}") };
+    assert_eq!(error.kind, ApiErrorKind::Invalid);
+    assert!(error.message.contains("noop, wait"), "{error}");
+    assert!(matches!(answer[1], Submitted::Accepted { .. }), "{answer:?}");
 }
