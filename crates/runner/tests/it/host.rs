@@ -21,6 +21,13 @@ pub(crate) struct Host(Child);
 impl Host {
     /// A daemon that runs a task which ignores SIGTERM, as attempt 1.
     pub(crate) async fn start(dir: &Path, sleeper: &Sleeper, mode: PidNamespace) -> Self {
+        let host = Self::spawn(dir, sleeper, mode);
+        sleeper.runs(2).await;
+        host
+    }
+
+    /// One that is about to.
+    pub(crate) fn spawn(dir: &Path, sleeper: &Sleeper, mode: PidNamespace) -> Self {
         let host = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "host::hosted", "--ignored"])
             .env(DIR, dir)
@@ -30,9 +37,7 @@ impl Host {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let host = Self(host);
-        sleeper.runs(2).await;
-        host
+        Self(host)
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {

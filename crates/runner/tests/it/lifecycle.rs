@@ -39,6 +39,25 @@ async fn a_boot_ends_what_a_crashed_predecessor_left_before_it_says_so() {
 }
 
 #[tokio::test]
+async fn a_daemon_killed_at_any_moment_of_a_start_leaves_nothing_to_its_successor() {
+    for (salt, (mode, moment)) in
+        (231..).zip(MODES.into_iter().flat_map(|mode| (0..10).map(move |n| (mode, n))))
+    {
+        let (dir, link, sleeper) = (tempfile::tempdir().unwrap(), Link::new(), Sleeper::new(salt));
+        let host = Host::spawn(dir.path(), &sleeper, mode);
+        let begun = dir.path().join(format!("runner/attempts/{}", attempt(1)));
+        eventually("the start", || begun.exists().then_some(())).await;
+        tokio::time::sleep(Duration::from_micros(moment * 700)).await;
+        host.kill();
+        let node = Node::boot(options(dir.path(), &link, 2), &link).await;
+        assert!(sleeper.is_gone(), "{mode:?}, moment {moment}");
+        assert!(matches!(link.end_of(attempt(1)).await, AttemptEnd::Lost { .. }));
+        node.stop().await;
+        assert!(sleeper.is_gone(), "{mode:?}, moment {moment}: a shim that was late");
+    }
+}
+
+#[tokio::test]
 async fn a_boot_cancelled_at_any_moment_leaves_nothing() {
     let (dir, link, sleeper) = (tempfile::tempdir().unwrap(), Link::new(), Sleeper::new(211));
     Host::start(dir.path(), &sleeper, MODES[0]).await.kill();
