@@ -23,6 +23,8 @@ use crate::store::{self, Lives, OpenError, Store};
 
 /// How long shims are given to end their trees themselves.
 const ASKED_FIRST: Duration = Duration::from_millis(500);
+/// For how long somebody else may hold the directory.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -41,13 +43,18 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
     let go_on = || if cancel.is_cancelled() { Err(BootFailure::Cancelled) } else { Ok(()) };
     let disk = |what| move |source| BootFailure::Disk { what, dir: options.data_dir.clone(), source };
     go_on()?;
-    let store = {
+    let asked = time::Instant::now();
+    let store = loop {
         let dir = options.data_dir.clone();
         match blocking(move || Ok(Store::open(&dir))).await.map_err(disk("open the runner's directory"))? {
-            Ok(opened) => opened,
+            Ok(store) => break store,
+            // A shim that a killed predecessor was just starting holds the lock until it executes.
+            Err(OpenError::InUse) if asked.elapsed() < LOCK_PATIENCE => {}
             Err(OpenError::InUse) => return Err(BootFailure::InUse { dir: options.data_dir.clone() }),
             Err(OpenError::Io(source)) => return Err(disk("open the runner's directory")(source)),
         }
+        go_on()?;
+        time::sleep(LOOK_AGAIN).await;
     };
     go_on()?;
     let (machine_id, incarnation) = (options.machine_id.clone(), options.incarnation);
