@@ -25,6 +25,9 @@ use crate::timers::Timer;
 /// Heads of the queue looked at in one go, so that a turn of the driver stays short.
 const LOOKED_AT_MAX: usize = 4_096;
 
+/// For how many heartbeats a runner that was answered is taken to be there.
+pub(crate) const FRESH_BEATS: u32 = 3;
+
 /// The present time, to decide by and to write down.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
@@ -75,6 +78,8 @@ pub(crate) struct Core {
     dispatch_from: Option<Place>,
     /// A member has gone: what may be requeued at once is to be.
     gone_due: bool,
+    /// Not before that: who has just become the leader may not know yet of those that joined lately.
+    gone_from: Instant,
     /// Runners with something in their outbox.
     pub(crate) outbox_due: BTreeSet<NodeId>,
     /// Runners to be asked something.
@@ -108,6 +113,7 @@ impl Core {
             dispatch_due: true,
             dispatch_from: None,
             gone_due: false,
+            gone_from: now.at + fresh / FRESH_BEATS,
             outbox_due: BTreeSet::new(),
             ask_due: BTreeSet::new(),
             rng,
@@ -186,7 +192,8 @@ impl Core {
 
     /// Gives up what has to be, and free slots to waiting tasks. Only inside the lease.
     pub(crate) fn dispatch(&mut self, now: Now) {
-        if std::mem::take(&mut self.gone_due) {
+        if self.gone_due && now.at >= self.gone_from {
+            self.gone_due = false;
             self.requeue_gone_members(now);
         }
         // A pass that goes on leaves what became due meanwhile to the next one: otherwise heads that fit nowhere, if

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clients::{Clients, Runners};
 use crate::config::Config;
-use crate::core::{Core, Now, Settings};
+use crate::core::{Core, FRESH_BEATS, Now, Settings};
 use crate::database::Database;
 use crate::driver::{Driver, EVENTS_MAX, Parts};
 use crate::fence::Fence;
@@ -115,7 +115,7 @@ async fn begin(
     };
     let now = Now { at: config.clock.now(), wall_ms: config.clock.wall().0 };
     let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);
-    let core = Core::recover(settings, db, fence, config.heartbeat * 3, rng, now);
+    let core = Core::recover(settings, db, fence, config.heartbeat * FRESH_BEATS, rng, now);
     tracing::info!(epoch = %token.epoch, records, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
 
     let clients = Arc::new(Clients::new(runners));

@@ -7,7 +7,7 @@ use clock::Instant;
 use proto::api::{ListFilter, Submission, Submitted};
 use proto::leader::{Heartbeat, OutcomeReport};
 use proto::runner::{Capacity, Outcome};
-use proto::task::{Attempt, AttemptEnd, TaskSpec, TaskState};
+use proto::task::{Attempt, AttemptEnd, LostPolicy, TaskSpec, TaskState};
 use proto::{ClusterId, Epoch, FRAME_BYTES_MAX, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -17,6 +17,7 @@ use crate::database::{Database, attempt_id};
 use crate::fence::Fence;
 use crate::members::MemberInfo;
 use crate::record::Task;
+use crate::storage::Live;
 
 const NOW: Now = Now { at: Instant::from_nanos(1_000_000_000), wall_ms: 1_000 };
 
@@ -30,6 +31,14 @@ struct Lone {
 
 impl Lone {
     fn new(slots: u32) -> Self {
+        let mut lone = Self::over(Database::default(), slots);
+        lone.core.members(NOW, &[lone.member()]);
+        lone.beat(None);
+        lone
+    }
+
+    /// Without members.
+    fn over(db: Database, slots: u32) -> Self {
         let (node, life): (NodeId, _) = ("n1".parse().expect("valid"), Incarnation::from_u128(1));
         let settings = Settings {
             token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(1) },
@@ -41,13 +50,13 @@ impl Lone {
         };
         let fence = Fence::new(NOW.at, Duration::from_secs(4), Duration::from_secs(30), Duration::ZERO);
         let (rng, fresh) = (StdRng::seed_from_u64(1), Duration::from_secs(3));
-        let mut core = Core::recover(settings, Database::default(), fence, fresh, rng, NOW);
-        let (address, labels) = (node.to_string(), BTreeMap::new());
-        let member = MemberInfo { node: node.clone(), address, incarnation: life, labels };
-        core.members(NOW, &[member]);
-        let mut lone = Self { core, node, life, slots };
-        lone.beat(None);
-        lone
+        let core = Core::recover(settings, db, fence, fresh, rng, NOW);
+        Self { core, node, life, slots }
+    }
+
+    fn member(&self) -> MemberInfo {
+        let (address, labels) = (self.node.to_string(), BTreeMap::new());
+        MemberInfo { node: self.node.clone(), address, incarnation: self.life, labels }
     }
 
     fn beat(&mut self, grant: Option<Grant>) -> Grant {
@@ -181,6 +190,28 @@ fn records_leave_out_what_every_reader_fills_in() {
     lone.core.dispatch(NOW);
     let record = crate::record::encode(lone.core.db.get(id).expect("accepted"));
     assert!(record.len() < 320, "{} bytes", record.len());
+}
+
+/// A follower that takes over looks at the members only now and then; it must not take who joined lately for gone.
+#[test]
+fn a_new_leader_gives_nobody_up_before_it_can_know_the_members() {
+    for joined in [true, false] {
+        let mut first = Lone::new(1);
+        let id = first.submit(1, |spec| spec.on_lost = LostPolicy::RequeueNow);
+        first.core.dispatch(NOW);
+        let changes = first.core.db.take_changes().into_iter();
+        let live = changes.filter_map(|c| Some(Live { key: c.key, revision: c.revision, body: c.body? }));
+        let db = Database::replay(live.collect()).expect("readable");
+        let mut next = Lone::over(db, 1);
+        next.core.members(NOW, &[]);
+        next.core.dispatch(NOW);
+        assert_eq!(next.state(id), TaskState::Running, "it has just begun to look");
+        if joined {
+            next.core.members(NOW, &[next.member()]);
+        }
+        next.core.dispatch(Now { at: NOW.at + Duration::from_secs(1), ..NOW });
+        assert_eq!(next.state(id), if joined { TaskState::Running } else { TaskState::Queued });
+    }
 }
 
 fn encoded(of: &impl serde::Serialize) -> usize {
