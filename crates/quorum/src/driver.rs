@@ -58,6 +58,7 @@ pub(crate) struct Driver {
     members_pending: bool,
     members_due: Timer,
     audit_due: Option<Timer>,
+    restore: upkeep::Restore,
     seen_epoch: Option<Epoch>,
     trouble: Option<String>,
     cancel: CancellationToken,
@@ -91,9 +92,11 @@ pub(crate) enum Done {
     Claimed(Generation, Seen, Instant),
     Joined(Generation, Result<Box<Membership>, crate::error::JoinError>),
     Members(Generation, Result<BTreeMap<String, Member>, coord::CallError>),
-    Own(Generation, Vec<String>),
+    /// And how many restores had ended when it was asked for.
+    Own(Generation, u64, Vec<String>),
     AuditFailed(Generation),
     Restored(Generation, String, u64),
+    RestoreFailed(Generation),
     Nothing,
 }
 
@@ -129,6 +132,7 @@ impl Driver {
             members_pending: false,
             members_due: Timer::now(),
             audit_due: None,
+            restore: upkeep::Restore::default(),
             seen_epoch: None,
             trouble: None,
             cancel: CancellationToken::new(),
@@ -290,11 +294,16 @@ impl Driver {
             }
             Ok(Done::Joined(generation, joined)) => self.joined(generation, joined),
             Ok(Done::Members(generation, members)) => self.take_members(generation, members),
-            Ok(Done::Own(generation, own)) => self.audited(generation, &own),
+            Ok(Done::Own(generation, asked, own)) => self.audited(generation, asked, &own),
             Ok(Done::AuditFailed(generation)) if generation == self.election.generation() => {
                 self.audit_due = Some(Timer::now() + Duration::from_secs(1));
             }
+            Ok(Done::RestoreFailed(generation)) if generation == self.election.generation() => {
+                self.restore.ended();
+                self.audit_due = Some(Timer::now() + Duration::from_secs(1));
+            }
             Ok(Done::Restored(generation, path, sequence)) if generation == self.election.generation() => {
+                self.restore.ended();
                 if let Some(held) = &mut self.held {
                     held.calls.place.path = path;
                     held.calls.place.sequence = sequence;
@@ -302,7 +311,7 @@ impl Driver {
                 self.members_due = Timer::now();
                 self.feed_seen(generation, Seen::Restored { sequence });
             }
-            Ok(Done::Restored(..) | Done::AuditFailed(_) | Done::Nothing) => {}
+            Ok(Done::Restored(..) | Done::RestoreFailed(_) | Done::AuditFailed(_) | Done::Nothing) => {}
             // The election's own deadline stands in for the answer.
             Err(error) if error.is_panic() => tracing::error!(%error, "a call of the quorum panicked"),
             Err(_) => {}
@@ -379,6 +388,7 @@ impl Driver {
         self.members_pending = false;
         self.members_due = Timer::now();
         self.audit_due = None;
+        self.restore.ended();
     }
 
     fn join_again(&mut self, generation: Generation) {

@@ -15,6 +15,26 @@ use crate::view::Member;
 /// How often members are looked at when nothing says that they changed. Whoever shows them asks for a refresh.
 const MEMBERS_PERIOD: Duration = Duration::from_secs(60);
 
+/// Creating our member node again. One at a time: an audit that looked before the last one had ended knows nothing of
+/// what that created, and would have it created twice, or removed.
+#[derive(Debug, Default)]
+pub(super) struct Restore {
+    pending: bool,
+    ended: u64,
+}
+
+impl Restore {
+    pub(super) fn ended(&mut self) {
+        self.pending = false;
+        self.ended += 1;
+    }
+
+    /// Whether an audit that was asked for after `asked` restores has seen how it is.
+    fn settled(&self, asked: u64) -> bool {
+        !self.pending && self.ended == asked
+    }
+}
+
 impl Driver {
     /// A part of `span`, so that many nodes do not do the same thing at the same moment.
     pub(super) fn spread(&mut self, span: Duration) -> Duration {
@@ -70,10 +90,10 @@ impl Driver {
     /// What does our session own (invariant 7)?
     pub(super) fn audit(&mut self) {
         let Some(calls) = self.calls() else { return };
-        let generation = self.election.generation();
+        let (generation, asked) = (self.election.generation(), self.restore.ended);
         self.tasks.spawn(async move {
             match calls.own().await {
-                Ok(own) => Done::Own(generation, own),
+                Ok(own) => Done::Own(generation, asked, own),
                 Err(error) => {
                     tracing::debug!(%error, "audit");
                     Done::AuditFailed(generation)
@@ -83,13 +103,15 @@ impl Driver {
     }
 
     /// Judged by what we know now, not by what we knew when we asked.
-    pub(super) fn audited(&mut self, generation: Generation, own: &[String]) {
+    pub(super) fn audited(&mut self, generation: Generation, asked: u64, own: &[String]) {
         let Some(calls) = self.calls().filter(|_| generation == self.election.generation()) else { return };
         let (member, candidate) = (calls.place.path.clone(), calls.candidate_path());
-        let leader = calls.layout.leader();
+        let (leader, members) = (calls.layout.leader(), calls.layout.members());
+        let settled = self.restore.settled(asked);
         // Not into an ensemble that is not ours (any more).
         let barred = self.election.survey().is_some_and(|survey| survey.obstacle.is_some());
-        if !own.contains(&member) && !self.left && self.stop.is_none() && !barred {
+        if !own.contains(&member) && settled && !self.left && self.stop.is_none() && !barred {
+            self.restore.pending = true;
             tracing::warn!(path = %member, "our member node is gone; creating another");
             let calls = calls.clone();
             self.tasks.spawn(async move {
@@ -97,13 +119,14 @@ impl Driver {
                     Ok((path, sequence)) => Done::Restored(generation, path, sequence),
                     Err(error) => {
                         tracing::warn!(%error, "creating our member node again");
-                        Done::Nothing
+                        Done::RestoreFailed(generation)
                     }
                 }
             });
         }
         for path in own {
             let known = *path == member
+                || (!settled && path.starts_with(&members))
                 || (*path == candidate && self.election.may_be_candidate())
                 || (*path == leader && self.election.may_own_leader());
             if known {
@@ -124,5 +147,22 @@ impl Driver {
                 Done::Nothing
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_audit_that_looked_after_the_last_restore_counts() {
+        let mut restore = Restore::default();
+        let before = restore.ended;
+        assert!(restore.settled(before));
+        restore.pending = true;
+        assert!(!restore.settled(before), "one is under way");
+        restore.ended();
+        assert!(!restore.settled(before), "it looked before the last one had ended");
+        assert!(restore.settled(restore.ended));
     }
 }
