@@ -32,7 +32,8 @@ pub trait Api {
     async fn retry(via: Via, id: String) -> Result<TaskView, ApiError>;
 
     /// Waits until at least one of the tasks is past the given revision or final, or `patience_ms` has passed;
-    /// returns them all, without payloads.
+    /// returns them all, without payloads. Where they do not all fit into a frame, those come first of which there is
+    /// news: ask again with the revisions that came. The largest revision waits for the end.
     async fn watch(via: Via, tasks: Vec<(TaskId, u64)>, patience_ms: u64) -> Result<Vec<TaskView>, ApiError>;
 
     /// Part of the output of a task's attempt (0 = the newest one), from whichever node has it.
@@ -99,7 +100,7 @@ pub struct ListFilter {
     /// Only tasks in this state.
     #[serde(default)]
     pub state: Option<TaskState>,
-    /// At most this many; the server caps it at 10,000.
+    /// At most this many; the server caps it at 10,000, and at what fits into a frame.
     #[serde(default)]
     pub limit: Option<u32>,
 }
