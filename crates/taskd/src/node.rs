@@ -17,6 +17,7 @@
 //! Nothing here touches the process: no signal handler, no log subscriber, no exit. The one thing that has to end a
 //! process when everything else fails, the [`LastRung`], is handed in.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -50,6 +51,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(4);
 
 /// How long after the stop deadline the last rung has certainly been taken.
 const LAST_RUNG: Duration = Duration::from_millis(500);
+
+/// How long a data directory may stay locked by what a killed daemon left.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+
+/// Between two tries.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a node could not be started. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +176,7 @@ impl Builder {
         let Self { config, services, shim, clock, network, last_rung } = self;
         config.check().map_err(StartError::Config)?;
         let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
-        let data_dir = DataDir::open(&config.node.data_dir).map_err(StartError::DataDir)?;
+        let data_dir = open_data_dir(&config.node.data_dir).await.map_err(StartError::DataDir)?;
         let shim = match shim {
             Some(shim) => shim,
             None => runner::ShimProgram {
@@ -187,6 +194,9 @@ impl Builder {
         let listener = Listener::bind(&network, config.node.listen, net_identity.clone(), limits)
             .await
             .map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        let overrun = Arc::clone(&last_rung);
+        let exit_policy =
+            runner::ExitPolicy::new(move |what| overrun.abandon(&Wedge::Overrun { what: what.to_owned() }));
         let watchdog = Watchdog::start(Arc::clone(&clock), SILENCE_MAX, last_rung)
             .map_err(|source| StartError::System { action: "start the watchdog's thread", source })?;
 
@@ -210,7 +220,7 @@ impl Builder {
             net_identity,
             services,
             shim,
-            exit_policy: None,
+            exit_policy: Some(exit_policy),
             rng_seed: rng.random(),
             auth,
             board: board.clone(),
@@ -225,6 +235,20 @@ impl Builder {
         let run = run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone());
         tasks.spawn(run);
         Ok(NodeHandle { tasks, stop, board, parts })
+    }
+}
+
+/// Takes the directory, waiting a moment for what a killed predecessor was just starting: a child between fork and exec
+/// still holds the lock.
+async fn open_data_dir(path: &Path) -> Result<DataDir, DataDirError> {
+    let give_up = tokio::time::Instant::now() + LOCK_WITHIN;
+    loop {
+        match DataDir::open(path) {
+            Err(DataDirError::InUse { .. }) if tokio::time::Instant::now() < give_up => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl LastRung for EndProcess {
         tracing::error!(%wedge, "ending the process");
         self.0.flush();
         let exit = match wedge {
-            Wedge::Loop { .. } => Exit::Wedged,
+            Wedge::Loop { .. } | Wedge::Overrun { .. } => Exit::Wedged,
             Wedge::Stop { .. } => Exit::StopLate,
         };
         std::process::exit(exit.code().into())

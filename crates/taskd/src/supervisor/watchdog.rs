@@ -30,6 +30,11 @@ pub enum Wedge {
         /// How long it has taken.
         took: Duration,
     },
+    /// Work inside this process goes on past the deadline of its right to run.
+    Overrun {
+        /// Which.
+        what: String,
+    },
 }
 
 impl fmt::Display for Wedge {
@@ -45,6 +50,7 @@ impl fmt::Display for Wedge {
             Self::Stop { at, took } => {
                 write!(f, "stopping is wedged in \"{at}\" after {:.1} s", took.as_secs_f64())
             }
+            Self::Overrun { what } => write!(f, "work inside this process outlives its right to run: {what}"),
         }
     }
 }
