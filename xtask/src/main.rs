@@ -80,6 +80,7 @@ impl ClusterArgs {
             base_port: self.base_port,
             zookeeper: self.zookeeper.clone(),
             profile,
+            slots: 4,
             ready_within: Duration::from_secs(60),
         }
     }

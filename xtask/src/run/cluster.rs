@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     /// Somebody's ZooKeeper instead of our own.
     pub(crate) zookeeper: Option<String>,
     pub(crate) profile: Profile,
+    /// Attempts that a node runs at a time.
+    pub(crate) slots: u32,
     pub(crate) ready_within: Duration,
 }
 
@@ -149,7 +151,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (port, n) in ports.into_iter().zip(1..) {
             let name = format!("n{n}");
-            fs::write(dir.path().join(format!("{name}.toml")), NODE_CONFIG)
+            fs::write(dir.path().join(format!("{name}.toml")), node_config(plan.slots))
                 .context("failed to write a node's file")?;
             nodes.push(Node { name, address: format!("127.0.0.1:{port}"), child: None });
         }
@@ -392,7 +394,9 @@ impl Drop for Cluster {
 }
 
 /// What a local cluster needs beyond the flags: it may run commands.
-const NODE_CONFIG: &str = "[node]\nslots = 4\n\n[exec]\nallow = true\n";
+fn node_config(slots: u32) -> String {
+    format!("[node]\nslots = {slots}\n\n[exec]\nallow = true\n")
+}
 
 /// A process that belongs to a run.
 #[derive(Debug)]

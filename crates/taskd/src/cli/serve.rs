@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use taskd::config::{self, Config, Flags};
 use taskd::{LastRung, Node, StartError, StopCause, StopReport, Wedge, telemetry};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::ServeArgs;
@@ -20,6 +21,24 @@ const WORKERS: usize = 2;
 const LEFTOVERS_WITHIN: Duration = Duration::from_millis(100);
 
 pub(super) fn main(args: &ServeArgs) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("taskd")
+        .enable_all()
+        .build()
+        .map_err(|error| died(error.into()))?;
+    // First of all: before this, SIGTERM ends the process without a word.
+    let signals = runtime.block_on(async { Signals::listen() }).map_err(|error| died(error.into()))?;
+    let done = configured(args, &runtime, signals);
+    runtime.shutdown_timeout(LEFTOVERS_WITHIN);
+    done
+}
+
+fn died(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Died, format!("the node cannot run: {error:#}"))
+}
+
+fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<Exit, Failure> {
     let flags = Flags {
         node_id: args.node_id.clone(),
         listen: args.listen.clone(),
@@ -34,42 +53,30 @@ pub(super) fn main(args: &ServeArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let log = telemetry::install(&config.log).map_err(unusable)?;
-    let done = run(config, &log);
+    let done = runtime.block_on(run(config, signals, &log));
     log.flush();
     done
 }
 
 /// Runs a node until it is told to stop, or fails.
-fn run(config: Config, log: &telemetry::Queue) -> Result<Exit, Failure> {
-    let died = |error: anyhow::Error| Failure::new(Exit::Died, format!("the node cannot run: {error:#}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .thread_name("taskd")
-        .enable_all()
-        .build()
-        .map_err(|error| died(error.into()))?;
-    let done = runtime.block_on(async {
-        let mut signals = Signals::listen().map_err(|error| died(error.into()))?;
-        let last_rung = Arc::new(EndProcess(log.clone()));
-        let node = Node::builder(config).last_rung(last_rung).start().await.map_err(|error| {
-            let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
-            died(error.into()).ending(exit)
-        })?;
-        let stop = node.stop_requester();
-        let mut joined = pin!(node.join());
-        let report = loop {
-            tokio::select! {
-                report = &mut joined => break report,
-                name = signals.next() => {
-                    tracing::info!(signal = name, "stopping");
-                    stop.request();
-                }
+async fn run(config: Config, mut signals: Signals, log: &telemetry::Queue) -> Result<Exit, Failure> {
+    let last_rung = Arc::new(EndProcess(log.clone()));
+    let node = Node::builder(config).last_rung(last_rung).start().await.map_err(|error| {
+        let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
+        died(error.into()).ending(exit)
+    })?;
+    let stop = node.stop_requester();
+    let mut joined = pin!(node.join());
+    let report = loop {
+        tokio::select! {
+            report = &mut joined => break report,
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping");
+                stop.request();
             }
-        };
-        Ok(exit_of(&report, log))
-    });
-    runtime.shutdown_timeout(LEFTOVERS_WITHIN);
-    done
+        }
+    };
+    Ok(exit_of(&report, log))
 }
 
 fn exit_of(report: &StopReport, log: &telemetry::Queue) -> Exit {

@@ -1,0 +1,270 @@
+//! How components come up and go down: each step is a joined task that brings the typed value back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord::Term;
+use proto::Epoch;
+use tokio::task::{Id, JoinError};
+use tokio_util::sync::CancellationToken;
+
+use super::slot::Slot;
+use super::{
+    DISPATCHER_BY, Part, QUORUM_BY, RECONNECT_PAUSE, RUNNER_BY, Returned, StopCause, Supervisor, chain,
+};
+
+impl Supervisor {
+    pub(super) fn begin<F>(&mut self, part: Part, transition: F) -> tokio::task::AbortHandle
+    where
+        F: Future<Output = Returned> + Send + 'static,
+    {
+        let abort = self.transitions.spawn(transition);
+        self.under_way.push((abort.id(), part));
+        abort
+    }
+
+    pub(super) fn boot_runner(&mut self) {
+        let cancel = CancellationToken::new();
+        let booting = self.parts.new_runner();
+        let token = cancel.clone();
+        let abort = self.begin(Part::Runner, async move {
+            Returned::RunnerBooted(booting.boot(token).await.map(Box::new))
+        });
+        self.runner = Slot::Booting { cancel, abort };
+    }
+
+    pub(super) fn boot_quorum(&mut self, pause: Duration) {
+        let cancel = CancellationToken::new();
+        let parts = Arc::clone(&self.parts);
+        let token = cancel.clone();
+        let abort = self.begin(Part::Quorum, async move {
+            // A pause that a stop cuts short: the boot itself notices the cancelled token.
+            drop(tokio::time::timeout(pause, token.cancelled()).await);
+            Returned::QuorumBooted(parts.boot_quorum(token).await.map(Box::new))
+        });
+        self.quorum = Slot::Booting { cancel, abort };
+    }
+
+    /// Sets the priority that this node's configuration asks for, once.
+    pub(super) fn set_priority(&mut self, quorum: &quorum::Handle) {
+        let (Some(priority), Ok(())) = (self.parts.config.node.priority, self.parts.priority_set.set(()))
+        else {
+            return;
+        };
+        let (quorum, node) = (quorum.clone(), self.parts.node.clone());
+        self.begin(Part::Errand, async move {
+            if let Err(error) = quorum.set_priority(node, priority).await {
+                tracing::warn!(%error, priority, "the configured priority was not set");
+            }
+            Returned::ErrandDone
+        });
+    }
+
+    pub(super) fn boot_dispatcher(&mut self, term: Term) {
+        let epoch = term.token.epoch;
+        let cancel = CancellationToken::new();
+        self.pulse.guard(Some(term.lease.clone()));
+        let recovering = self.parts.new_dispatcher(term);
+        let token = cancel.clone();
+        let abort = self.begin(Part::Dispatcher, async move {
+            Returned::DispatcherBooted(epoch, recovering.recover(token).await.map(Box::new))
+        });
+        self.term = Some(epoch);
+        self.dispatcher = Slot::Booting { cancel, abort };
+    }
+
+    /// Asks the dispatcher to end, whatever it is doing.
+    pub(super) fn stop_dispatcher(&mut self) {
+        self.published.send_if_modified(|published| published.dispatcher.take().is_some());
+        self.ending.get_or_insert(self.clock.now());
+        if let Slot::Booting { cancel, .. } = &self.dispatcher {
+            cancel.cancel();
+        }
+        if let Some(dispatching) = self.dispatcher.take_running() {
+            let within = self.polite(DISPATCHER_BY);
+            let abort = self.begin(Part::Dispatcher, async move {
+                let stopped = dispatching.drain().stop(within).await;
+                for problem in &stopped.report().problems {
+                    tracing::warn!(%problem, "the dispatcher ended untidily");
+                }
+                Returned::DispatcherStopped
+            });
+            self.dispatcher = Slot::Stopping { abort };
+        }
+    }
+
+    pub(super) fn stop_runner(&mut self) {
+        match &self.runner {
+            Slot::Booting { cancel, .. } => cancel.cancel(),
+            Slot::Idle => self.runner = Slot::Done,
+            Slot::Running(_) | Slot::Stopping { .. } | Slot::Done => {}
+        }
+        if let Some(running) = self.runner.take_running() {
+            let within = self.polite(RUNNER_BY);
+            let abort = self.begin(Part::Runner, async move {
+                let stopped = running.drain().stop(within).await;
+                let report = stopped.report();
+                tracing::info!(undelivered = report.undelivered, "runner stopped");
+                Returned::RunnerStopped { clean: report.is_clean() }
+            });
+            self.runner = Slot::Stopping { abort };
+        }
+    }
+
+    pub(super) fn stop_quorum(&mut self) {
+        match &self.quorum {
+            Slot::Booting { cancel, .. } => cancel.cancel(),
+            Slot::Idle => self.quorum = Slot::Done,
+            Slot::Running(_) | Slot::Stopping { .. } | Slot::Done => {}
+        }
+        if let Some(running) = self.quorum.take_running() {
+            let within = self.polite(QUORUM_BY);
+            let abort = self.begin(Part::Quorum, async move {
+                let stopped = running.stop(within).await;
+                let clean = match stopped.report() {
+                    quorum::Report::Closed | quorum::Report::NoSession => true,
+                    // Nothing of ours is alive, and nothing keeps the session: that ZooKeeper does not answer is no
+                    // fault of this stop.
+                    quorum::Report::Unconfirmed { why } => {
+                        tracing::warn!(%why, "ZooKeeper did not confirm the end of the session, which expires by itself");
+                        true
+                    }
+                    quorum::Report::Abandoned { .. } => false,
+                };
+                Returned::QuorumStopped { clean }
+            });
+            self.quorum = Slot::Stopping { abort };
+        }
+    }
+
+    pub(super) fn returned(&mut self, done: Result<(Id, Returned), JoinError>) {
+        let (id, returned) = match done {
+            Ok((id, returned)) => (id, Ok(returned)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(at) = self.under_way.iter().position(|(known, _)| *known == id) else { return };
+        let (_, part) = self.under_way.swap_remove(at);
+        match returned {
+            Ok(returned) => self.arrived(returned),
+            Err(error) => self.lost(part, &error),
+        }
+    }
+
+    pub(super) fn arrived(&mut self, returned: Returned) {
+        match returned {
+            Returned::RunnerBooted(Ok(running)) => {
+                let handle = running.handle();
+                self.published.send_modify(|published| published.runner = Some(handle));
+                self.runner = Slot::Running(running);
+                if self.stopping.is_none() {
+                    // Only now: the predecessor's processes are ended, so its ephemerals may go.
+                    self.boot_quorum(Duration::ZERO);
+                }
+            }
+            Returned::RunnerBooted(Err(failure)) => {
+                self.runner = Slot::Done;
+                self.fail(Part::Runner, &failure);
+            }
+            Returned::RunnerStopped { clean } => {
+                if !clean && let Some(stopping) = &mut self.stopping {
+                    stopping.abandoned.push(Part::Runner.name());
+                }
+                self.runner = Slot::Done;
+            }
+            Returned::QuorumBooted(Ok(running)) => {
+                let handle = running.handle();
+                self.view = Some(handle.view());
+                // Joined in the very moment of a stop: it must not stand for a leadership that nobody would serve.
+                if self.stopping.is_none() {
+                    handle.set_ready(quorum::Readiness::Ready);
+                    self.set_priority(&handle);
+                }
+                self.published.send_modify(|published| {
+                    published.quorum = Some(handle);
+                    published.trouble = None;
+                });
+                self.quorum = Slot::Running(running);
+            }
+            Returned::QuorumBooted(Err(failure)) if failure.is_permanent() || self.stopping.is_some() => {
+                self.quorum = Slot::Done;
+                if self.stopping.is_none() {
+                    self.begin_stop(StopCause::Refused(chain(&failure)));
+                }
+            }
+            Returned::QuorumBooted(Err(failure)) => {
+                // Nothing is claimed yet, so there is nothing to give up: keep trying, and say so.
+                let trouble = chain(&failure);
+                if self.published.borrow().trouble.as_deref() != Some(&*trouble) {
+                    tracing::warn!(error = %trouble, "cannot join the cluster yet; trying again");
+                }
+                self.published.send_modify(|published| published.trouble = Some(trouble));
+                self.quorum = Slot::Idle;
+                self.boot_quorum(RECONNECT_PAUSE);
+            }
+            Returned::QuorumStopped { clean } => {
+                if !clean && let Some(stopping) = &mut self.stopping {
+                    stopping.abandoned.push("quorum");
+                }
+                self.quorum = Slot::Done;
+            }
+            Returned::DispatcherBooted(epoch, Ok(dispatching)) => {
+                let handle = dispatching.handle();
+                self.dispatcher = Slot::Running(dispatching);
+                if self.stopping.is_none() {
+                    self.published.send_modify(|published| published.dispatcher = Some((epoch, handle)));
+                    if let Slot::Running(quorum) = &self.quorum {
+                        quorum.handle().serving(epoch);
+                    }
+                }
+            }
+            // As it was asked to: whoever asked knows why.
+            Returned::DispatcherBooted(_, Err(dispatcher::RecoverFailure::Cancelled)) => {
+                self.dispatcher_gone()
+            }
+            Returned::DispatcherBooted(epoch, Err(failure)) => {
+                self.dispatcher_gone();
+                tracing::warn!(%epoch, error = %chain(&failure), "the dispatcher could not recover");
+                self.resign(epoch, &format!("the dispatcher could not recover: {}", chain(&failure)));
+            }
+            Returned::DispatcherStopped => self.dispatcher_gone(),
+            Returned::ErrandDone => {}
+        }
+    }
+
+    /// A transition ended without its value: it was aborted, or it panicked.
+    pub(super) fn lost(&mut self, part: Part, error: &JoinError) {
+        match part {
+            Part::Runner => self.runner = Slot::Done,
+            Part::Quorum => self.quorum = Slot::Done,
+            Part::Dispatcher => self.dispatcher_gone(),
+            Part::Errand => {}
+        }
+        if error.is_panic() {
+            self.begin_stop(StopCause::Failed(format!("the {} panicked: {error}", part.name())));
+            if let Some(stopping) = self.stopping.as_mut().filter(|_| part != Part::Errand) {
+                stopping.abandoned.push(part.name());
+            }
+        }
+    }
+
+    pub(super) fn dispatcher_gone(&mut self) {
+        self.dispatcher = Slot::Idle;
+        self.term = None;
+        self.ending = None;
+        self.pulse.guard(None);
+        self.published.send_modify(|published| published.dispatcher = None);
+    }
+
+    pub(super) fn fail(&mut self, part: Part, failure: &(dyn std::error::Error + 'static)) {
+        if self.stopping.is_none() {
+            self.begin_stop(StopCause::Failed(format!("the {} failed: {}", part.name(), chain(failure))));
+        }
+    }
+
+    pub(super) fn resign(&mut self, epoch: Epoch, reason: &str) {
+        self.gave_up = Some(epoch);
+        if let Slot::Running(quorum) = &self.quorum {
+            quorum.handle().request_resign(reason.to_owned());
+        }
+    }
+}
