@@ -108,7 +108,7 @@ impl ApiServer {
 fn nothing_done(trouble: &str) -> ApiError {
     ApiError::new(
         ApiErrorKind::NoLeader,
-        format!("{trouble}; nothing was queued. Try again, or look at: taskd cluster status"),
+        format!("{trouble}; nothing was queued or changed. Try again, or look at: taskd cluster status"),
     )
 }
 
