@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clock::Instant;
 use proto::runner::{Refusal, Start, StartReply};
-use proto::task::{AttemptEnd, LostPolicy, TaskState};
+use proto::task::{Attempt, AttemptEnd, LostPolicy, TaskState};
 use proto::{AttemptId, Epoch, Grant, Incarnation, NodeId};
 use rand::RngExt;
 
@@ -279,7 +279,13 @@ impl Core {
     ) {
         let jitter = self.rng.random::<f64>();
         let next = self.db.change(attempt.task, |task| {
-            let next = next(task, &end, budget, overdue, jitter);
+            let known = |attempt: &Attempt| attempt.end.as_ref().is_some_and(AttemptEnd::is_success);
+            let next = if task.attempts.iter().any(known) {
+                // An earlier attempt's success was acknowledged while this one ran.
+                Next::Final(TaskState::Succeeded)
+            } else {
+                next(task, &end, budget, overdue, jitter)
+            };
             if budget == Budget::Free {
                 drop_never_started(task, attempt.number);
             }
@@ -311,9 +317,22 @@ impl Core {
     /// An attempt that had been given up turns out to have succeeded before its end. Its runner is about to be told
     /// that this is known, and a task whose success was acknowledged is never run again: not by a policy, and, where
     /// the task had been final without success, not by a person's retry either.
+    ///
+    /// A newer attempt that runs already is left to end by itself: killed half-way, it could destroy what the earlier
+    /// one has achieved. The task succeeds with its end, whatever that is.
     fn succeeded_after_all(&mut self, now: Now, attempt: AttemptId, end: AttemptEnd) {
         let Some(task) = self.db.get(attempt.task) else { return };
         let newer = attempt_id(task.id, task.attempt_count);
+        let runs =
+            !task.state.is_final() && self.open.get(&newer).is_some_and(|open| open.sent == Sent::Accepted);
+        if runs {
+            self.db.change(attempt.task, |task| {
+                if let Some(kept) = task.attempts.iter_mut().find(|kept| kept.number == attempt.number) {
+                    (kept.end, kept.ended_ms) = (Some(end), Some(now.wall_ms));
+                }
+            });
+            return;
+        }
         match task.state {
             TaskState::Queued | TaskState::Retrying => self.unwait(task.id),
             _ => {

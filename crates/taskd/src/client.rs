@@ -21,7 +21,7 @@ use crate::config::parse_address;
 use crate::net::{ConnectError, Identity, Peers, SharedNetwork, Tcp};
 
 /// How long one attempt to connect may take; then the next address is tried.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// First pause when no address answers; doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 /// Longest pause.
@@ -425,17 +425,21 @@ impl Client {
         }
     }
 
-    /// A client of the first address that lets us in, the present one first; tries again until `deadline`.
+    /// A client of the first address that lets us in, the present one first; tries each once, and again until `deadline`.
     ///
     /// What one try finds, such as a stranger on the port, does not go away by itself: only what may change is tried
     /// again.
     async fn reach(&self, deadline: Instant) -> Result<(String, ApiClient), CallError> {
         let mut pause = PAUSE_FIRST;
+        let mut round = 0;
         loop {
+            round += 1;
             let mut failures = Vec::new();
             for _ in 0..self.addresses.len() {
                 let address = &self.addresses[self.current.load(Ordering::Relaxed) % self.addresses.len()];
-                match tokio::time::timeout_at(deadline, self.peers.api(address)).await {
+                // Each address gets one whole try: one that hangs must not use up the time of those that would answer.
+                let until = if round == 1 { Instant::now() + CONNECT_DEADLINE } else { deadline };
+                match tokio::time::timeout_at(until, self.peers.api(address)).await {
                     Ok(Ok(api)) => return Ok((address.clone(), api)),
                     Ok(Err(error)) => failures.push(error),
                     Err(_) => failures

@@ -94,6 +94,17 @@ fn nobody_there() {
 }
 
 #[test]
+fn a_node_that_hangs_does_not_hide_the_others() {
+    // The kernel accepts, nobody answers: a node that was stopped.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = FakeNode::start();
+    let addresses = format!("{},{}", silent.local_addr().unwrap(), node.address);
+    let (code, stdout, stderr) = run(&["cluster", "status", "--addr", &addresses]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stdout.starts_with("DEGRADED: n1 leads"), "{stdout}");
+}
+
+#[test]
 fn something_else_there() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

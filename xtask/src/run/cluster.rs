@@ -301,15 +301,13 @@ impl Cluster {
             );
         }
         let bin = self.program.parent().unwrap_or(Path::new("."));
+        let addresses: Vec<&str> = self.nodes.iter().map(|node| node.address.as_str()).collect();
         let _ = write!(
             text,
-            "\nTry, in another terminal:\n  export PATH={}:$PATH{}\n  taskd cluster status\n  \
+            "\nTry, in another terminal:\n  export PATH={}:$PATH TASKD_ADDR={}\n  taskd cluster status\n  \
              taskd task submit --wait -- sha256sum /etc/os-release\n  taskd task list\n\nCtrl-C stops everything.\n\n",
             bin.display(),
-            match self.nodes.first() {
-                Some(node) if node.address != "127.0.0.1:10601" => format!(" TASKD_ADDR={}", node.address),
-                _ => String::new(),
-            }
+            addresses.join(",")
         );
         Ok(text)
     }

@@ -101,6 +101,9 @@ fn row(status: &ClusterStatus, member: &MemberStatus) -> (Tone, Vec<String>) {
 
 pub(super) async fn handover(client: &Client, output: Output, args: &HandoverArgs) -> Result<Exit, Failure> {
     let leader = client.handover(args.to.clone()).await?;
+    if let Some(to) = args.to.as_ref().filter(|to| **to != leader) {
+        return Err(Failure::new(Exit::Failure, format!("{to} did not take over; {leader} leads")));
+    }
     output.either(|| serde_json::json!({ "leader": leader }), || format!("{leader} leads"))?;
     Ok(Exit::Ok)
 }
