@@ -334,6 +334,7 @@ impl Cluster {
     /// something had to be killed.
     pub(crate) fn stop(&mut self) -> Result<String> {
         let mut report = String::new();
+        let mut dead = Vec::new();
         let mut unclean = Vec::new();
         let start = Instant::now();
         for node in &self.nodes {
@@ -343,8 +344,11 @@ impl Cluster {
             }
         }
         for node in &mut self.nodes {
-            let Some(mut child) = node.child.take() else { continue };
             let name = &node.name;
+            let Some(mut child) = node.child.take() else {
+                dead.push(name.clone());
+                continue;
+            };
             match shell::wait(&mut child, STOP_WITHIN.saturating_sub(start.elapsed()))? {
                 Some(status) => {
                     let _ = writeln!(
@@ -366,6 +370,16 @@ impl Cluster {
         if let Some(zookeeper) = &mut self.zookeeper {
             zookeeper.stop()?;
             report.push_str("ZooKeeper stopped\n");
+        }
+        for name in dead {
+            // Its shims outlive a killed daemon on purpose, until their own deadline.
+            for process in kill_below(&self.data_dir(&name)) {
+                let _ = writeln!(
+                    report,
+                    "killed: process {} ({}) of {name}, whose daemon had ended",
+                    process.pid, process.command
+                );
+            }
         }
         for process in kill_below(self.dir.path()) {
             unclean.push(format!("left behind and killed: process {} ({})", process.pid, process.command));

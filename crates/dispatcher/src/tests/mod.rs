@@ -505,3 +505,36 @@ async fn a_kind_that_nobody_runs_is_refused_once_every_member_is_known() {
     assert!(error.message.contains("noop, wait"), "{error}");
     assert!(matches!(answer[1], Submitted::Accepted { .. }), "{answer:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_success_does_not_cut_short_the_attempt_that_runs_now() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 2), FakeRunner::new("n2", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    for runner in &runners {
+        assert!(runner.beat(&term.handle).await);
+    }
+    let id = submit(&term.handle, task(1, "wait")).await;
+    until(&term.handle, &runners, id, |_| runners[0].state().started.len() == 1).await;
+    runners[0].state().unreachable = true;
+    let alive = &runners[1..];
+    term.members.send_replace(members_of(alive));
+    until(&term.handle, alive, id, |_| alive[0].state().running.len() == 1).await;
+
+    // The first attempt had succeeded all along; its node comes back and says so.
+    let first = runners[0].state().started[0];
+    runners[0].end(first, AttemptEnd::Exited { code: 0 });
+    runners[0].state().unreachable = false;
+    term.members.send_replace(members_of(&runners));
+    let known = |view: &TaskView| view.attempts[0].end == Some(AttemptEnd::Exited { code: 0 });
+    let view = until(&term.handle, &runners, id, known).await;
+    assert_eq!(view.state, TaskState::Running, "its second attempt runs");
+    until(&term.handle, &runners, id, |_| runners[0].state().spool.is_empty()).await;
+    assert_eq!(alive[0].state().running.len(), 1, "nobody ends it half-way");
+
+    // However that one ends, a success that was acknowledged is never run again.
+    let second = alive[0].state().started[0];
+    alive[0].end(second, AttemptEnd::Exited { code: 1 });
+    let view = until(&term.handle, &runners, id, is(TaskState::Succeeded)).await;
+    assert_eq!(view.attempt_count, 2);
+}

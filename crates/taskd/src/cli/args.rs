@@ -175,7 +175,7 @@ pub(super) struct SubmitArgs {
     /// Higher runs first: -100 to 100
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
     pub(super) priority: i32,
-    /// Attempts after the first
+    /// Attempts after the first that failed; one lost with its node is made good up to max(this, 3) times
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(super) retries: u32,
     /// Pause before the first retry; it doubles each time, up to 5m
