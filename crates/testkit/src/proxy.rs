@@ -1,5 +1,6 @@
 //! A TCP proxy on loopback that loses, holds and cuts.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,27 +40,34 @@ pub struct Faults {
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
+    chroot: String,
     faults: watch::Sender<Faults>,
     _tasks: JoinSet<()>,
 }
 
 impl Proxy {
-    /// Listens on a free loopback port and forwards to `target`.
+    /// Listens on a free loopback port and forwards to one of the servers of a connect string, `hosts`, whose chroot
+    /// its own [`hosts`](Self::hosts) has too.
     ///
     /// # Panics
     /// No port can be had.
-    pub async fn start(target: impl Into<String>) -> Self {
+    pub async fn start(hosts: impl Into<String>) -> Self {
+        let mut servers = hosts.into();
+        let chroot = servers.find('/').map_or_else(String::new, |at| servers.split_off(at));
+        let servers: Vec<_> = servers.split(',').collect();
+        let any = usize::try_from(RandomState::new().hash_one(&chroot) % servers.len() as u64);
+        let target = servers[any.expect("it is less than their number")].to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let (faults, receiver) = watch::channel(Faults::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target.into(), receiver));
-        Self { addr, faults, _tasks: tasks }
+        tasks.spawn(accept(listener, target, receiver));
+        Self { addr, chroot, faults, _tasks: tasks }
     }
 
-    /// Where it listens, as `host:port`.
+    /// The connect string through it.
     pub fn hosts(&self) -> String {
-        self.addr.to_string()
+        format!("{}{}", self.addr, self.chroot)
     }
 
     /// Changes the faults, for open connections too.

@@ -1,7 +1,6 @@
 //! Debian's ZooKeeper as child processes.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,11 +9,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::until;
+use crate::{ports, until};
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 const LOGGER: &str = "/usr/share/java/slf4j-simple.jar";
@@ -25,7 +23,7 @@ const STARTED: Duration = Duration::from_secs(60);
 const STOPPED: Duration = Duration::from_secs(20);
 
 /// Starts a server, tells its process id, and kills it when its standard input ends: with us, however we end.
-const KEEPER: &str = r#""$@" </dev/null >>"$LOG" 2>&1 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
+const WARDEN: &str = r#""$@" </dev/null >>"$LOG" 2>&1 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
 
 /// Why ZooKeeper cannot be started here, if it cannot.
 pub fn missing() -> Option<String> {
@@ -53,8 +51,8 @@ impl Default for Zoo {
     }
 }
 
-/// One server, on a loopback port unless told otherwise, with its data in a temporary directory. It is killed when this is dropped, and when
-/// this process ends.
+/// One server, on a loopback port unless told otherwise, with its data in a temporary directory. It is killed when this
+/// is dropped, and when this process ends.
 #[derive(Debug)]
 pub struct ZooKeeper {
     dir: TempDir,
@@ -65,7 +63,7 @@ pub struct ZooKeeper {
 #[derive(Debug)]
 struct Process {
     pid: Pid,
-    keeper: Child,
+    warden: Child,
 }
 
 impl ZooKeeper {
@@ -84,7 +82,7 @@ impl ZooKeeper {
     pub async fn start_with(zoo: Zoo) -> Self {
         let mut tries = 0;
         loop {
-            let [port] = free_ports();
+            let [port] = ports::free(zoo.address);
             let mut server = Self::prepare(zoo, port, "", None);
             server.spawn().await;
             tries += 1;
@@ -148,8 +146,8 @@ impl ZooKeeper {
 
     async fn spawn(&mut self) {
         assert!(self.process.is_none(), "the server runs already");
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        let mut warden = Command::new("sh")
+            .args(["-c", WARDEN, "sh", "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .args(["-Dzookeeper.jmx.log4j.disable=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"])
             .args(["-cp", &format!("{JAR}:{LOGGER}"), MAIN])
             .arg(self.dir.path().join("zoo.cfg"))
@@ -160,11 +158,11 @@ impl ZooKeeper {
             .stderr(Stdio::null())
             .spawn()
             .expect("sh can be started");
-        let stdout = keeper.stdout.take().expect("stdout is piped");
+        let stdout = warden.stdout.take().expect("stdout is piped");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).await.expect("the server's process id can be read");
         let pid = Pid::from_raw(line.trim().parse().expect("the first line is a process id"));
-        self.process = Some(Process { pid, keeper });
+        self.process = Some(Process { pid, warden });
     }
 
     /// Waits until it serves; its log, if it ends instead.
@@ -180,14 +178,7 @@ impl ZooKeeper {
 
     /// The answer to a four-letter word, if the server gives one within a second.
     pub async fn ask(&self, word: &str) -> Option<String> {
-        let exchange = async {
-            let mut stream = TcpStream::connect(self.address).await.ok()?;
-            stream.write_all(word.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            Some(answer)
-        };
-        tokio::time::timeout(Duration::from_secs(1), exchange).await.ok().flatten()
+        crate::ask(self.address.into(), word).await
     }
 
     /// Ends it with SIGTERM and waits.
@@ -212,8 +203,8 @@ impl ZooKeeper {
 
     async fn reap(&mut self) {
         let Some(mut process) = self.process.take() else { return };
-        drop(process.keeper.stdin.take());
-        tokio::time::timeout(STOPPED, process.keeper.wait())
+        drop(process.warden.stdin.take());
+        tokio::time::timeout(STOPPED, process.warden.wait())
             .await
             .expect("it ends")
             .expect("it can be waited for");
@@ -238,7 +229,7 @@ impl ZooKeeper {
     fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("the server runs");
         match kill(process.pid, signal) {
-            // The keeper has not waited for it, so the id is still its own.
+            // The warden has not waited for it, so the id is still its own.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => panic!("failed to signal ZooKeeper: {error}"),
         }
@@ -255,7 +246,7 @@ impl ZooKeeper {
 impl Drop for ZooKeeper {
     fn drop(&mut self) {
         if let Some(process) = &self.process {
-            // The keeper reaps it as soon as its standard input ends, which is when this value is gone.
+            // The warden reaps it as soon as its standard input ends, which is when this value is gone.
             let _ = kill(process.pid, Signal::SIGKILL);
         }
     }
@@ -282,7 +273,7 @@ impl Ensemble {
     /// # Panics
     /// They do not serve within a minute.
     pub async fn start_with(zoo: Zoo, servers: usize) -> Self {
-        let ports: Vec<[u16; 3]> = (0..servers).map(|_| free_ports()).collect();
+        let ports: Vec<[u16; 3]> = (0..servers).map(|_| ports::free(Ipv4Addr::LOCALHOST)).collect();
         let peers: String = ports
             .iter()
             .enumerate()
@@ -294,17 +285,77 @@ impl Ensemble {
             server.spawn().await;
             started.push(server);
         }
-        for server in &started {
-            if let Err(log) = server.serving().await {
-                panic!("ZooKeeper ended: {log}");
-            }
-        }
-        Self { servers: started }
+        let ensemble = Self { servers: started };
+        ensemble.serving().await;
+        ensemble
     }
 
     /// The connect string of all servers.
     pub fn hosts(&self) -> String {
         self.servers.iter().map(ZooKeeper::hosts).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts all servers after [`stop`](Self::stop) or [`kill`](Self::kill).
+    ///
+    /// # Panics
+    /// They do not serve within a minute.
+    pub async fn start_again(&mut self) {
+        // None serves before a majority is there.
+        for server in &mut self.servers {
+            server.spawn().await;
+        }
+        self.serving().await;
+    }
+
+    /// Ends all servers with SIGTERM and waits.
+    ///
+    /// # Panics
+    /// One does not end.
+    pub async fn stop(&mut self) {
+        // All at once: no majority goes on in between.
+        for server in &self.servers {
+            server.signal(Signal::SIGTERM);
+        }
+        for server in &mut self.servers {
+            server.stop().await;
+        }
+    }
+
+    /// Ends all servers with SIGKILL and waits.
+    ///
+    /// # Panics
+    /// One does not run.
+    pub async fn kill(&mut self) {
+        for server in &self.servers {
+            server.signal(Signal::SIGKILL);
+        }
+        for server in &mut self.servers {
+            server.reap().await;
+        }
+    }
+
+    /// SIGSTOP for all servers: connections stay open, nothing is answered.
+    ///
+    /// # Panics
+    /// One does not run.
+    pub fn pause(&self) {
+        self.servers.iter().for_each(ZooKeeper::pause);
+    }
+
+    /// SIGCONT for all servers.
+    ///
+    /// # Panics
+    /// One does not run.
+    pub fn resume(&self) {
+        self.servers.iter().for_each(ZooKeeper::resume);
+    }
+
+    async fn serving(&self) {
+        for server in &self.servers {
+            if let Err(log) = server.serving().await {
+                panic!("ZooKeeper ended: {log}");
+            }
+        }
     }
 
     /// The index in `servers` of the one that leads now.
@@ -324,22 +375,4 @@ impl Ensemble {
         })
         .await
     }
-}
-
-/// Ports that were free a moment ago, distinct, and below those that the kernel hands out by itself: no client's
-/// outgoing connection takes one while a server is down.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| {
-        let mut tries = 0;
-        loop {
-            let port = 12_000
-                + u16::try_from(RandomState::new().hash_one(tries) % 20_000).expect("less than 20,000");
-            tries += 1;
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                Ok(listener) => return listener,
-                Err(error) => assert!(tries < 100, "no loopback port is free: {error}"),
-            }
-        }
-    });
-    listeners.each_ref().map(|listener| listener.local_addr().expect("a bound socket has an address").port())
 }
