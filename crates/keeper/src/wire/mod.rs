@@ -1,13 +1,62 @@
 //! The protocol on the wire: ZooKeeper 3.8's jute records, in both directions.
+//!
+//! ```text
+//! client                                   server
+//!   length, ConnectRequest        ──▶
+//!                                 ◀──  length, ConnectResponse
+//!   length, RequestHeader, body   ──▶
+//!                                 ◀──  length, ReplyHeader, body        in the order of the requests
+//!                                 ◀──  length, ReplyHeader, event       xid -1, zxid -1
+//! ```
+//!
+//! [`RequestHeader::split`] and [`Request::decode`] read what a server gets, [`reply_frame`] and
+//! [`event_frame`] write what it sends; [`request_frame`], [`ReplyHeader::split`], [`Reply::decode`] and
+//! [`WatchedEvent::decode`] are for a client.
+//!
+//! # What is not as it should be
+//!
+//! As ZooKeeper 3.8.0 has it; none of it is in the protocol's description.
+//!
+//! | the frame | the answer |
+//! |---|---|
+//! | has a length below 0 or above `jute.maxbuffer` | closed |
+//! | is the first, and shorter than a [`ConnectRequest`] | closed |
+//! | is shorter than a [`RequestHeader`] | closed |
+//! | is an `Auth` or `Sasl` whose body is malformed | closed |
+//! | has an op code that is unknown, or `Notification`, `Error` | [`Code::Unimplemented`], then closed |
+//! | is a write whose body is malformed or whose path is null | [`Code::MarshallingError`]; a zxid is used up and an error is logged under it |
+//! | is a multi with a null path | the same, but nothing is logged for the zxid, and the reply's is the one before |
+//! | is a read whose body is malformed or whose path is null | [`Code::MarshallingError`], no zxid |
+//! | goes on behind the body | what is behind is ignored |
+//!
+//! Malformed is what [`Request::decode`] refuses, in a multi as well: one that holds a read is a write that is malformed,
+//! and a multi-read that holds a write answers [`Code::MarshallingError`]. Where this crate is
+//! stricter than ZooKeeper: it refuses a null path in `Sync`, `AddWatch`, `CheckWatches` and `RemoveWatches` too, which
+//! ZooKeeper takes for a name. A create in a multi whose flags say time to live, but whose header does not, is refused even
+//! where ZooKeeper would not have come to it because an op before it had failed.
+//!
+//! Null data and empty data are different: what was written as null is read as null.
+//!
+//! **Invariant**: reading never panics, does not recurse, and reserves no more than a small multiple of the bytes that are there.
 
 mod code;
 mod error;
+mod frame;
+mod jute;
+mod multi;
 mod records;
+mod records_codec;
 mod reply;
+mod reply_codec;
 mod request;
+mod request_codec;
 
 pub use code::{Code, OpCode};
 pub use error::DecodeError;
+pub use frame::{
+    FrameLengthError, connect_request_frame, connect_response_frame, event_frame, put_reply, reply_frame,
+    request_frame, take_frame,
+};
 pub use records::{
     Acl, AddWatchMode, ClientInfo, ConnectRequest, ConnectResponse, CreateMode, EventKind, Id, Perms,
     ReplyHeader, RequestHeader, STATE_SYNC_CONNECTED, Stat, WatchedEvent, WatcherKind, XID_AUTH,
