@@ -1,6 +1,7 @@
 //! The cluster as `taskd cluster status` shows it. The JSON form is stable.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,54 @@ pub struct CoordinationStatus {
     pub session: Option<String>,
     /// The negotiated session timeout, in milliseconds.
     pub session_timeout_ms: u64,
+    /// What it is, once it has said so.
+    #[serde(default)]
+    pub service: Option<CoordinationService>,
+}
+
+/// What serves as the coordination service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinationService {
+    /// Which program it is, and on how many machines.
+    pub kind: CoordinationKind,
+    /// Its release, as it says.
+    pub version: String,
+    /// Whether it outlives the loss of a machine.
+    pub highly_available: bool,
+}
+
+impl CoordinationService {
+    /// A service of `kind` and `version`.
+    pub fn new(kind: CoordinationKind, version: impl Into<String>) -> Self {
+        Self { kind, version: version.into(), highly_available: kind == CoordinationKind::Ensemble }
+    }
+}
+
+/// As people should read it: one machine is said to be one.
+impl fmt::Display for CoordinationService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            CoordinationKind::EmbeddedKeeper => f.write_str("embedded keeper")?,
+            CoordinationKind::Keeper => f.write_str("keeper")?,
+            CoordinationKind::StandaloneZookeeper => write!(f, "standalone ZooKeeper {}", self.version)?,
+            CoordinationKind::Ensemble => write!(f, "ZooKeeper {} ensemble", self.version)?,
+        }
+        f.write_str(if self.highly_available { "" } else { " (one machine, not highly available)" })
+    }
+}
+
+/// The sorts of coordination service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoordinationKind {
+    /// A keeper inside the node that answers.
+    EmbeddedKeeper,
+    /// A keeper: by itself, or inside another node.
+    Keeper,
+    /// One ZooKeeper server that has no others.
+    StandaloneZookeeper,
+    /// Several ZooKeeper servers.
+    Ensemble,
 }
 
 /// The task log.

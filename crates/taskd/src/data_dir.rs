@@ -5,6 +5,7 @@
 //!            machine-id     which machine the directory belongs to
 //!            identity.json  what the node's session in ZooKeeper owned, fsynced before it was created
 //!            runner/        attempts, output, spooled outcomes
+//!            keeper/        the embedded coordination service's log and snapshots, if this node has one
 //! ```
 
 use std::fs::{self, File, OpenOptions};

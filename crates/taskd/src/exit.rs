@@ -19,11 +19,11 @@ pub(crate) enum Exit {
     Unavailable,
     /// The answer did not come: it is not known whether it was done.
     Unknown,
-    /// `serve`: the node could not boot, or a component died.
+    /// `serve`, `keeper`: it could not start, or a component died.
     Died,
     /// `serve`: nothing moved any more; the watchdog ended the process.
     Wedged,
-    /// `serve`: the stop missed its deadline; what was left was abandoned.
+    /// `serve`, `keeper`: the stop missed its deadline; what was left was abandoned.
     StopLate,
     /// `serve`: the configuration cannot be used, or does not fit the cluster. Starting again does not help.
     Config,
@@ -76,9 +76,9 @@ Exit codes:
     4  no such task or node, or the prefix fits several tasks
     5  no node can be reached, or nobody leads; nothing was done
     6  the answer did not come: it is not known whether it was done
-   69  `serve`: the node could not boot, or a component died
+   69  `serve`, `keeper`: it could not start, or a component (the disk) died
    70  `serve`: nothing moved any more, and the watchdog ended the process
-   71  `serve`: the stop missed its deadline, what was left was abandoned
+   71  `serve`, `keeper`: the stop missed its deadline, or was cut short
    78  `serve`: the configuration cannot be used, or does not fit the cluster
   125  `task submit --wait`: taskd's own failure; any other code is the task's
 128+N  `task submit --wait`: signal N ended the task

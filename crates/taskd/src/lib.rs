@@ -17,6 +17,7 @@ pub mod node;
 pub mod telemetry;
 
 mod api_server;
+mod coordination;
 mod data_dir;
 mod links;
 mod status;

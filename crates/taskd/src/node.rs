@@ -201,20 +201,24 @@ impl Builder {
             .map_err(|source| StartError::System { action: "start the watchdog's thread", source })?;
 
         let mut rng = rand::rng();
-        let (publisher, board) = watch::channel(Published::default());
+        let coordination = &config.coordination;
+        let hosts = coordination.hosts.clone().unwrap_or_else(|| coordination.embedded_listen.to_string());
+        let (publisher, board) = watch::channel(Published { hosts, ..Published::default() });
         let board = Board(board);
         let parts = Arc::new(Parts {
             node: config.node.id.clone(),
             address: config.node.address(),
             identity: status::Identity {
                 node: config.node.id.clone(),
-                hosts: format!("{}{}", config.coordination.hosts, config.coordination.root),
+                root: config.coordination.root.clone(),
+                embedded: config.coordination.embedded,
                 session_timeout: config.coordination.session_timeout,
                 tick: config.coordination.tick,
             },
             clock,
             stop_within: config.stop.deadline,
-            peers: Peers::new(network, net_identity.clone(), CONNECT_WITHIN),
+            peers: Peers::new(Arc::clone(&network), net_identity.clone(), CONNECT_WITHIN),
+            network,
             incarnation: Incarnation::from_u128(rng.random()),
             data_dir,
             net_identity,
@@ -222,11 +226,13 @@ impl Builder {
             shim,
             exit_policy: Some(exit_policy),
             rng_seed: rng.random(),
+            keeper_seed: rng.random(),
             auth,
             board: board.clone(),
             runtime,
             members: watch::Sender::default(),
             priority_set: OnceLock::new(),
+            keeper: OnceLock::new(),
             config,
         });
         let stop = CancellationToken::new();
@@ -301,7 +307,7 @@ impl NodeHandle {
         StopRequester(self.stop.clone())
     }
 
-    /// Stops the node: dispatcher, runner, quorum, listener. Takes at most the configured stop deadline; a node that
+    /// Stops the node: dispatcher, runner, quorum, embedded keeper, listener. Takes at most the configured stop deadline; a node that
     /// is wedged beyond that is aborted, reported as abandoned, and has called its [`LastRung`].
     pub async fn stop(self) -> StopReport {
         self.stop.cancel();

@@ -35,7 +35,8 @@ const EXPIRY_SLACK: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
-    pub(crate) hosts: String,
+    pub(crate) root: String,
+    pub(crate) embedded: bool,
     pub(crate) session_timeout: Duration,
     pub(crate) tick: Duration,
 }
@@ -317,7 +318,7 @@ fn coordination(identity: &Identity, published: &Published, now: Instant) -> Coo
         None => ("disconnected", None),
     };
     CoordinationStatus {
-        hosts: identity.hosts.clone(),
+        hosts: format!("{}{}", published.hosts, identity.root),
         state: state.to_owned(),
         for_ms: since.map_or(0, |since| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)),
         session: view.and_then(|view| view.session).map(|session| session.to_string()),
@@ -325,6 +326,7 @@ fn coordination(identity: &Identity, published: &Published, now: Instant) -> Coo
             view.map_or(identity.session_timeout, |view| view.session_timeout).as_millis(),
         )
         .unwrap_or(u64::MAX),
+        service: published.service.clone(),
     }
 }
 
@@ -363,9 +365,14 @@ pub(crate) fn why_no_leader(published: &Published, now: Instant) -> String {
 }
 
 fn remedy(published: &Published, identity: &Identity) -> Option<String> {
-    let Some(view) = published.view.as_deref() else {
-        return Some(format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", identity.hosts));
+    let coordination = || {
+        if identity.embedded {
+            "look at this node's log: it runs the coordination service itself".to_owned()
+        } else {
+            format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", published.hosts)
+        }
     };
+    let Some(view) = published.view.as_deref() else { return Some(coordination()) };
     match &view.link {
         // The sentence itself says what to do.
         LinkState::Connected { .. } if view.obstacle.is_some() => None,
@@ -373,8 +380,6 @@ fn remedy(published: &Published, identity: &Identity) -> Option<String> {
             Some("start more nodes, or look at their logs: a node is ready once its runner runs".to_owned())
         }
         LinkState::Connected { .. } => Some("wait: a node takes over by itself".to_owned()),
-        LinkState::Disconnected { .. } | LinkState::Ended(_) => {
-            Some(format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", identity.hosts))
-        }
+        LinkState::Disconnected { .. } | LinkState::Ended(_) => Some(coordination()),
     }
 }

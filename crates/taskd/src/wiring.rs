@@ -1,5 +1,6 @@
 //! The composition root: reads as the list of what a node consists of.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, PidNamespace};
 use crate::data_dir::DataDir;
 use crate::links::{ToLeader, ToRunners};
-use crate::net::{Identity as NetIdentity, Peers};
+use crate::net::{Identity as NetIdentity, Peers, SharedNetwork};
 use crate::status;
 use crate::supervisor::published::Board;
 
@@ -29,6 +30,7 @@ pub(crate) struct Parts {
     pub(crate) clock: SharedClock,
     pub(crate) stop_within: Duration,
     pub(crate) peers: Peers,
+    pub(crate) network: SharedNetwork,
     pub(crate) incarnation: Incarnation,
     pub(crate) config: Config,
     pub(crate) data_dir: DataDir,
@@ -37,6 +39,7 @@ pub(crate) struct Parts {
     pub(crate) shim: runner::ShimProgram,
     pub(crate) exit_policy: Option<runner::ExitPolicy>,
     pub(crate) rng_seed: u64,
+    pub(crate) keeper_seed: [u8; 32],
     pub(crate) auth: Option<(String, Vec<u8>)>,
     pub(crate) board: Board,
     pub(crate) runtime: Arc<coord::ClientRuntime>,
@@ -44,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) members: watch::Sender<Arc<Vec<dispatcher::MemberInfo>>>,
     /// Whether the configured priority has been set once.
     pub(crate) priority_set: OnceLock<()>,
+    /// Where the embedded keeper listens, once it does.
+    pub(crate) keeper: OnceLock<SocketAddr>,
 }
 
 /// Why the quorum could not be brought up.
@@ -77,8 +82,27 @@ impl Parts {
             margin: coordination.margin(),
             call_deadline: coordination.call_deadline,
             auth: self.auth.clone(),
-            ..coord::Options::new(coordination.hosts.clone(), coordination.root.clone())
+            ..coord::Options::new(self.hosts(), coordination.root.clone())
         }
+    }
+
+    /// Where the coordination service is; empty as long as the embedded one has not started.
+    pub(crate) fn hosts(&self) -> String {
+        match &self.config.coordination.hosts {
+            Some(hosts) => hosts.clone(),
+            None => self.keeper.get().copied().map_or_else(String::new, |address| reach(address).to_string()),
+        }
+    }
+
+    /// The embedded keeper, if this node has one.
+    pub(crate) fn new_keeper(&self) -> Option<keeper::server::Options> {
+        let coordination = &self.config.coordination;
+        coordination.embedded.then(|| {
+            let data_dir = self.data_dir.path().join("keeper");
+            let mut options = keeper::server::Options::new(data_dir, coordination.embedded_listen);
+            options.tick = coordination.tick;
+            options
+        })
     }
 
     pub(crate) fn new_runner(&self) -> runner::Runner<runner::Booting> {
@@ -197,4 +221,16 @@ impl Parts {
             changed
         });
     }
+}
+
+/// How this machine reaches what listens on `address`.
+fn reach(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    address
 }

@@ -1,6 +1,7 @@
 //! The command line's grammar and its help.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::exit;
 const EXAMPLES: &str = "\
 Examples:
   taskd serve --config /etc/taskd/taskd.toml
+  taskd serve --embedded --allow-exec     # one machine, nothing else needed
   taskd task submit --wait -- sha256sum /etc/os-release
   taskd task list --state failed
   taskd task logs -f 3f2a
@@ -35,13 +37,38 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run a node
     #[command(after_help = "\
-Example:
+Examples:
+  taskd serve --embedded --allow-exec
   taskd serve --node-id n1 --coordination zk1:2181,zk2:2181/taskd
+
+With --embedded the node runs its own coordination service: everything on one
+machine, and not highly available. For more, start a ZooKeeper ensemble and
+name it with --coordination instead; nothing else changes.
 
 Every key of the file can be set in the environment too, as
 TASKD_<SECTION>__<KEY>, for example TASKD_EXEC__ALLOW=true. Flags win over
 the environment, which wins over the file. SIGTERM and SIGINT stop the node.")]
     Serve(ServeArgs),
+    /// Run a coordination service for one machine: a ZooKeeper-protocol server that needs no Java
+    #[command(after_help = "\
+Examples:
+  taskd keeper
+  taskd keeper --data-dir ./keeper --listen 127.0.0.1:2182
+  taskd serve --coordination 127.0.0.1:2181
+
+It is one server on one machine, and not highly available: while it is down,
+nobody leads and nothing new starts; what runs goes on until its fence. For
+more, start a ZooKeeper ensemble and let the nodes use it: nothing but their
+hosts (--coordination) changes. ZooKeeper's clients and tools work with it;
+what ZooKeeper calls reconfig, quotas, SASL, containers and TTLs is refused.
+
+Nothing is encrypted. Beyond 127.0.0.1 everybody who reaches the port can
+read and change what ACLs do not protect, so listen there only on a trusted
+network.
+
+What it has acknowledged is on the disk. SIGTERM and SIGINT stop it; a second
+one ends it at once, and loses nothing that was acknowledged.")]
+    Keeper(KeeperArgs),
     /// Submit tasks, look at them, wait for them
     Task(TaskArgs),
     /// Look at the cluster, and choose who leads
@@ -62,12 +89,48 @@ pub(super) struct ServeArgs {
     /// ZooKeeper's servers, and the node under which everything lives [default root: /taskd]
     #[arg(long, value_name = "HOSTS[/ROOT]")]
     pub(super) coordination: Option<String>,
-    /// Where to keep identity and output [default: /var/lib/taskd]
+    /// Run the coordination service in this node, on 127.0.0.1:2181: one machine, not highly available
+    #[arg(long, conflicts_with = "coordination")]
+    pub(super) embedded: bool,
+    /// Where to keep identity and output [default: /var/lib/taskd, or ~/.local/state/taskd if that is not yours]
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
+    /// Run tasks of the kind exec: any command, as this user, for whoever reaches this node's port
+    #[arg(long)]
+    pub(super) allow_exec: bool,
     /// Show the configuration that would be used, and end
     #[arg(long)]
     pub(super) print_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeeperArgs {
+    /// Where to keep the data [default: keeper in /var/lib/taskd, or in ~/.local/state/taskd if that is not yours]
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Where to listen; nothing is encrypted
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2181")]
+    pub(super) listen: SocketAddr,
+    /// The unit of session timeouts, which may be 2 to 20 of it; the nodes' coordination.tick says the same
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(super) tick: Duration,
+    /// Connections that clients may open to it
+    #[arg(long, value_name = "N", default_value_t = 4_096)]
+    pub(super) connections_max: usize,
+    /// How log lines look, on stderr
+    #[arg(long, value_enum, default_value_t = Lines::Human, value_name = "FORMAT", env = "TASKD_LOG__FORMAT")]
+    pub(super) log_format: Lines,
+    /// error, warn, info, debug, trace, or directives such as info,keeper=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "TASKD_LOG__LEVEL")]
+    pub(super) log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Lines {
+    /// For eyes
+    Human,
+    /// One object a line
+    Json,
 }
 
 /// What every command that talks to a node takes.
@@ -282,7 +345,9 @@ With -o json (stable: fields may be added, none is renamed or removed):
   MEMBER    {\"index\", \"sequence\", \"node\", \"address\", \"role\", \"phase\",
              \"priority\", \"slots\": {\"total\", \"free\"}, \"version\", \"note\"}
   COORDINATION  {\"hosts\", \"state\", \"for_ms\", \"session\",
-                 \"session_timeout_ms\"}")]
+                 \"session_timeout_ms\", \"service\": SERVICE or null}
+  SERVICE   {\"kind\": \"embedded_keeper\"|\"keeper\"|\"standalone_zookeeper\"|
+             \"ensemble\", \"version\", \"highly_available\": bool}")]
 pub(super) struct ClusterArgs {
     #[command(flatten)]
     pub(super) common: Common,

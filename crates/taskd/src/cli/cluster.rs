@@ -37,8 +37,9 @@ fn describe(status: &ClusterStatus) -> String {
     }
     let coordination = &status.coordination;
     let mut rows = vec![
+        ("coordination", coordination.service.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
         (
-            "ZooKeeper",
+            "connection",
             format!("{} for {} ({})", coordination.state, span(coordination.for_ms), coordination.hosts),
         ),
         ("session", coordination.session.clone().unwrap_or_else(|| "-".to_owned())),

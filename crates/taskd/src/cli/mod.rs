@@ -6,8 +6,10 @@ mod args;
 mod cluster;
 mod failure;
 mod follow;
+mod keeper;
 mod output;
 mod serve;
+mod signals;
 mod submit;
 mod task;
 mod wait;
@@ -33,6 +35,7 @@ pub(crate) fn main() -> Exit {
     };
     let done = match cli.command {
         Command::Serve(args) => serve::main(&args),
+        Command::Keeper(args) => keeper::main(&args),
         Command::Task(args) => on_client(&args.common, async |client, output| match &args.command {
             TaskCommand::Submit(args) => submit::run(client, output, args).await,
             TaskCommand::List(args) => task::list(client, output, args).await,

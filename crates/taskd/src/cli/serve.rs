@@ -7,11 +7,11 @@ use std::time::Duration;
 use taskd::config::{self, Config, Flags};
 use taskd::{LastRung, Node, StartError, StopCause, StopReport, Wedge, telemetry};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::ServeArgs;
 use super::failure::Failure;
 use super::output;
+use super::signals::Signals;
 use crate::exit::Exit;
 
 /// Threads of the runtime: the work is waiting.
@@ -43,7 +43,9 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<E
         node_id: args.node_id.clone(),
         listen: args.listen.clone(),
         coordination: args.coordination.clone(),
+        embedded: args.embedded,
         data_dir: args.data_dir.clone(),
+        allow_exec: args.allow_exec,
     };
     let unusable = |message: String| Failure::new(Exit::Config, message);
     let config = config::load(args.config.as_deref(), &flags).map_err(|error| unusable(error.to_string()))?;
@@ -109,25 +111,5 @@ impl LastRung for EndProcess {
             Wedge::Stop { .. } => Exit::StopLate,
         };
         std::process::exit(exit.code().into())
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// From now on, they do not end the process.
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

@@ -7,6 +7,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Error, Figment, Metadata, Profile, Provider};
 use proto::NodeId;
+use serde::Serialize;
 
 use super::{Config, ConfigError, Problem};
 
@@ -22,8 +23,12 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--coordination`, `HOSTS[/root]`
     pub coordination: Option<String>,
+    /// `--embedded`
+    pub embedded: bool,
     /// `--data-dir`
     pub data_dir: Option<PathBuf>,
+    /// `--allow-exec`
+    pub allow_exec: bool,
 }
 
 /// Reads `file` (if given; it must exist then), the environment and `flags`, and checks the result.
@@ -37,6 +42,8 @@ pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Config, ConfigError> {
     if id.parse::<NodeId>().is_ok() {
         figment = figment.merge(Given { origin: "the machine's host name", key: "node.id", value: id });
     }
+    let value = data_dir().display().to_string();
+    figment = figment.merge(Given { origin: "the default for this user", key: "node.data_dir", value });
     if let Some(path) = file {
         if !path.is_file() {
             let problem = Problem::at("--config", format!("there is no file {}", path.display()));
@@ -47,6 +54,18 @@ pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Config, ConfigError> {
     // TASKD_ADDR and what tasks find in their environment have no section, and are not ours.
     figment = figment.merge(Env::prefixed("TASKD_").filter(|key| key.as_str().contains("__")).split("__"));
     extract(&flags.over(figment))
+}
+
+/// Where this user's daemons keep their data unless told otherwise: `/var/lib/taskd`, or, where that is not theirs, a
+/// directory under their home. So a person needs no root to try it, and a service has its data where services have it.
+pub fn data_dir() -> PathBuf {
+    let system = Path::new(super::DATA_DIR);
+    let theirs = nix::unistd::Uid::effective().is_root()
+        || nix::unistd::access(system, nix::unistd::AccessFlags::W_OK).is_ok();
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = || variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let home = if theirs { None } else { state() };
+    home.map_or_else(|| system.to_owned(), |state| state.join("taskd"))
 }
 
 /// The defaults as values, without what has none.
@@ -180,9 +199,6 @@ fn explain(figment: &Figment, errors: Error) -> ConfigError {
                 }
                 key.push_str(field);
                 match key.as_str() {
-                    "coordination.hosts" => "not set: name ZooKeeper's servers, in the file (hosts = \
-                        \"zk1:2181,zk2:2181,zk3:2181\") or with --coordination zk1:2181,zk2:2181,zk3:2181"
-                        .to_owned(),
                     "node.id" => {
                         "not set, and the machine's host name is no node id: name this node, in the file \
                         (id = \"n1\") or with --node-id n1"
@@ -226,18 +242,26 @@ impl Flags {
         }
         let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
         give("the flag --data-dir", "node.data_dir", data_dir);
+        for (origin, key, given) in [
+            ("the flag --embedded", "coordination.embedded", self.embedded),
+            ("the flag --allow-exec", "exec.allow", self.allow_exec),
+        ] {
+            if given {
+                figment = figment.merge(Given { origin, key, value: true });
+            }
+        }
         figment
     }
 }
 
-/// One value that is text whatever it looks like.
-struct Given {
+/// One value; text is text whatever it looks like.
+struct Given<T> {
     origin: &'static str,
     key: &'static str,
-    value: String,
+    value: T,
 }
 
-impl Provider for Given {
+impl<T: Serialize> Provider for Given<T> {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.origin)
     }

@@ -1,9 +1,11 @@
 //! What can be configured: plain data, parsed and checked once.
 //!
 //! Layers, later ones win: built-in defaults, the TOML file, the environment (`TASKD_<SECTION>__<KEY>`, for example
-//! `TASKD_COORDINATION__HOSTS`), flags of `taskd serve`. Only `coordination.hosts` must be given; `node.id` too where
-//! the machine's host name is no node id. Every error names the key and where its value came from.
+//! `TASKD_COORDINATION__HOSTS`), flags of `taskd serve`. Only `coordination.hosts` must be given, or
+//! `coordination.embedded`; `node.id` too where the machine's host name is no node id. Every error names the key and
+//! where its value came from.
 
+mod check;
 mod error;
 mod load;
 
@@ -17,7 +19,13 @@ use proto::{DEFAULT_PORT, NodeId};
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
-pub use load::{Flags, load};
+pub use load::{Flags, data_dir, load};
+
+/// Where a service keeps its data.
+const DATA_DIR: &str = "/var/lib/taskd";
+
+/// Where ZooKeeper's clients look for it.
+pub const COORDINATION_PORT: u16 = 2181;
 
 /// Everything that a node is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,14 +75,19 @@ pub struct Node {
 /// The coordination service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Coordination {
-    /// ZooKeeper's servers, `HOST:PORT,HOST:PORT,…`.
-    pub hosts: String,
+    /// ZooKeeper's servers, `HOST:PORT,HOST:PORT,…`; none with `embedded`, and only then.
+    pub hosts: Option<String>,
+    /// Whether this node runs the coordination service itself: one machine, not highly available.
+    pub embedded: bool,
+    /// Where the embedded one listens.
+    #[serde(with = "socket_address")]
+    pub embedded_listen: SocketAddr,
     /// Under which node everything lives.
     pub root: String,
     /// The session timeout to ask for.
     #[serde(with = "humantime_serde")]
     pub session_timeout: Duration,
-    /// The ensemble's `tickTime`. A client cannot learn it.
+    /// The ensemble's `tickTime`, which a client cannot learn. The embedded one's too.
     #[serde(with = "humantime_serde")]
     pub tick: Duration,
     /// How much earlier than the session a lease ends; none = `tick` + 100 ms.
@@ -194,7 +207,7 @@ impl Config {
                 id,
                 listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
                 advertise: None,
-                data_dir: PathBuf::from("/var/lib/taskd"),
+                data_dir: PathBuf::from(DATA_DIR),
                 labels: BTreeMap::new(),
                 slots: None,
                 insecure: false,
@@ -203,7 +216,9 @@ impl Config {
                 connections_max: 4_096,
             },
             coordination: Coordination {
-                hosts: hosts.into(),
+                hosts: Some(hosts.into()),
+                embedded: false,
+                embedded_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), COORDINATION_PORT),
                 root: "/taskd".to_owned(),
                 session_timeout: Duration::from_secs(4),
                 tick: Duration::from_secs(2),
@@ -237,102 +252,11 @@ impl Config {
         }
     }
 
-    /// Checks what no single key shows. [`load`] has done it.
-    ///
-    /// # Errors
-    /// Every problem that was found, each with its key and what to do.
-    pub fn check(&self) -> Result<(), Vec<Problem>> {
-        let mut problems = Vec::new();
-        let mut unless = |ok: bool, key: &str, message: String| {
-            if !ok {
-                problems.push(Problem::at(key, message));
-            }
-        };
-        let (node, coordination, tasks) = (&self.node, &self.coordination, &self.tasks);
-        unless(
-            node.listen.ip().is_loopback() || node.insecure,
-            "node.listen",
-            format!(
-                "{} is reachable from other machines, and this release encrypts and authenticates nothing (TLS is to \
-                 come): listen on 127.0.0.1, or set node.insecure = true if the network is trusted",
-                node.listen
-            ),
-        );
-        match &node.advertise {
-            None => unless(
-                !node.listen.ip().is_unspecified(),
-                "node.advertise",
-                format!(
-                    "not set, and {} is no address that others can connect to: set it to this node's HOST:PORT",
-                    node.listen
-                ),
-            ),
-            Some(address) => {
-                if let Err(error) = parse_address(address) {
-                    unless(false, "node.advertise", error);
-                }
-            }
-        }
-        unless(node.slots != Some(0), "node.slots", "0 would run nothing: use 1 or more".to_owned());
-        unless(node.connections_max >= 8, "node.connections_max", "use 8 or more".to_owned());
-        for server in coordination.hosts.split(',') {
-            if let Err(error) = parse_address(server.trim()) {
-                unless(false, "coordination.hosts", error);
-            }
-        }
-        let root = &coordination.root;
-        unless(
-            root.len() > 1 && root.starts_with('/') && !root.ends_with('/') && !root.contains("//"),
-            "coordination.root",
-            format!("{root:?} is not the path of a node: use something like \"/taskd\""),
-        );
-        let margin = coordination.margin();
-        unless(
-            margin >= coordination.tick + Duration::from_millis(50) && margin < coordination.session_timeout,
-            "coordination.margin",
-            format!(
-                "{margin:?} must be at least tick + 50ms ({:?}) and less than session_timeout ({:?})",
-                coordination.tick + Duration::from_millis(50),
-                coordination.session_timeout
-            ),
-        );
-        unless(
-            self.election.eligible_max >= 1,
-            "election.eligible_max",
-            "0 would leave the cluster without a leader: use 1 or more".to_owned(),
-        );
-        unless(
-            tasks.kill_grace <= Duration::from_secs(2),
-            "tasks.kill_grace",
-            format!("{:?} is too long: use 2s or less", tasks.kill_grace),
-        );
-        unless(
-            tasks.heartbeat >= Duration::from_millis(50),
-            "tasks.heartbeat",
-            format!("{:?} is too short: use 50ms or more", tasks.heartbeat),
-        );
-        unless(
-            tasks.fence_after >= tasks.kill_grace + 3 * tasks.heartbeat,
-            "tasks.fence_after",
-            format!(
-                "{:?} is too short: use at least kill_grace + 3 × heartbeat ({:?})",
-                tasks.fence_after,
-                tasks.kill_grace + 3 * tasks.heartbeat
-            ),
-        );
-        unless(
-            self.stop.deadline >= tasks.kill_grace + Duration::from_secs(1),
-            "stop.deadline",
-            format!(
-                "{:?} is too short to end the tasks: use at least tasks.kill_grace + 1s ({:?})",
-                self.stop.deadline,
-                tasks.kill_grace + Duration::from_secs(1)
-            ),
-        );
-        if let Err(error) = crate::telemetry::directives(&self.log.level) {
-            unless(false, "log.level", error);
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    /// A node `id` that runs its own coordination service, everything else at its default.
+    pub fn embedded(id: NodeId) -> Self {
+        let mut config = Self::new(id, "");
+        (config.coordination.hosts, config.coordination.embedded) = (None, true);
+        config
     }
 }
 

@@ -87,8 +87,8 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 fn the_coordination_flag_takes_a_root() {
     let config = load(None, &flags("1", "a:1,b:2/zos/taskd")).unwrap();
     assert_eq!(
-        (config.coordination.hosts.as_str(), config.coordination.root.as_str()),
-        ("a:1,b:2", "/zos/taskd")
+        (config.coordination.hosts.as_deref(), config.coordination.root.as_str()),
+        (Some("a:1,b:2"), "/zos/taskd")
     );
     assert_eq!(config.node.id.as_str(), "1", "a flag is text even if it looks like a number");
 }
@@ -99,7 +99,7 @@ fn errors_name_the_key_the_source_and_the_remedy() {
     const BASE: &str = "[node]\nid = 'n1'\n[coordination]\nhosts = 'zk:2181'\n";
     /// More of the file, variables, and what the error must say.
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let rows: [Row<'_>; 14] = [
+    let rows: [Row<'_>; 17] = [
         ("[exec]\nalow = true", &[], &["exec.alow", "taskd.toml", "did you mean \"allow\"?"]),
         ("[taks]\nheartbeat = '1s'", &[], &["taks", "taskd.toml", "did you mean \"tasks\"?"]),
         ("[stop]\nzzz = 1", &[], &["stop.zzz", "use one of deadline"]),
@@ -134,6 +134,17 @@ fn errors_name_the_key_the_source_and_the_remedy() {
         ("", &[("TASKD_NODE__LISTEN", "localhost")], &["node.listen", "TASKD_NODE__LISTEN", "use IP:PORT"]),
         ("", &[("TASKD_COORDINATION__TICK", "4s")], &["coordination.margin", "session_timeout"]),
         ("[node]\nid = 'N_1'", &[], &["duplicate"]),
+        (
+            "embedded = true",
+            &[],
+            &["coordination.embedded (in ", "taskd.toml", "zk:2181", "leave out coordination.hosts"],
+        ),
+        (
+            "",
+            &[("TASKD_COORDINATION__EMBEDDED", "true")],
+            &["coordination.embedded (from the environment variable TASKD_COORDINATION__EMBEDDED)"],
+        ),
+        ("embedded_listen = '2181'", &[], &["coordination.embedded_listen", "use IP:PORT"]),
     ];
     for (more, variables, expected) in rows {
         Jail::expect_with(|jail| {
@@ -157,12 +168,41 @@ fn what_must_be_given_is_asked_for() {
     assert_eq!(
         error,
         "the configuration cannot be used: coordination.hosts: not set: name ZooKeeper's servers, in the file \
-         (hosts = \"zk1:2181,zk2:2181,zk3:2181\") or with --coordination zk1:2181,zk2:2181,zk3:2181"
+         (hosts = \"zk1:2181,zk2:2181,zk3:2181\") or with --coordination zk1:2181,zk2:2181,zk3:2181; or let this node run \
+         its own coordination service, on one machine, with --embedded"
     );
     let error = load(None, &flags("N_1", "zk:2181")).unwrap_err().to_string();
     assert!(error.contains("node.id (from the flag --node-id): \"N_1\" is not a node id"), "{error}");
     let error = load(Some(Path::new("/nowhere/taskd.toml")), &Flags::default()).unwrap_err().to_string();
     assert!(error.contains("there is no file /nowhere/taskd.toml"), "{error}");
+}
+
+#[test]
+#[expect(clippy::result_large_err, reason = "figment's test jail asks for its error type")]
+fn a_node_with_a_coordination_service_of_its_own_needs_no_hosts() {
+    Jail::expect_with(|jail| {
+        let flags = Flags { embedded: true, allow_exec: true, ..flags("n1", "") };
+        let flags = Flags { coordination: None, ..flags };
+        let config = load(None, &flags).unwrap();
+        let mut expected = Config::embedded("n1".parse().unwrap());
+        expected.exec.allow = true;
+        expected.node.data_dir = data_dir();
+        assert_eq!(config, expected);
+        assert_eq!(config.coordination.embedded_listen.to_string(), "127.0.0.1:2181");
+
+        jail.set_env("TASKD_COORDINATION__EMBEDDED_LISTEN", "10.0.0.1:2181");
+        jail.set_env("TASKD_COORDINATION__SESSION_TIMEOUT", "41s");
+        let error = load(None, &flags).unwrap_err().to_string();
+        for text in [
+            "coordination.embedded_listen (from the environment variable TASKD_COORDINATION__EMBEDDED_LISTEN)",
+            "node.insecure = true",
+            "coordination.session_timeout",
+            "2 to 20 ticks (4s to 40s)",
+        ] {
+            assert!(error.contains(text), "should say {text:?}:\n{error}");
+        }
+        Ok(())
+    });
 }
 
 #[test]

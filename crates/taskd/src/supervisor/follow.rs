@@ -10,6 +10,11 @@ impl Supervisor {
     pub(super) fn follow_view(&mut self) {
         let Some(receiver) = &mut self.view else { return };
         let view = Arc::clone(&receiver.borrow_and_update());
+        if let coord::LinkState::Connected { since, .. } = view.link
+            && self.stopping.is_none()
+        {
+            self.ask_coordination(since);
+        }
         if self.published.borrow().view.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &view)) {
             if let (Some(token), Some(runner)) = (view.seen_token, self.published.borrow().runner.as_ref()) {
                 runner.observe(token);

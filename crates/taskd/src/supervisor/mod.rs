@@ -3,14 +3,16 @@
 //! ```text
 //!             ┌──────────── joined tasks bring the typed values back ───────────┐
 //!             ▼                                                                 │
-//!  start ─► runner boots ─► quorum connects, joins, runs ─► role Elected ─► dispatcher recovers
-//!             │                                                 ▲               │
-//!             │                                  effects ended ─┴─ role lost ◄──┘
-//!  stop  ─► dispatcher ends ─► runner drains ─► quorum leaves ─► listener closes
+//!  start ─► runner boots, keeper starts ─► quorum connects, joins, runs ─► role Elected ─► dispatcher recovers
+//!                                                                               ▲               │
+//!                                                                effects ended ─┴─ role lost ◄──┘
+//!  stop  ─► dispatcher ends ─► runner drains ─► quorum leaves ─► keeper stops ─► listener closes
 //! ```
 //!
 //! **Invariants**
 //! - The loop only `select!`s. A transition runs as a task of `transitions` and returns its value as [`Returned`].
+//! - The keeper is there only in a node that runs its coordination service itself. It comes before the quorum and goes
+//!   after it, so that the session can be closed; its failure ends the node, which could only be cut off for ever.
 //! - Nobody but [`Supervisor::run`] ends a component, and each is ended once: the value is consumed by its stop.
 //! - A component that misses its share of the stop deadline is aborted, and the session is then abandoned instead
 //!   of closed, because effects that it fences may be alive.
@@ -31,8 +33,9 @@ use std::time::Duration;
 
 use clock::{Instant, SharedClock};
 use proto::Epoch;
+use proto::status::CoordinationService;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +47,7 @@ use crate::wiring::Parts;
 type RunningRunner = runner::Runner<runner::Running>;
 type RunningQuorum = quorum::Quorum<quorum::Running>;
 type Dispatching = dispatcher::Dispatcher<dispatcher::Dispatching>;
+type Keeper = keeper::server::Server;
 
 /// How often the loop turns when nothing happens: the watchdog's pulse and the resolution of deadlines.
 const TICK: Duration = Duration::from_millis(100);
@@ -55,6 +59,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const DISPATCHER_BY: u32 = 30;
 const RUNNER_BY: u32 = 75;
 const QUORUM_BY: u32 = 92;
+const KEEPER_BY: u32 = 97;
 
 /// How much of what is left of its share a component is given, in percent: the rest is for it to come back by itself
 /// before it is aborted.
@@ -96,18 +101,22 @@ pub enum StopCause {
 
 /// What a finished transition brings back.
 enum Returned {
+    KeeperStarted(Result<Box<Keeper>, keeper::server::StartError>),
+    KeeperStopped { clean: bool },
     RunnerBooted(Result<Box<RunningRunner>, runner::BootFailure>),
     RunnerStopped { clean: bool },
     QuorumBooted(Result<Box<RunningQuorum>, crate::wiring::QuorumFailure>),
     QuorumStopped { clean: bool },
     DispatcherBooted(Epoch, Result<Box<Dispatching>, dispatcher::RecoverFailure>),
     DispatcherStopped,
+    CoordinationAsked(Option<CoordinationService>),
     ErrandDone,
 }
 
 /// Which component a transition belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
+    Keeper,
     Runner,
     Quorum,
     Dispatcher,
@@ -118,6 +127,7 @@ enum Part {
 impl Part {
     const fn name(self) -> &'static str {
         match self {
+            Self::Keeper => "embedded keeper",
             Self::Runner => "runner",
             Self::Quorum => "quorum",
             Self::Dispatcher => "dispatcher",
@@ -143,6 +153,7 @@ pub(crate) struct Supervisor {
     published: Publisher,
     transitions: JoinSet<Returned>,
     under_way: Vec<(Id, Part)>,
+    keeper: Slot<Box<Keeper>>,
     runner: Slot<Box<RunningRunner>>,
     quorum: Slot<Box<RunningQuorum>>,
     dispatcher: Slot<Box<Dispatching>>,
@@ -155,6 +166,8 @@ pub(crate) struct Supervisor {
     /// The newest term whose end was reported.
     reported_ended: Option<Epoch>,
     view: Option<watch::Receiver<Arc<quorum::View>>>,
+    /// The connection on which the coordination service was last asked what it is, and the asking.
+    asked: Option<(Instant, AbortHandle)>,
     stopping: Option<Stopping>,
 }
 
@@ -177,6 +190,7 @@ impl Supervisor {
             published,
             transitions: JoinSet::new(),
             under_way: Vec::new(),
+            keeper: Slot::Idle,
             runner: Slot::Idle,
             quorum: Slot::Idle,
             dispatcher: Slot::Idle,
@@ -185,6 +199,7 @@ impl Supervisor {
             ending: None,
             reported_ended: None,
             view: None,
+            asked: None,
             stopping: None,
         }
     }
@@ -194,6 +209,7 @@ impl Supervisor {
     /// # Cancel safety
     /// Not cancel safe: dropping it aborts the components without their stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> StopReport {
+        self.start_keeper();
         self.boot_runner();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -209,6 +225,9 @@ impl Supervisor {
                 () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(StopCause::Requested),
                 Some(done) = self.transitions.join_next_with_id() => self.returned(done),
                 () = view_changed(&mut self.view) => {}
+                failure = keeper_failed(&self.keeper), if self.stopping.is_none() => {
+                    self.fail(Part::Keeper, &failure);
+                }
                 _ = tick.tick() => {}
             }
             self.follow_view();
@@ -226,12 +245,14 @@ impl Supervisor {
         let state = |at_rest: bool, what| if at_rest { None } else { Some(what) };
         let stopping = self.stopping.is_some();
         let booting = [
+            state(!matches!(self.keeper, Slot::Booting { .. }), "starting the embedded keeper"),
             state(!matches!(self.runner, Slot::Booting { .. }), "booting the runner"),
             state(!matches!(self.quorum, Slot::Booting { .. }), "joining the cluster"),
             state(!matches!(self.dispatcher, Slot::Booting { .. }), "recovering the task database"),
             state(!matches!(self.dispatcher, Slot::Stopping { .. }), "ending the dispatcher"),
             state(!matches!(self.runner, Slot::Stopping { .. }), "draining the runner"),
             state(!matches!(self.quorum, Slot::Stopping { .. }), "leaving the quorum"),
+            state(!matches!(self.keeper, Slot::Stopping { .. }), "stopping the embedded keeper"),
         ];
         let parts: Vec<_> = booting.into_iter().flatten().collect();
         match (stopping, parts.is_empty()) {
@@ -249,6 +270,14 @@ fn failure_of(dispatcher: &dispatcher::Handle) -> Option<String> {
     let said = failed.borrow().clone();
     // Nobody is left to say anything: the loop itself is gone.
     said.or_else(|| failed.has_changed().is_err().then(|| "the dispatcher's loop ended by itself".to_owned()))
+}
+
+/// Waits until a running keeper has ended by itself.
+async fn keeper_failed(keeper: &Slot<Box<Keeper>>) -> keeper::server::Failure {
+    match keeper {
+        Slot::Running(keeper) => keeper.failed().await,
+        _ => std::future::pending().await,
+    }
 }
 
 async fn view_changed(view: &mut Option<watch::Receiver<Arc<quorum::View>>>) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::Epoch;
+use proto::status::CoordinationService;
 use tokio::sync::watch;
 
 /// The handles of the components that exist now.
@@ -20,6 +21,10 @@ pub(crate) struct Published {
     pub(crate) dispatcher: Option<(Epoch, dispatcher::Handle)>,
     /// Why the coordination service cannot be joined at the moment.
     pub(crate) trouble: Option<String>,
+    /// Where the coordination service is.
+    pub(crate) hosts: String,
+    /// What it is, once it has said so.
+    pub(crate) service: Option<CoordinationService>,
 }
 
 impl Published {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::slot::Slot;
-use super::{DISPATCHER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping, Supervisor};
+use super::{
+    DISPATCHER_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping, Supervisor,
+};
 
 impl Supervisor {
     pub(super) fn begin_stop(&mut self, cause: StopCause) {
@@ -22,13 +24,16 @@ impl Supervisor {
             quorum.handle().set_ready(quorum::Readiness::NotReady { why: "the node is stopping".to_owned() });
         }
         self.stopping = Some(Stopping { since: self.clock.now(), cause, abandoned: Vec::new() });
+        if let Some((_, asking)) = &self.asked {
+            asking.abort();
+        }
         // A quorum that is still being brought up holds nothing yet: it need not wait for its turn.
         if let Slot::Booting { cancel, .. } = &self.quorum {
             cancel.cancel();
         }
     }
 
-    /// Takes the next step of the stop: dispatcher, then runner, then quorum (D3's order).
+    /// Takes the next step of the stop: dispatcher, then runner, then quorum (D3's order), and what it was connected to.
     pub(super) fn advance_stop(&mut self) {
         if self.stopping.is_none() {
             return;
@@ -45,6 +50,11 @@ impl Supervisor {
         }
         self.hurry(Part::Quorum, QUORUM_BY);
         self.stop_quorum();
+        if !self.quorum.is_at_rest() {
+            return;
+        }
+        self.hurry(Part::Keeper, KEEPER_BY);
+        self.stop_keeper();
     }
 
     /// Aborts a part that has missed its share of the deadline. What it fenced may be alive, so the session must not
@@ -55,6 +65,7 @@ impl Supervisor {
         }
         let Some(stopping) = &mut self.stopping else { return };
         let (at_rest, abort): (bool, &dyn Fn()) = match part {
+            Part::Keeper => (self.keeper.is_at_rest(), &|| self.keeper.abort()),
             Part::Runner => (self.runner.is_at_rest(), &|| self.runner.abort()),
             Part::Quorum => (self.quorum.is_at_rest(), &|| self.quorum.abort()),
             Part::Dispatcher => (self.dispatcher.is_at_rest(), &|| self.dispatcher.abort()),
@@ -88,6 +99,7 @@ impl Supervisor {
         let done = self.dispatcher.is_at_rest()
             && matches!(self.runner, Slot::Done)
             && matches!(self.quorum, Slot::Done)
+            && matches!(self.keeper, Slot::Done)
             && self.transitions.is_empty();
         if !done {
             return None;

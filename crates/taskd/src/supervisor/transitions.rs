@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::Instant;
 use coord::Term;
 use proto::Epoch;
+use proto::status::{CoordinationKind, CoordinationService};
 use tokio::task::{Id, JoinError};
 use tokio_util::sync::CancellationToken;
 
 use super::slot::Slot;
 use super::{
-    DISPATCHER_BY, Part, QUORUM_BY, RECONNECT_PAUSE, RUNNER_BY, Returned, StopCause, Supervisor, chain,
+    DISPATCHER_BY, KEEPER_BY, Part, QUORUM_BY, RECONNECT_PAUSE, RUNNER_BY, Returned, StopCause, Supervisor,
+    chain,
 };
+use crate::{coordination, net};
 
 impl Supervisor {
     pub(super) fn begin<F>(&mut self, part: Part, transition: F) -> tokio::task::AbortHandle
@@ -23,6 +27,20 @@ impl Supervisor {
         abort
     }
 
+    /// Starts the embedded keeper, if this node has one.
+    pub(super) fn start_keeper(&mut self) {
+        let Some(options) = self.parts.new_keeper() else {
+            self.keeper = Slot::Done;
+            return;
+        };
+        let (clock, seed) = (Arc::clone(&self.clock), self.parts.keeper_seed);
+        let abort = self.begin(Part::Keeper, async move {
+            Returned::KeeperStarted(keeper::server::Server::start(options, clock, seed).await.map(Box::new))
+        });
+        // A start that is dropped ends what it had begun: there is no politer way.
+        self.keeper = Slot::Booting { cancel: CancellationToken::new(), abort };
+    }
+
     pub(super) fn boot_runner(&mut self) {
         let cancel = CancellationToken::new();
         let booting = self.parts.new_runner();
@@ -31,6 +49,21 @@ impl Supervisor {
             Returned::RunnerBooted(booting.boot(token).await.map(Box::new))
         });
         self.runner = Slot::Booting { cancel, abort };
+    }
+
+    /// Brings the quorum up once the predecessor's processes are ended, so that its ephemerals may go, and once there is
+    /// something to connect to.
+    fn boot_quorum_if_due(&mut self) {
+        let coordination = match self.keeper {
+            Slot::Running(_) => true,
+            _ => !self.parts.config.coordination.embedded,
+        };
+        if coordination
+            && matches!((&self.runner, &self.quorum), (Slot::Running(_), Slot::Idle))
+            && self.stopping.is_none()
+        {
+            self.boot_quorum(Duration::ZERO);
+        }
     }
 
     pub(super) fn boot_quorum(&mut self, pause: Duration) {
@@ -137,6 +170,53 @@ impl Supervisor {
         }
     }
 
+    pub(super) fn stop_keeper(&mut self) {
+        match &self.keeper {
+            Slot::Booting { abort, .. } => abort.abort(),
+            Slot::Idle => self.keeper = Slot::Done,
+            Slot::Running(_) | Slot::Stopping { .. } | Slot::Done => {}
+        }
+        if let Some(running) = self.keeper.take_running() {
+            let within = self.polite(KEEPER_BY);
+            let abort = self.begin(Part::Keeper, async move {
+                let clean = match tokio::time::timeout(within, running.stop()).await {
+                    // One that had failed before is why the node stops.
+                    Ok(Ok(()) | Err(keeper::server::StopError::Ended(_))) => true,
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = %chain(&error), "the embedded keeper ended untidily");
+                        false
+                    }
+                    Err(_) => false,
+                };
+                Returned::KeeperStopped { clean }
+            });
+            self.keeper = Slot::Stopping { abort };
+        }
+    }
+
+    /// Asks the coordination service what it is, once for each connection to it: it may have been replaced meanwhile.
+    pub(super) fn ask_coordination(&mut self, connected: Instant) {
+        let embedded = self.parts.config.coordination.embedded;
+        if embedded || self.asked.as_ref().is_some_and(|(asked, _)| *asked == connected) {
+            return;
+        }
+        let (network, hosts) = (Arc::clone(&self.parts.network), self.parts.hosts());
+        let abort = self.begin(Part::Errand, async move {
+            Returned::CoordinationAsked(coordination::ask(&network, &hosts).await)
+        });
+        if let Some((_, former)) = self.asked.replace((connected, abort)) {
+            former.abort();
+        }
+    }
+
+    /// Says what the coordination service is, when that is news.
+    fn learned(&mut self, service: CoordinationService) {
+        if self.published.borrow().service.as_ref() != Some(&service) {
+            tracing::info!(version = %service.version, hosts = %self.published.borrow().hosts, "coordination: {service}");
+            self.published.send_modify(|published| published.service = Some(service));
+        }
+    }
+
     pub(super) fn returned(&mut self, done: Result<(Id, Returned), JoinError>) {
         let (id, returned) = match done {
             Ok((id, returned)) => (id, Ok(returned)),
@@ -152,14 +232,41 @@ impl Supervisor {
 
     pub(super) fn arrived(&mut self, returned: Returned) {
         match returned {
+            Returned::KeeperStarted(Ok(running)) => {
+                // Set once: a keeper is started once.
+                let _ = self.parts.keeper.set(running.address());
+                let hosts = self.parts.hosts();
+                self.published.send_modify(|published| published.hosts = hosts);
+                self.learned(CoordinationService::new(CoordinationKind::EmbeddedKeeper, net::VERSION));
+                self.keeper = Slot::Running(running);
+                self.boot_quorum_if_due();
+            }
+            Returned::KeeperStarted(Err(failure)) => {
+                self.keeper = Slot::Done;
+                if self.stopping.is_none() {
+                    let listen = self.parts.config.coordination.embedded_listen;
+                    let why = match &failure {
+                        keeper::server::StartError::Listen { source, .. } => format!(
+                            "the embedded keeper cannot listen on {listen}: {source}: if a ZooKeeper runs there, use \
+                             it with --coordination {listen} instead of --embedded; or set \
+                             coordination.embedded_listen to another IP:PORT"
+                        ),
+                        _ => format!("the embedded keeper failed: {}", chain(&failure)),
+                    };
+                    self.begin_stop(StopCause::Failed(why));
+                }
+            }
+            Returned::KeeperStopped { clean } => {
+                if !clean && let Some(stopping) = &mut self.stopping {
+                    stopping.abandoned.push(Part::Keeper.name());
+                }
+                self.keeper = Slot::Done;
+            }
             Returned::RunnerBooted(Ok(running)) => {
                 let handle = running.handle();
                 self.published.send_modify(|published| published.runner = Some(handle));
                 self.runner = Slot::Running(running);
-                if self.stopping.is_none() {
-                    // Only now: the predecessor's processes are ended, so its ephemerals may go.
-                    self.boot_quorum(Duration::ZERO);
-                }
+                self.boot_quorum_if_due();
             }
             Returned::RunnerBooted(Err(failure)) => {
                 self.runner = Slot::Done;
@@ -227,6 +334,10 @@ impl Supervisor {
                 self.resign(epoch, &format!("the dispatcher could not recover: {}", chain(&failure)));
             }
             Returned::DispatcherStopped => self.dispatcher_gone(),
+            Returned::CoordinationAsked(Some(service)) => self.learned(service),
+            Returned::CoordinationAsked(None) => {
+                tracing::debug!("the coordination service does not say what it is");
+            }
             Returned::ErrandDone => {}
         }
     }
@@ -234,6 +345,7 @@ impl Supervisor {
     /// A transition ended without its value: it was aborted, or it panicked.
     pub(super) fn lost(&mut self, part: Part, error: &JoinError) {
         match part {
+            Part::Keeper => self.keeper = Slot::Done,
             Part::Runner => self.runner = Slot::Done,
             Part::Quorum => self.quorum = Slot::Done,
             Part::Dispatcher => self.dispatcher_gone(),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use proto::api::{Api, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
 use proto::runner::OutputChunk;
 use proto::status::{
-    ClusterStatus, CoordinationStatus, Health, LeaderStatus, LogStatus, MemberStatus, Slots,
+    ClusterStatus, CoordinationKind, CoordinationService, CoordinationStatus, Health, LeaderStatus,
+    LogStatus, MemberStatus, Slots,
 };
 use proto::task::{Attempt, AttemptEnd, ExecPayload, TaskState, TaskView};
 use proto::{ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
@@ -267,6 +268,7 @@ impl Api for Fake {
                 for_ms: 61_000,
                 session: Some("0x1000".to_owned()),
                 session_timeout_ms: 4_000,
+                service: Some(CoordinationService::new(CoordinationKind::Ensemble, "3.8.0")),
             },
             log: Some(LogStatus { bytes: 4096, live_bytes: 2048, budget_bytes: 1 << 20, segments: 2 }),
             tasks: [(TaskState::Running, 1), (TaskState::Failed, 0)].into(),
