@@ -200,6 +200,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case is long enough to split chunks.
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn it_is_a_map(ops in proptest::collection::vec((any::<bool>(), "[a-c]{1,5}|é{1,40}", any::<u32>()), 0..1500)) {
             let mut children = Children::default();

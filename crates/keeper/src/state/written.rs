@@ -76,7 +76,6 @@ impl TryFrom<Request> for WriteOp {
     type Error = Request;
 
     /// The write that the request is; gives it back if it is none.
-    #[expect(clippy::result_large_err, reason = "the request is moved, not made")]
     fn try_from(request: Request) -> Result<Self, Request> {
         Ok(match request {
             Request::Create(create) => Self::Create(create),
