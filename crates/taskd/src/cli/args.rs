@@ -43,7 +43,9 @@ Examples:
 
 With --embedded the node runs its own coordination service: everything on one
 machine, and not highly available. For more, start a ZooKeeper ensemble and
-name it with --coordination instead; nothing else changes.
+name it with --coordination instead; nothing else of the configuration
+changes. Tasks do not move along: let the queue run empty, and start with an
+empty data directory.
 
 Every key of the file can be set in the environment too, as
 TASKD_<SECTION>__<KEY>, for example TASKD_EXEC__ALLOW=true. Flags win over
@@ -59,8 +61,9 @@ Examples:
 It is one server on one machine, and not highly available: while it is down,
 nobody leads and nothing new starts; what runs goes on until its fence. For
 more, start a ZooKeeper ensemble and let the nodes use it: nothing but their
-hosts (--coordination) changes. ZooKeeper's clients and tools work with it;
-what ZooKeeper calls reconfig, quotas, SASL, containers and TTLs is refused.
+hosts (--coordination) changes. (Tasks do not move along: let the queue run
+empty, and start with empty data directories.) ZooKeeper's clients and tools
+work with it; reconfig, quotas, SASL, containers and TTLs are refused.
 
 Nothing is encrypted. Beyond 127.0.0.1 everybody who reaches the port can
 read and change what ACLs do not protect, so listen there only on a trusted

@@ -62,10 +62,16 @@ pub fn data_dir() -> PathBuf {
     let system = Path::new(super::DATA_DIR);
     let theirs = nix::unistd::Uid::effective().is_root()
         || nix::unistd::access(system, nix::unistd::AccessFlags::W_OK).is_ok();
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = || variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
-    let home = if theirs { None } else { state() };
-    home.map_or_else(|| system.to_owned(), |state| state.join("taskd"))
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    data_dir_of(theirs, variable("XDG_STATE_HOME"), variable("HOME"))
+}
+
+fn data_dir_of(system_is_theirs: bool, state: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+    // What is not absolute means nothing there, by the rules of XDG.
+    let whole = |path: &PathBuf| path.is_absolute();
+    let state = || state.filter(whole).or_else(|| Some(home.filter(whole)?.join(".local/state")));
+    let own = if system_is_theirs { None } else { state() };
+    own.map_or_else(|| PathBuf::from(super::DATA_DIR), |state| state.join("taskd"))
 }
 
 /// The defaults as values, without what has none.
@@ -268,5 +274,26 @@ impl<T: Serialize> Provider for Given<T> {
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         Serialized::default(self.key, &self.value).data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_directories_by_user() {
+        let path = |text: &str| Some(PathBuf::from(text)).filter(|_| !text.is_empty());
+        let rows = [
+            (true, "/state", "/home/u", "/var/lib/taskd"),
+            (false, "/state", "/home/u", "/state/taskd"),
+            (false, "", "/home/u", "/home/u/.local/state/taskd"),
+            (false, "relative", "/home/u", "/home/u/.local/state/taskd"),
+            (false, "", "", "/var/lib/taskd"),
+        ];
+        for (theirs, state, home, expected) in rows {
+            let found = data_dir_of(theirs, path(state), path(home));
+            assert_eq!(found, Path::new(expected), "{theirs} {state:?} {home:?}");
+        }
     }
 }
