@@ -137,6 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn the_order_is_that_of_javas_hash_set() {
+        // As Debian's ZooKeeper 3.8.0 answered `whoAmI`, with more than 16 bins' worth of identities.
+        let answered =
+            ["u3", "u5", "u7", "u11", "127.0.0.1", "u9", "u2", "u8", "u12", "u0", "u1", "u6", "u4", "u10"];
+        let mut identities = Identities::of_peer(peer("127.0.0.1"));
+        for n in 0..13 {
+            identities.authenticate("digest", Some(format!("u{n}:p").as_bytes()), 64).unwrap();
+        }
+        assert_eq!(identities.users().iter().map(|info| info.user.as_str()).collect::<Vec<_>>(), answered);
+    }
+
+    #[test]
     fn what_is_refused_and_what_is_bounded() {
         let mut identities = Identities::of_peer(peer("127.0.0.1"));
         for (scheme, auth) in

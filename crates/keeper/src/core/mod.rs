@@ -189,6 +189,13 @@ impl Core {
         self.stats = Stats::default();
     }
 
+    /// Starts the counters of every connection again, as the four-letter word `crst` does.
+    pub fn reset_connection_stats(&mut self) {
+        for connection in self.connections.values_mut() {
+            connection.stats = ConnectionStats::new(connection.stats.established_ms);
+        }
+    }
+
     fn send(&mut self, conn: ConnId, frame: Bytes, out: &mut Output) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             self.stats.packets_sent += 1;
