@@ -1,23 +1,36 @@
-//! The engine thread.
+//! The engine thread: its loop, and how it ends.
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clock::SharedClock;
-use std::net::SocketAddr;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{error, info, warn};
 
+use super::connection::Connection;
 use super::control::{Control, Ending};
-use super::net::Listener;
+use super::limited::Limited;
+use super::log::{BeforeSync, Log, Report};
+use super::net::{Listener, Stream};
+use super::shell::{self, Shell};
 use super::{Failure, Options, StartError};
+use crate::core::{Core, Settings};
+use crate::store::{self, Store};
 
 /// How a server ended.
 #[derive(Clone, Debug)]
 pub(super) enum Ended {
     /// As asked.
     Stopped,
-    /// As asked, but its log thread still hangs in the disk.
-    CutOff,
+    /// As asked, but not in time. `hangs`: its log thread still waits for the disk.
+    CutOff { hangs: bool },
     /// By itself.
     Failed(Failure),
 }
@@ -25,7 +38,7 @@ pub(super) enum Ended {
 impl Ended {
     pub(super) fn into_failure(self) -> Failure {
         match self {
-            Self::Stopped | Self::CutOff => Failure::Stopped,
+            Self::Stopped | Self::CutOff { .. } => Failure::Stopped,
             Self::Failed(failure) => failure,
         }
     }
@@ -37,44 +50,337 @@ pub(super) struct Setup {
     pub(super) clock: SharedClock,
     pub(super) seed: [u8; 32],
     pub(super) control: Arc<Control>,
+    pub(super) before_sync: BeforeSync,
     pub(super) ready: oneshot::Sender<Result<SocketAddr, StartError>>,
 }
 
+/// After an error that is not a client's (no file descriptor is left), before the next connection is accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// The engine thread's whole life. The last thing it does is to say how it ended.
 pub(super) fn run(setup: Setup, end: &watch::Sender<Option<Ended>>) {
-    let ended = catch_unwind(AssertUnwindSafe(|| serve(setup))).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "without a message".to_owned());
-        Ended::Failed(Failure::Panicked(message))
-    });
+    let control = Arc::clone(&setup.control);
+    let ended = catch_unwind(AssertUnwindSafe(|| serve(setup)))
+        .unwrap_or_else(|panic| Ended::Failed(panicked(&*panic)));
+    if let Ended::Failed(failure) = &ended {
+        error!(error = failure as &dyn std::error::Error, "the keeper failed and has closed its connections");
+        // Nothing more is written by a log thread that was left behind.
+        control.end(Ending::Abort);
+    }
     end.send_replace(Some(ended));
 }
 
 fn serve(setup: Setup) -> Ended {
-    let Setup { options, ready, control, .. } = setup;
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = ready.send(Err(StartError::Thread(error)));
+            let _ = setup.ready.send(Err(StartError::Thread(error)));
             return Ended::Stopped;
         }
     };
-    runtime.block_on(async {
-        let listener = match Listener::bind(options.listen) {
-            Ok(listener) => listener,
-            Err(source) => {
-                let _ = ready.send(Err(StartError::Listen { address: options.listen, source }));
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let (started, ready) = match Engine::start(setup) {
+            Ok(started) => started,
+            Err((error, ready)) => {
+                let _ = ready.send(Err(error));
                 return Ended::Stopped;
             }
         };
-        let _ = ready.send(Ok(listener.address()));
-        while control.ending() < Some(Ending::Stop) {
-            control.changed().await;
-            control.hold_while_paused();
+        if ready.send(Ok(started.listener.address())).is_err() {
+            // Nobody waits for it any more.
+            started.control.end(Ending::Abort);
         }
-        Ended::Stopped
+        started.run().await
     })
+}
+
+struct Engine {
+    control: Arc<Control>,
+    listener: Listener,
+    log: Log,
+    shell: Rc<RefCell<Shell>>,
+    /// Something was gathered that the log thread should have.
+    commit: Rc<Notify>,
+    connections: JoinSet<()>,
+    accept_again: Option<Instant>,
+    accept_failed: Limited,
+    clock: SharedClock,
+    sweep_every: Duration,
+}
+
+type Ready = oneshot::Sender<Result<SocketAddr, StartError>>;
+
+/// Why the loop ended.
+enum Left {
+    Asked(Ending),
+    Failed(Failure),
+}
+
+impl Engine {
+    /// Recovers and listens. Blocks while it recovers: there is nothing else to do on this thread.
+    fn start(setup: Setup) -> Result<(Self, Ready), (StartError, Ready)> {
+        let Setup { options, clock, seed, control, before_sync, ready } = setup;
+        let started = (|| {
+            let (store, state) =
+                Store::open(&options.data_dir, store_options(&options)).map_err(StartError::Store)?;
+            let listener = Listener::bind(options.listen)
+                .map_err(|source| StartError::Listen { address: options.listen, source })?;
+            let counts = state.counts();
+            info!(
+                address = %listener.address(),
+                data_dir = %options.data_dir.display(),
+                znodes = counts.znodes,
+                sessions = state.sessions().count(),
+                zxid = %format_args!("{:#x}", state.last_zxid()),
+                replayed = store.recovery().txns_replayed,
+                "the keeper serves ZooKeeper's protocol: one machine, not highly available"
+            );
+            if let Some(torn) = &store.recovery().torn {
+                warn!(
+                    path = %torn.path.display(),
+                    bytes = torn.bytes,
+                    "took off the end of the log what a crash had left half-written; nobody had been told of it"
+                );
+            }
+            let log = Log::start(store, before_sync, Arc::clone(&control)).map_err(StartError::Thread)?;
+            Ok((listener, log, state))
+        })();
+        let (listener, log, state) = match started {
+            Ok(started) => started,
+            Err(error) => return Err((error, ready)),
+        };
+        let sweep_every =
+            options.handshake_timeout.min(options.write_timeout).min(Duration::from_secs(4)) / 4;
+        let commit = Rc::new(Notify::new());
+        let core = Core::new(core_settings(&options), state, seed, shell::now(&*clock));
+        let shell = Shell::new(
+            core,
+            options,
+            listener.address(),
+            Arc::clone(&control),
+            Arc::clone(&clock),
+            Rc::clone(&commit),
+        );
+        let engine = Self {
+            control,
+            listener,
+            log,
+            shell: Rc::new(RefCell::new(shell)),
+            commit,
+            connections: JoinSet::new(),
+            accept_again: None,
+            accept_failed: Limited::default(),
+            clock,
+            sweep_every,
+        };
+        Ok((engine, ready))
+    }
+
+    async fn run(mut self) -> Ended {
+        match self.serve().await {
+            Left::Asked(Ending::Stop) => self.stop().await,
+            Left::Asked(Ending::Abort) => self.abort().await,
+            Left::Failed(failure) => {
+                self.abort().await;
+                Ended::Failed(failure)
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> Left {
+        let mut timer = std::pin::pin!(sleep_until(Instant::now()));
+        loop {
+            self.control.hold_while_paused();
+            if let Some(ending) = self.control.ending() {
+                return Left::Asked(ending);
+            }
+            self.commit();
+            let wake_at = self.wake_at();
+            if wake_at < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(wake_at);
+            }
+            tokio::select! {
+                () = self.control.changed() => {}
+                () = self.commit.notified() => {}
+                report = self.log.report() => {
+                    if let Err(failure) = self.reported(report) {
+                        return Left::Failed(failure);
+                    }
+                }
+                () = &mut timer => {
+                    let mut shell = self.shell.borrow_mut();
+                    shell.tick();
+                    shell.sweep();
+                }
+                Some(ended) = self.connections.join_next() => {
+                    if let Err(failure) = connection_ended(ended) {
+                        return Left::Failed(failure);
+                    }
+                }
+                accepted = accept(&self.listener, self.accept_again) => self.accepted(accepted),
+            }
+        }
+    }
+
+    /// When the timer has something to do. At the latest at the next sweep: a clock need not run as tokio's does.
+    fn wake_at(&self) -> Instant {
+        let shell = self.shell.borrow();
+        let sweep = if shell.connections() == 0 { Duration::from_secs(60) } else { self.sweep_every };
+        let expiry = shell.core.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+        // A millisecond more, since deadlines are in whole ones.
+        Instant::now() + expiry.map_or(sweep, |expiry| sweep.min(expiry + Duration::from_millis(1)))
+    }
+
+    /// Hands what was gathered to the log thread, if it is free.
+    fn commit(&self) {
+        let group = self.shell.borrow_mut().commit();
+        if let Some((txns, image)) = group {
+            self.log.write(txns, image);
+        }
+    }
+
+    fn reported(&self, report: Option<Report>) -> Result<(), Failure> {
+        match report {
+            Some(Report::Synced { txns, snapshot_due }) => {
+                self.shell.borrow_mut().synced(txns, snapshot_due);
+                Ok(())
+            }
+            Some(Report::Failed(error)) => Err(Failure::Disk(Arc::new(error))),
+            Some(Report::Closed) | None => Err(Failure::Panicked("its log thread has ended".to_owned())),
+        }
+    }
+
+    fn accepted(&mut self, accepted: std::io::Result<(Stream, SocketAddr)>) {
+        self.accept_again = None;
+        match accepted {
+            Ok((stream, peer)) => {
+                // One more than there may be is closed by being dropped.
+                let Some(conn) = self.shell.borrow_mut().open(peer) else { return };
+                let connection = Connection::new(conn, stream, Rc::clone(&self.shell));
+                self.connections.spawn_local(connection.serve());
+            }
+            Err(error) => {
+                self.accept_again = Some(Instant::now() + ACCEPT_AGAIN);
+                if let Some(suppressed) = self.accept_failed.due(self.clock.now()) {
+                    warn!(%error, suppressed, "failed to accept a connection");
+                }
+            }
+        }
+    }
+
+    /// Stops in order, or cuts off what does not end in time.
+    async fn stop(mut self) -> Ended {
+        let within = self.shell.borrow().options.stop_timeout;
+        let control = Arc::clone(&self.control);
+        let polite = async {
+            tokio::select! {
+                stopped = self.wind_down() => stopped,
+                () = aborted(&control) => Ok(false),
+            }
+        };
+        match timeout(within, polite).await {
+            Ok(Ok(true)) => {
+                self.log.join();
+                info!("the keeper has stopped");
+                Ended::Stopped
+            }
+            Ok(Ok(false)) => self.abort().await,
+            Ok(Err(failure)) => {
+                self.abort().await;
+                Ended::Failed(failure)
+            }
+            Err(_) => {
+                warn!(?within, "the keeper did not stop in time and is cut off");
+                self.control.end(Ending::Abort);
+                match self.abort().await {
+                    Ended::CutOff { hangs: true } => Ended::CutOff { hangs: true },
+                    _ => Ended::CutOff { hangs: false },
+                }
+            }
+        }
+    }
+
+    /// Whether everything has ended in order.
+    async fn wind_down(&mut self) -> Result<bool, Failure> {
+        self.shell.borrow_mut().stop_reading();
+        while !self.shell.borrow().is_settled() {
+            self.commit();
+            let report = self.log.report().await;
+            self.reported(report)?;
+        }
+        self.shell.borrow_mut().close_all();
+        let patience = self.shell.borrow().options.stop_timeout / 2;
+        let closed = async {
+            while let Some(ended) = self.connections.join_next().await {
+                connection_ended(ended)?;
+            }
+            Ok(())
+        };
+        // A client that does not take its replies is no reason not to end in order.
+        timeout(patience, closed).await.unwrap_or(Ok(()))?;
+        self.connections.shutdown().await;
+        self.log.close();
+        match self.log.report().await {
+            Some(Report::Closed) => Ok(true),
+            report => self.reported(report).map(|()| false),
+        }
+    }
+
+    /// Ends now: connections are cut, the log thread ends after what it is doing.
+    async fn abort(mut self) -> Ended {
+        self.control.end(Ending::Abort);
+        let within = self.shell.borrow().options.stop_timeout;
+        self.connections.shutdown().await;
+        self.log.close();
+        if timeout(within, self.log.ended()).await.is_err() {
+            return Ended::CutOff { hangs: true };
+        }
+        self.log.join();
+        Ended::Stopped
+    }
+}
+
+async fn accept(listener: &Listener, not_before: Option<Instant>) -> std::io::Result<(Stream, SocketAddr)> {
+    if let Some(not_before) = not_before {
+        sleep_until(not_before).await;
+    }
+    listener.accept().await
+}
+
+async fn aborted(control: &Control) {
+    while !control.aborted() {
+        control.changed().await;
+    }
+}
+
+/// A connection's task ends by itself, or by a bug.
+fn connection_ended(ended: Result<(), JoinError>) -> Result<(), Failure> {
+    match ended {
+        Err(error) if error.is_panic() => Err(panicked(&*error.into_panic())),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+    Failure::Panicked(message.unwrap_or_else(|| "without a message".to_owned()))
+}
+
+fn store_options(options: &Options) -> store::Options {
+    store::Options { snapshot_every_txns: options.snapshot_every_txns, ..store::Options::default() }
+}
+
+fn core_settings(options: &Options) -> Settings {
+    Settings {
+        tick: options.tick,
+        session_timeout_min: options.session_timeout_min,
+        session_timeout_max: options.session_timeout_max,
+        frame_bytes_max: options.frame_bytes_max,
+        watches_per_connection_max: options.watches_per_connection_max,
+        sessions_max: options.sessions_max,
+        ..Settings::default()
+    }
 }

@@ -15,7 +15,7 @@ pub enum StartError {
     Options(InvalidOptions),
     /// The data directory cannot be used; the message says what to do about it.
     #[error("failed to open the keeper's data")]
-    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Store(#[source] crate::store::OpenError),
     /// The address cannot be listened on.
     #[error("failed to listen on {address} for ZooKeeper clients")]
     Listen {

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::control::{Control, Ending};
 use super::engine::{self, Ended};
+use super::log::BeforeSync;
 use super::{Failure, Options, StartError, StopError};
 
 /// A ZooKeeper-protocol server that runs on threads of its own.
@@ -38,11 +39,21 @@ impl Server {
     /// # Cancel safety
     /// Dropped halfway, it ends what it had started.
     pub async fn start(options: Options, clock: SharedClock, seed: [u8; 32]) -> Result<Self, StartError> {
+        Self::start_with(options, clock, seed, BeforeSync::default()).await
+    }
+
+    /// As [`Server::start`], on a disk that is slow or broken as a test has it.
+    pub(super) async fn start_with(
+        options: Options,
+        clock: SharedClock,
+        seed: [u8; 32],
+        before_sync: BeforeSync,
+    ) -> Result<Self, StartError> {
         options.validate().map_err(StartError::Options)?;
         let control = Arc::new(Control::default());
         let (ready, started) = oneshot::channel();
         let (end, ended) = watch::channel(None);
-        let setup = engine::Setup { options, clock, seed, control: Arc::clone(&control), ready };
+        let setup = engine::Setup { options, clock, seed, control: Arc::clone(&control), before_sync, ready };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || engine::run(setup, &end))
@@ -83,7 +94,7 @@ impl Server {
         self.running.control.end(Ending::Stop);
         match self.running.join().await {
             Ended::Stopped => Ok(()),
-            Ended::CutOff => Err(StopError::TooSlow),
+            Ended::CutOff { .. } => Err(StopError::TooSlow),
             Ended::Failed(failure) => Err(StopError::Ended(failure)),
         }
     }
@@ -124,7 +135,7 @@ impl Running {
     /// Waits for the end, which the engine bounds, and joins the thread.
     async fn join(&mut self) -> Ended {
         let ended = self.ended().await;
-        if matches!(ended, Ended::CutOff) {
+        if matches!(ended, Ended::CutOff { hangs: true }) {
             warn!("the keeper's log thread hangs in the disk; it ends when the disk answers");
             self.thread.take();
         }

@@ -1,11 +1,62 @@
 //! The server around the core: sockets, threads, and the order in which things become known.
+//!
+//! ```text
+//!        clients                    engine thread (keeper)                        log thread (keeper-log)
+//!     ┌──────────┐   ┌──────────────────────────────────────────────┐         ┌──────────────────────────┐
+//!  ──▶│ listener │──▶│ connection tasks      Shell                  │         │                          │
+//!     └──────────┘   │ ┌───────────┐  frame  ┌──────┐ transactions  │  group  │ append all of a group    │
+//!  ══════requests═══▶│ │ read      │────────▶│ Core │──▶ gathered ──┼────────▶│ fdatasync once           │
+//!                    │ │           │         └──────┘    group k+1  │         │                          │
+//!  ◀═════replies═════│ │ write ◀───┼─ outbox ◀── effects of group k ◀┼─────────│ synced                   │
+//!                    │ └───────────┘              (syncing)         │         └───────────┬──────────────┘
+//!                    │  loop: accept, timers, sweep, commit         │                     │ image, when due
+//!                    └──────────────────────────────────────────────┘         ┌───────────▼──────────────┐
+//!                                                                             │ keeper-snapshot          │
+//!                                                                             └──────────────────────────┘
+//! ```
+//!
+//! While the log thread syncs group k the engine executes group k+1. What a request leads to, reads too, leaves only
+//! when every change that was executed before it is on the disk; when nothing waits for the disk a read is answered
+//! without crossing threads. The effects never leave the engine thread: they wait beside the group that they belong to.
+//!
+//! # Bounds
+//!
+//! | what | bound | at the bound |
+//! |---|---|---|
+//! | connections | [`Options::connections_max`] | the new one is closed |
+//! | a connection that says nothing | [`Options::handshake_timeout`] | closed |
+//! | one request | [`Options::frame_bytes_max`] | closed, before its bytes are read |
+//! | requests of a connection that wait for the disk | [`Options::requests_outstanding_max`] | not read |
+//! | replies of a connection that its client has not taken | [`Options::reply_bytes_pause`] | not read |
+//! | the same, watch events included | [`Options::reply_bytes_max`] | closed |
+//! | a client that takes nothing | [`Options::write_timeout`] | closed |
+//! | unsent and half-received bytes of all | [`Options::buffered_bytes_max`] | the one that passes it is closed |
+//! | the gathered group | [`Options::group_txns_max`], 16 MiB | nothing is read |
+//! | engine → log thread | one group | it gathers |
+//!
+//! # Invariants
+//!
+//! - **Nothing is shown that a crash could take back**, and everything is shown in the order in which it was executed.
+//! - **A disk that fails is the end**: connections are closed, [`Server::failed`] says why, nothing is tried again.
+//! - **A bug is the end too**: a panic of the engine or of a connection's task is a failure of the server, not of one client.
+//! - **Whoever starts a thread or a task joins it.** The exception is a log thread that hangs in the disk when its server
+//!   is aborted: it is left to end by itself, and said.
+//! - The socket types are named in one file, `net.rs`.
 
+mod connection;
 mod control;
 mod engine;
 mod error;
 mod handle;
+mod limited;
+mod log;
 mod net;
 mod options;
+mod outbox;
+mod shell;
+#[cfg(test)]
+mod tests;
+mod words;
 
 pub use error::{Failure, StartError, StopError};
 pub use handle::Server;

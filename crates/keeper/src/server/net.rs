@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 pub(super) type Stream = TcpStream;
 
 /// Connections that the kernel completes before they are accepted.
-const BACKLOG: u32 = 1_024;
+pub(super) const BACKLOG: u32 = 1_024;
 
 /// Where clients connect.
 #[derive(Debug)]

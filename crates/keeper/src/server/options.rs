@@ -6,7 +6,6 @@ use thiserror::Error;
 
 /// How a [`Server`](super::Server) is set up. [`Options::new`] has the defaults; change what you need and leave the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Options {
     /// Where the log, the snapshots and the lock file live. Created if it does not exist; belongs to one server at a time.
     pub data_dir: PathBuf,

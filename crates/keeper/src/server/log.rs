@@ -1,0 +1,197 @@
+//! The log thread: one write and one fdatasync for each group of changes, and the snapshots.
+
+use std::fmt::{self, Debug, Formatter};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use super::control::Control;
+use crate::state::{Image, Txn};
+use crate::store::{SnapshotDone, Store};
+
+/// The engine has one group on its way, a snapshot may end, and the end may be asked for: nobody ever waits for room.
+const JOBS: usize = 4;
+
+enum Job {
+    /// Write these and sync; then begin a snapshot of the state after them, if there is an image of it.
+    Write(Vec<Txn>, Option<Snapshot>),
+    SnapshotDone(SnapshotDone),
+    /// End in order.
+    Close,
+}
+
+struct Snapshot {
+    image: Image,
+    /// Where its end is told. It comes with the image because the log thread must not keep its own queue open.
+    done: SyncSender<Job>,
+}
+
+/// What the log thread reports.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The group is on the disk. The changes come back for their allocation.
+    Synced { txns: Vec<Txn>, snapshot_due: bool },
+    /// The disk failed: the last report.
+    Failed(io::Error),
+    /// The log is closed in order: the last report.
+    Closed,
+}
+
+/// Runs before each sync: how tests make a disk slow or broken.
+#[derive(Default)]
+pub(super) struct BeforeSync(pub(super) Option<Box<dyn FnMut() -> io::Result<()> + Send>>);
+
+impl Debug for BeforeSync {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("BeforeSync").field(&self.0.is_some()).finish()
+    }
+}
+
+/// The engine's side of the log thread.
+#[derive(Debug)]
+pub(super) struct Log {
+    jobs: SyncSender<Job>,
+    reports: mpsc::Receiver<Report>,
+    thread: JoinHandle<()>,
+}
+
+impl Log {
+    pub(super) fn start(store: Store, before_sync: BeforeSync, control: Arc<Control>) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(JOBS);
+        let (report, reports) = mpsc::channel(JOBS);
+        let writer = Writer { store, before_sync, control, report, snapshot: None };
+        let thread = Builder::new().name("keeper-log".to_owned()).spawn(move || writer.run(&queue))?;
+        Ok(Self { jobs, reports, thread })
+    }
+
+    /// Hands a group over. Only one may be on its way.
+    pub(super) fn write(&self, txns: Vec<Txn>, image: Option<Image>) {
+        // A thread that has ended says why, or that it panicked, by its reports.
+        let snapshot = image.map(|image| Snapshot { image, done: self.jobs.clone() });
+        let _ = self.jobs.send(Job::Write(txns, snapshot));
+    }
+
+    /// Has the log closed in order after what was handed over.
+    pub(super) fn close(&self) {
+        let _ = self.jobs.send(Job::Close);
+    }
+
+    /// The next report; `None` when the thread has ended.
+    ///
+    /// # Cancel safety
+    /// No report is lost.
+    pub(super) async fn report(&mut self) -> Option<Report> {
+        self.reports.recv().await
+    }
+
+    /// Waits until the thread has ended, which it does after [`Log::close`], after a failure, and after an abort.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the wait.
+    pub(super) async fn ended(&mut self) {
+        while self.reports.recv().await.is_some() {}
+    }
+
+    /// Joins the thread, which [`Log::ended`] has shown to be at its end.
+    pub(super) fn join(self) {
+        // That it panicked has been seen by its missing last report.
+        let _ = self.thread.join();
+    }
+}
+
+struct Writer {
+    store: Store,
+    before_sync: BeforeSync,
+    control: Arc<Control>,
+    report: mpsc::Sender<Report>,
+    snapshot: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// The last report, and with it the end of the thread, comes after everything it had started has ended.
+    fn run(mut self, queue: &Receiver<Job>) {
+        let last = self.serve(queue);
+        if let Some(snapshot) = self.snapshot.take() {
+            // Its result is on the queue or was lost with it; the store says all there is to say about it.
+            let _ = snapshot.join();
+        }
+        let last = match last {
+            Ok(true) => self.store.close().map(|()| Some(Report::Closed)),
+            Ok(false) => {
+                drop(self.store);
+                Ok(None)
+            }
+            Err(error) => {
+                drop(self.store);
+                Err(error)
+            }
+        };
+        let last = last.unwrap_or_else(|error| Some(Report::Failed(error)));
+        if let Some(last) = last {
+            let _ = self.report.blocking_send(last);
+        }
+    }
+
+    /// Whether the log is to be closed in order.
+    fn serve(&mut self, queue: &Receiver<Job>) -> io::Result<bool> {
+        loop {
+            // Also waits for as long as the server is paused: its engine stands still then.
+            let Ok(job) = queue.recv() else { return Ok(false) };
+            if self.control.aborted() {
+                return Ok(false);
+            }
+            match job {
+                Job::Write(txns, snapshot) => {
+                    self.write(&txns)?;
+                    if let Some(snapshot) = snapshot {
+                        self.begin_snapshot(snapshot)?;
+                    }
+                    let snapshot_due = self.store.snapshot_due();
+                    if self.report.blocking_send(Report::Synced { txns, snapshot_due }).is_err() {
+                        return Ok(false);
+                    }
+                }
+                Job::SnapshotDone(done) => {
+                    self.store.finished_snapshot(&done);
+                    if let Some(thread) = self.snapshot.take() {
+                        let _ = thread.join();
+                    }
+                }
+                Job::Close => return Ok(true),
+            }
+        }
+    }
+
+    fn write(&mut self, txns: &[Txn]) -> io::Result<()> {
+        self.store.append(txns)?;
+        if let Some(before_sync) = &mut self.before_sync.0 {
+            before_sync()?;
+        }
+        self.store.sync()
+    }
+
+    fn begin_snapshot(&mut self, Snapshot { image, done }: Snapshot) -> io::Result<()> {
+        // The engine may have asked for it while another was still being written.
+        if !self.store.snapshot_due() {
+            return Ok(());
+        }
+        let zxid = image.last_zxid();
+        let job = self.store.begin_snapshot(image)?;
+        info!(zxid = %format_args!("{zxid:#x}"), "writes a snapshot");
+        let thread = Builder::new().name("keeper-snapshot".to_owned()).spawn(move || {
+            let _ = done.send(Job::SnapshotDone(job.run()));
+        });
+        match thread {
+            Ok(thread) => self.snapshot = Some(thread),
+            Err(error) => {
+                // The store waits for this snapshot for ever and goes on with its log: nothing is lost.
+                error!(%error, "failed to start the thread that writes snapshots: the log grows from here on");
+            }
+        }
+        Ok(())
+    }
+}

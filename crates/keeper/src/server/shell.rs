@@ -1,0 +1,600 @@
+//! What the engine's tasks share: the core, the connections' bookkeeping, and the group of changes that gathers
+//! while the one before it is written.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use clock::{Clock, Instant, SharedClock};
+use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use super::Options;
+use super::control::Control;
+use super::limited::Limited;
+use super::net::Stream;
+use super::outbox::Outbox;
+use super::words::{self, Word};
+use crate::core::{ConnId, Core, Effect, Now, Output};
+use crate::state::{Image, Txn};
+
+/// Bytes that wait for the disk, requests and replies, at which no connection is read.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+/// What is read at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// What the engine's tasks share. They run on one thread and never hold it across an await.
+pub(super) struct Shell {
+    pub(super) core: Core,
+    pub(super) options: Options,
+    pub(super) control: Arc<Control>,
+    clock: SharedClock,
+    lines: BTreeMap<ConnId, Line>,
+    next_conn: u64,
+    /// What was executed since the last group went to the log thread.
+    gathered: Group,
+    /// The group that the log thread has.
+    syncing: Option<Group>,
+    /// An empty group, for its allocations.
+    spare: Group,
+    /// Connections that wait for room in `gathered`.
+    crowded: Vec<ConnId>,
+    /// Tells the engine's loop that there is something for the log thread.
+    commit: Rc<Notify>,
+    snapshot_wanted: bool,
+    reading: bool,
+    buffered_bytes: usize,
+    scratch: BytesMut,
+    address: SocketAddr,
+    started: Instant,
+    /// Connections that were closed for want of room.
+    rejected: u64,
+    snapshots: u64,
+    refused: Limited,
+    cut: Limited,
+}
+
+/// What becomes known together.
+#[derive(Default)]
+struct Group {
+    output: Output,
+    requests: Vec<Requests>,
+    /// Bytes of its requests and of its effects.
+    bytes: usize,
+}
+
+/// Requests of one connection that were read together.
+struct Requests {
+    conn: ConnId,
+    count: usize,
+    at: Instant,
+}
+
+/// The shell's side of a connection; the other is its task's.
+#[derive(Debug)]
+struct Line {
+    peer: SocketAddr,
+    outbox: Outbox,
+    /// Since when its client has taken nothing of what waits for it.
+    stalled: Option<Instant>,
+    opened: Instant,
+    /// Whether its first request has come.
+    greeted: bool,
+    /// Requests executed whose replies wait for the log.
+    outstanding: usize,
+    /// Bytes of a request that has not come wholly.
+    partial: usize,
+    fate: Fate,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    /// The core has closed it, and the disk has yet to agree: nothing is read any more, what was sent before still goes out.
+    Leaving,
+    /// Closed when its outbox is empty; nothing is read any more.
+    Closing,
+    /// Closed now.
+    Cut,
+}
+
+/// Where a connection stands after a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// It may be read.
+    Readable,
+    /// It waits: for its client to take bytes, or to be let read again.
+    Waiting,
+    /// It has ended.
+    Ended,
+}
+
+/// How far the received bytes got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// More bytes are needed for the next request.
+    All,
+    /// The next request waits for a bound, or there will be none: [`Shell::flush`] tells.
+    Held,
+}
+
+impl Shell {
+    pub(super) fn new(
+        core: Core,
+        options: Options,
+        address: SocketAddr,
+        control: Arc<Control>,
+        clock: SharedClock,
+        commit: Rc<Notify>,
+    ) -> Self {
+        let started = clock.now();
+        Self {
+            core,
+            options,
+            control,
+            clock,
+            lines: BTreeMap::new(),
+            next_conn: 1,
+            gathered: Group::default(),
+            syncing: None,
+            spare: Group::default(),
+            crowded: Vec::new(),
+            commit,
+            snapshot_wanted: false,
+            reading: true,
+            buffered_bytes: 0,
+            scratch: BytesMut::new(),
+            address,
+            started,
+            rejected: 0,
+            snapshots: 0,
+            refused: Limited::default(),
+            cut: Limited::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        now(&*self.clock)
+    }
+
+    /// Connections that are open.
+    pub(super) fn connections(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Requests executed whose replies wait for the log.
+    pub(super) fn outstanding(&self) -> usize {
+        self.lines.values().map(|line| line.outstanding).sum()
+    }
+
+    /// Requests of `conn` executed whose replies wait for the log.
+    pub(super) fn outstanding_of(&self, conn: ConnId) -> usize {
+        self.lines.get(&conn).map_or(0, |line| line.outstanding)
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How long it has served.
+    pub(super) fn uptime(&self) -> Duration {
+        self.clock.now().since(self.started)
+    }
+
+    /// Connections that were closed because there were too many.
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Snapshots begun.
+    pub(super) fn snapshots(&self) -> u64 {
+        self.snapshots
+    }
+
+    /// When a connection that has sent nothing is closed.
+    pub(super) fn handshake_due(&self, conn: ConnId) -> Option<Instant> {
+        self.lines.get(&conn).map(|line| line.opened + self.options.handshake_timeout)
+    }
+
+    /// Takes a new connection in, unless there are too many.
+    pub(super) fn open(&mut self, peer: SocketAddr) -> Option<ConnId> {
+        let now = self.now();
+        if self.lines.len() >= self.options.connections_max {
+            self.rejected += 1;
+            if let Some(suppressed) = self.refused.due(now.monotonic) {
+                let max = self.options.connections_max;
+                warn!(%peer, max, suppressed, "refused a connection: as many as connections_max are open");
+            }
+            return None;
+        }
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let line = Line {
+            peer,
+            outbox: Outbox::default(),
+            stalled: None,
+            opened: now.monotonic,
+            greeted: false,
+            outstanding: 0,
+            partial: 0,
+            fate: Fate::Open,
+            waker: None,
+        };
+        self.lines.insert(conn, line);
+        self.core.open(conn, peer, now);
+        Some(conn)
+    }
+
+    /// Forgets a connection whose socket is closed.
+    pub(super) fn closed(&mut self, conn: ConnId) {
+        if let Some(line) = self.lines.remove(&conn) {
+            self.buffered_bytes -= line.outbox.len() + line.partial;
+            let now = self.now();
+            self.core.closed(conn, now);
+        }
+    }
+
+    /// Has `waker` woken when something happens to the connection that its socket does not tell.
+    pub(super) fn wake_later(&mut self, conn: ConnId, waker: &Waker) {
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.waker = Some(waker.clone());
+        }
+    }
+
+    /// Must precede what a connection's task does in one turn: it need not be woken by what it does itself.
+    pub(super) fn awake(&mut self, conn: ConnId) {
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.waker = None;
+        }
+    }
+
+    /// The buffer for a connection's next read: its own if it has a part of a request, otherwise one that all share,
+    /// so that idle connections hold none. Says whether it is the shared one.
+    pub(super) fn lend(&mut self, input: &mut BytesMut) -> bool {
+        let shared = input.is_empty();
+        if shared {
+            mem::swap(input, &mut self.scratch);
+        }
+        // Grows with what has come, not with what the client says will come.
+        input.reserve(READ_BYTES);
+        shared
+    }
+
+    /// Takes the shared buffer back, and leaves the connection what is left of its bytes.
+    pub(super) fn give_back(&mut self, conn: ConnId, input: &mut BytesMut, shared: bool) {
+        if shared {
+            let rest = BytesMut::from(&input[..]);
+            self.scratch = mem::replace(input, rest);
+            self.scratch.clear();
+        } else if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        self.buffered_bytes = self.buffered_bytes - line.partial + input.len();
+        line.partial = input.len();
+        if self.buffered_bytes > self.options.buffered_bytes_max {
+            line.fate = Fate::Cut;
+            self.complain(conn, "all connections together hold too many unsent and half-received bytes");
+        }
+    }
+
+    /// Executes the whole requests at the front of `input`.
+    pub(super) fn take(&mut self, conn: ConnId, input: &mut BytesMut) -> Taken {
+        let Some(line) = self.lines.get_mut(&conn).filter(|line| line.fate == Fate::Open) else {
+            return Taken::Held;
+        };
+        if !line.greeted
+            && let Some(first) = input.first_chunk::<4>()
+            && let Some(word) = Word::of(*first)
+        {
+            self.answer_word(conn, word);
+            input.clear();
+            return Taken::Held;
+        }
+        let now = now(&*self.clock);
+        let room = if line.outbox.len() >= self.options.reply_bytes_pause {
+            0
+        } else {
+            self.options.requests_outstanding_max.saturating_sub(line.outstanding)
+        };
+        let mut count = 0;
+        let taken = loop {
+            let Some(header) = input.first_chunk::<4>() else { break Taken::All };
+            let announced = i32::from_be_bytes(*header);
+            let Some(length) =
+                usize::try_from(announced).ok().filter(|length| *length <= self.options.frame_bytes_max)
+            else {
+                line.fate = Fate::Cut;
+                self.complain(conn, "it announced a request of an impossible length");
+                break Taken::Held;
+            };
+            if input.len() < 4 + length {
+                break Taken::All;
+            }
+            let group = &mut self.gathered;
+            if count == room
+                || group.bytes >= GROUP_BYTES_MAX
+                || group.output.txns.len() >= self.options.group_txns_max
+            {
+                break Taken::Held;
+            }
+            input.advance(4);
+            let frame = input.split_to(length).freeze();
+            let before = group.output.effects.len();
+            group.bytes += length;
+            self.core.frame(conn, &frame, now, &mut group.output);
+            count += 1;
+            let mut closed = false;
+            for effect in group.output.effects.get(before..).unwrap_or_default() {
+                match effect {
+                    Effect::Send { frame, .. } => group.bytes += frame.len(),
+                    Effect::Close { conn: other } => closed |= *other == conn,
+                }
+            }
+            if closed {
+                line.fate = Fate::Leaving;
+                break Taken::Held;
+            }
+        };
+        if count > 0 {
+            if let Some(line) = self.lines.get_mut(&conn) {
+                line.greeted = true;
+                line.outstanding += count;
+            }
+            self.gathered.requests.push(Requests { conn, count, at: now.monotonic });
+            self.settle();
+        }
+        taken
+    }
+
+    /// Lets what was gathered become known, if nothing of it or before it waits for the disk; otherwise sees to it
+    /// that the engine's loop hands it to the log thread once the connections that are ready have had their turn.
+    fn settle(&mut self) {
+        if self.syncing.is_some() {
+            return;
+        }
+        if self.gathered.output.txns.is_empty() {
+            let group = mem::replace(&mut self.gathered, mem::take(&mut self.spare));
+            self.release(group);
+        } else {
+            self.commit.notify_one();
+        }
+    }
+
+    /// What the log thread is to write next, if it is free and there is something; an image of the state after that if
+    /// a snapshot is due.
+    pub(super) fn commit(&mut self) -> Option<(Vec<Txn>, Option<Image>)> {
+        if self.syncing.is_some() || self.gathered.output.txns.is_empty() {
+            return None;
+        }
+        let mut group = mem::replace(&mut self.gathered, mem::take(&mut self.spare));
+        let txns = mem::take(&mut group.output.txns);
+        self.syncing = Some(group);
+        let image = mem::take(&mut self.snapshot_wanted).then(|| self.core.state().image());
+        self.snapshots += u64::from(image.is_some());
+        Some((txns, image))
+    }
+
+    /// The group that the log thread had is on the disk.
+    pub(super) fn synced(&mut self, mut txns: Vec<Txn>, snapshot_due: bool) {
+        txns.clear();
+        self.snapshot_wanted |= snapshot_due;
+        if let Some(mut group) = self.syncing.take() {
+            group.output.txns = txns;
+            self.release(group);
+        }
+        self.settle();
+    }
+
+    /// Whether anything waits for the disk.
+    pub(super) fn is_settled(&self) -> bool {
+        self.syncing.is_none() && self.gathered.output.txns.is_empty()
+    }
+
+    /// Expires what is due.
+    pub(super) fn tick(&mut self) {
+        let now = self.now();
+        self.core.tick(now, &mut self.gathered.output);
+        self.settle();
+    }
+
+    fn release(&mut self, mut group: Group) {
+        let now = self.clock.now();
+        for requests in group.requests.drain(..) {
+            let latency = now.since(requests.at);
+            if let Some(line) = self.lines.get_mut(&requests.conn) {
+                line.outstanding -= requests.count;
+                line.wake();
+                for _ in 0..requests.count {
+                    self.core.answered(requests.conn, latency);
+                }
+            }
+        }
+        let mut effects = group.output.effects.drain(..).peekable();
+        while let Some(effect) = effects.next() {
+            let conn = effect.conn();
+            // It may have ended meanwhile.
+            let Some(line) = self.lines.get_mut(&conn) else { continue };
+            let before = line.outbox.len();
+            line.follow(effect);
+            while let Some(effect) = effects.next_if(|effect| effect.conn() == conn) {
+                line.follow(effect);
+            }
+            self.buffered_bytes += line.outbox.len() - before;
+            let bytes = line.outbox.len();
+            if bytes > self.options.reply_bytes_max || self.buffered_bytes > self.options.buffered_bytes_max {
+                line.fate = Fate::Cut;
+                if let Some(suppressed) = self.cut.due(now) {
+                    let peer = line.peer;
+                    warn!(%peer, bytes, suppressed, "closed a connection: its client does not read its replies");
+                }
+            }
+            line.wake();
+        }
+        drop(effects);
+        for conn in self.crowded.drain(..) {
+            if let Some(line) = self.lines.get_mut(&conn) {
+                line.wake();
+            }
+        }
+        group.bytes = 0;
+        self.spare = group;
+    }
+
+    /// Writes what waits for the client, as far as it takes it.
+    pub(super) fn flush(&mut self, conn: ConnId, stream: &mut Stream, context: &mut Context<'_>) -> Flushed {
+        let Some(line) = self.lines.get_mut(&conn) else { return Flushed::Ended };
+        loop {
+            if line.fate == Fate::Cut {
+                return Flushed::Ended;
+            }
+            if line.outbox.is_empty() {
+                return match line.fate {
+                    Fate::Open | Fate::Leaving => self.readable(conn),
+                    Fate::Closing | Fate::Cut => match Pin::new(&mut *stream).poll_shutdown(context) {
+                        Poll::Ready(_) => Flushed::Ended,
+                        Poll::Pending => Flushed::Waiting,
+                    },
+                };
+            }
+            match Pin::new(&mut *stream).poll_write(context, line.outbox.waiting()) {
+                Poll::Ready(Ok(0) | Err(_)) => return Flushed::Ended,
+                Poll::Ready(Ok(written)) => {
+                    line.outbox.consume(written);
+                    line.stalled = None;
+                    self.buffered_bytes -= written;
+                }
+                Poll::Pending => {
+                    if line.stalled.is_none() {
+                        line.stalled = Some(self.clock.now());
+                    }
+                    return self.readable(conn);
+                }
+            }
+        }
+    }
+
+    /// Whether bounds let the connection be read. If one of them does not, the connection is woken when it may.
+    fn readable(&mut self, conn: ConnId) -> Flushed {
+        let Some(line) = self.lines.get(&conn) else { return Flushed::Ended };
+        let within = line.outbox.len() < self.options.reply_bytes_pause
+            && line.outstanding < self.options.requests_outstanding_max;
+        if line.fate != Fate::Open || !self.reading || !within {
+            return Flushed::Waiting;
+        }
+        if self.is_crowded() {
+            self.crowded.push(conn);
+            return Flushed::Waiting;
+        }
+        Flushed::Readable
+    }
+
+    /// Whether too much waits for the disk for any connection to be read.
+    fn is_crowded(&self) -> bool {
+        self.gathered.bytes >= GROUP_BYTES_MAX
+            || self.gathered.output.txns.len() >= self.options.group_txns_max
+    }
+
+    /// Cuts the connections that never said who they are, and those whose clients take nothing.
+    pub(super) fn sweep(&mut self) {
+        let now = self.clock.now();
+        for line in self.lines.values_mut() {
+            let silent = !line.greeted
+                && line.fate == Fate::Open
+                && now.since(line.opened) >= self.options.handshake_timeout;
+            let stalled =
+                line.stalled.is_some_and(|stalled| now.since(stalled) >= self.options.write_timeout);
+            if silent || stalled {
+                line.fate = Fate::Cut;
+                line.wake();
+                if let Some(suppressed) = self.cut.due(now) {
+                    let peer = line.peer;
+                    let what = if silent { "sent no request in time" } else { "took no bytes in time" };
+                    warn!(%peer, suppressed, "closed a connection: its client {what}");
+                }
+            }
+        }
+    }
+
+    /// Reads no more: what was read is still executed, written and answered.
+    pub(super) fn stop_reading(&mut self) {
+        self.reading = false;
+    }
+
+    /// Closes every connection as soon as its client has taken its replies.
+    pub(super) fn close_all(&mut self) {
+        for line in self.lines.values_mut() {
+            if line.fate != Fate::Cut {
+                line.fate = Fate::Closing;
+            }
+            line.wake();
+        }
+    }
+
+    fn answer_word(&mut self, conn: ConnId, word: Word) {
+        let answer = words::answer(self, conn, word);
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        debug!(peer = %line.peer, ?word, "answers a four-letter word");
+        line.greeted = true;
+        line.fate = Fate::Closing;
+        line.outbox.push(answer.as_bytes());
+        self.buffered_bytes += answer.len();
+        self.core.count_packets(1, 0);
+    }
+
+    fn complain(&mut self, conn: ConnId, why: &str) {
+        if let Some(line) = self.lines.get(&conn)
+            && let Some(suppressed) = self.cut.due(self.clock.now())
+        {
+            let peer = line.peer;
+            warn!(%peer, suppressed, "closed a connection: {why}");
+        }
+    }
+}
+
+/// The time as the core takes it.
+pub(super) fn now(clock: &dyn Clock) -> Now {
+    Now { monotonic: clock.now(), wall_ms: i64::try_from(clock.wall().0).unwrap_or(i64::MAX) }
+}
+
+impl Line {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn follow(&mut self, effect: Effect) {
+        match effect {
+            // What the core sends after it closed would be a bug there; what is cut needs nothing.
+            Effect::Send { frame, .. } => {
+                // What is cut or closed needs nothing more.
+                if matches!(self.fate, Fate::Open | Fate::Leaving) {
+                    self.outbox.push(&frame);
+                }
+            }
+            Effect::Close { .. } => {
+                if self.fate != Fate::Cut {
+                    self.fate = Fate::Closing;
+                }
+            }
+        }
+    }
+}
+
+impl Effect {
+    fn conn(&self) -> ConnId {
+        match self {
+            Self::Send { conn, .. } | Self::Close { conn } => *conn,
+        }
+    }
+}
