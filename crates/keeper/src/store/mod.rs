@@ -1,4 +1,3 @@
-#![cfg(any())] // Until `state` has its types.
 //! Durable storage: a log of transactions, snapshots of the state, and recovery from them.
 //!
 //! Blocking, for a thread of its own: `append` the transactions of a group, `sync` once, then let the replies out.
@@ -230,7 +229,9 @@ impl Store {
                     let message = format!("transaction {:#x} after {last:#x}", txn.zxid);
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
                 }
-                record::push(&mut store.buffer, Kind::Txn, txn.zxid, last, store.synced, |out| txn.encode(out))?;
+                record::push(&mut store.buffer, Kind::Txn, txn.zxid, last, store.synced, |out| {
+                    txn.encode(out)
+                })?;
                 last = txn.zxid;
             }
             store.writer.write(&store.buffer)?;
@@ -281,7 +282,11 @@ impl Store {
                 return wrong("a snapshot is being written already".to_owned());
             }
             if image.last_zxid() != store.last {
-                return wrong(format!("an image of {:#x} when the log is at {:#x}", image.last_zxid(), store.last));
+                return wrong(format!(
+                    "an image of {:#x} when the log is at {:#x}",
+                    image.last_zxid(),
+                    store.last
+                ));
             }
             // Without a transaction since it began, the segment is already the one that goes on from here.
             if store.writer.base() != store.last {
@@ -330,15 +335,15 @@ impl Store {
     }
 
     fn usable(&self) -> io::Result<()> {
-        if self.failed { Err(io::Error::other("the log failed before and takes nothing more")) } else { Ok(()) }
+        if self.failed {
+            Err(io::Error::other("the log failed before and takes nothing more"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Runs one step; if it fails it was the last one.
-    fn finally<T>(
-        &mut self,
-        step: &str,
-        run: impl FnOnce(&mut Self) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn finally<T>(&mut self, step: &str, run: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         self.usable()?;
         run(self).map_err(|error| {
             self.failed = true;
@@ -347,7 +352,10 @@ impl Store {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room and start again",
                 _ => "",
             };
-            io::Error::new(error.kind(), format!("failed to {step} the log {}: {error}{hint}", path.display()))
+            io::Error::new(
+                error.kind(),
+                format!("failed to {step} the log {}: {error}{hint}", path.display()),
+            )
         })
     }
 }

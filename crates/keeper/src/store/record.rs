@@ -79,7 +79,9 @@ impl Header {
 
     /// Whether `rest`, all that follows the header in the record, is what was written.
     fn covers(&self, rest: &[u8]) -> bool {
-        let Some((payload, filler)) = rest.split_at_checked(self.payload_bytes as usize) else { return false };
+        let Some((payload, filler)) = rest.split_at_checked(self.payload_bytes as usize) else {
+            return false;
+        };
         rest.len() as u64 + HEADER_BYTES as u64 == self.extent()
             && filler.iter().all(|byte| *byte == FILLER)
             && crc32fast::hash(payload) == self.payload_crc
@@ -164,7 +166,9 @@ pub(super) fn judge(window: &mut Window<'_>, offset: u64, last: i64) -> io::Resu
     }
     let torn = match Header::parse(window.at(offset, HEADER_BYTES)?) {
         None => has_hole(window, offset, offset + HEADER_BYTES as u64)?,
-        Some(header) => has_hole(window, offset + HEADER_BYTES as u64, offset.saturating_add(header.extent()))?,
+        Some(header) => {
+            has_hole(window, offset + HEADER_BYTES as u64, offset.saturating_add(header.extent()))?
+        }
     };
     Ok(if torn { Unreadable::Torn } else { Unreadable::DamagedLast })
 }

@@ -29,8 +29,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     let snapshots: Vec<i64> = names.iter().filter_map(|name| snapshot::zxid_of(name)).collect();
 
     if segments.is_empty() && snapshots.is_empty() {
-        let writer = Writer::create(disk, 0)
-            .map_err(OpenError::io("create a log segment in", &here))?;
+        let writer = Writer::create(disk, 0).map_err(OpenError::io("create a log segment in", &here))?;
         return Ok(Recovered { state: State::new(), writer, report });
     }
 
@@ -39,7 +38,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     for (index, base) in needed.iter().enumerate() {
         let next = needed.get(index + 1).copied();
         let path = disk.path(&segment::name(*base));
-        let mut file = disk.open(&segment::name(*base)).map_err(OpenError::io("open", &path))?;
+        let file = disk.open(&segment::name(*base)).map_err(OpenError::io("open", &path))?;
         let scanned = segment::scan(&*file, &path, *base, next.is_none(), |offset, zxid, payload| {
             replay(&mut state, &path, offset, zxid, payload, &mut report)
         })?;
@@ -50,7 +49,11 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     }
     disk.sync_names().map_err(OpenError::io("sync", &here))?;
     let Some((writer, last)) = writer else {
-        return Err(missing(disk, snapshots.last().copied().unwrap_or(0), "no log segment follows the snapshots"));
+        return Err(missing(
+            disk,
+            snapshots.last().copied().unwrap_or(0),
+            "no log segment follows the snapshots",
+        ));
     };
     if last != state.last_zxid() {
         let path = disk.path(&segment::name(writer.base()));
@@ -82,7 +85,8 @@ fn newest_usable(
     // A snapshot is named after the segment that goes on from it was made, and no segment goes before its snapshot.
     for zxid in snapshots {
         if !segments.contains(zxid) {
-            let problem = format!("{} says that the log goes on there", disk.path(&snapshot::name(*zxid)).display());
+            let problem =
+                format!("{} says that the log goes on there", disk.path(&snapshot::name(*zxid)).display());
             return Err(missing(disk, *zxid, problem));
         }
     }
@@ -114,8 +118,10 @@ fn newest_usable(
         }),
         (_, Some(error)) => Err(error),
         (first, None) => {
-            let problem =
-                format!("the log begins after transaction {:#x} and there is no snapshot", first.copied().unwrap_or(0));
+            let problem = format!(
+                "the log begins after transaction {:#x} and there is no snapshot",
+                first.copied().unwrap_or(0)
+            );
             Err(missing(disk, 0, problem))
         }
     }
@@ -137,7 +143,11 @@ fn replay(
         return Err(OpenError::damaged(path, offset, problem));
     }
     state.replay(&txn).map_err(|error| {
-        OpenError::damaged(path, offset, format!("transaction {zxid:#x} does not fit the state before it: {error}"))
+        OpenError::damaged(
+            path,
+            offset,
+            format!("transaction {zxid:#x} does not fit the state before it: {error}"),
+        )
     })?;
     report.txns_replayed += 1;
     report.bytes_replayed += payload.len() as u64;
@@ -145,7 +155,12 @@ fn replay(
 }
 
 /// A segment that another follows: everything up to that one must be there.
-fn follow_up(mut file: Box<dyn DiskFile>, path: &Path, mut scanned: Scanned, next: i64) -> Result<(), OpenError> {
+fn follow_up(
+    mut file: Box<dyn DiskFile>,
+    path: &Path,
+    mut scanned: Scanned,
+    next: i64,
+) -> Result<(), OpenError> {
     if scanned.last != next {
         let problem = format!(
             "the segment ends with transaction {:#x}, but the next one goes on after {next:#x}",

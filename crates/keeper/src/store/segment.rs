@@ -13,8 +13,9 @@ const MAGIC: &[u8; 8] = b"keeplog\n";
 const VERSION: u32 = 1;
 pub(super) const TEMPORARY: &str = "log.tmp";
 /// Zeros are written ahead in pieces as long as the file is, within these bounds.
-const AHEAD_BYTES_MIN: u64 = 64 * 1024;
-const AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Small in tests, so that they meet every boundary.
+const AHEAD_BYTES_MIN: u64 = if cfg!(test) { 2048 } else { 64 * 1024 };
+const AHEAD_BYTES_MAX: u64 = if cfg!(test) { 4096 } else { 8 * 1024 * 1024 };
 const ZEROS: &[u8] = &[0; 256 * 1024];
 
 /// The name of the segment that begins after `base`.
@@ -232,10 +233,9 @@ fn torn_bytes(
     }
 }
 
-/// Takes away what a torn write left after the last record.
+/// Takes away what a torn write left after the last record. To be synced before anything is written there.
 pub(super) fn truncate(file: &mut dyn DiskFile, scanned: &mut Scanned) -> io::Result<()> {
-    file.set_len(scanned.end)?;
     scanned.len = scanned.end;
     scanned.torn_bytes = 0;
-    file.sync()
+    file.set_len(scanned.end)
 }

@@ -117,7 +117,8 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path, zxid: i64) -> Result<State,
             _ => OpenError::damaged(path, 0, "the header is not that of this snapshot"),
         });
     }
-    let mut body = Body { window, offset: HEADER_BYTES, piece: Vec::new(), taken: 0, ended: false, failure: None };
+    let mut body =
+        Body { window, offset: HEADER_BYTES, piece: Vec::new(), taken: 0, ended: false, failure: None };
     let state = State::read_from(&mut body);
     let at_end = body.finish();
     // What the file layer and the checksums say comes first: the decoder only saw its bytes end.
@@ -163,13 +164,17 @@ impl Body<'_> {
     /// Takes the next piece, verified.
     fn next_piece(&mut self) -> Result<(), Failure> {
         let header = self.window.at(self.offset, PIECE_HEADER_BYTES).map_err(Failure::Io)?;
-        let Some((length, crc)) = header.split_first_chunk().zip(header.last_chunk()).map(|((length, _), crc)| {
-            (u32::from_le_bytes(*length) as usize, u32::from_le_bytes(*crc))
-        }) else {
+        let Some((length, crc)) = header
+            .split_first_chunk()
+            .zip(header.last_chunk())
+            .map(|((length, _), crc)| (u32::from_le_bytes(*length) as usize, u32::from_le_bytes(*crc)))
+        else {
             return Err(Failure::Checksum(self.offset));
         };
-        let bytes =
-            self.window.at(self.offset + PIECE_HEADER_BYTES as u64, length.min(PIECE_BYTES)).map_err(Failure::Io)?;
+        let bytes = self
+            .window
+            .at(self.offset + PIECE_HEADER_BYTES as u64, length.min(PIECE_BYTES))
+            .map_err(Failure::Io)?;
         if bytes.len() != length || piece_crc(self.offset, bytes) != crc {
             return Err(Failure::Checksum(self.offset));
         }
@@ -189,10 +194,12 @@ impl Body<'_> {
 
 impl Read for Body<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.piece.len() && !self.ended && self.failure.is_none() {
-            if let Err(failure) = self.next_piece() {
-                self.failure = Some(failure);
-            }
+        if self.taken == self.piece.len()
+            && !self.ended
+            && self.failure.is_none()
+            && let Err(failure) = self.next_piece()
+        {
+            self.failure = Some(failure);
         }
         if self.failure.is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot cannot be read"));
