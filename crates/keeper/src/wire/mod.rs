@@ -23,17 +23,21 @@
 //! | is the first, and shorter than a [`ConnectRequest`] | closed |
 //! | is shorter than a [`RequestHeader`] | closed |
 //! | is an `Auth` or `Sasl` whose body is malformed | closed |
-//! | has an op code that is unknown, or `Notification`, `Error` | [`Code::Unimplemented`], then closed |
+//! | has an op code that is unknown, or `Notification`, `Error` | [`Code::Unimplemented`] with the zxid -1, then closed |
 //! | is a write whose body is malformed or whose path is null | [`Code::MarshallingError`]; a zxid is used up and an error is logged under it |
-//! | is a multi with a null path | the same, but nothing is logged for the zxid, and the reply's is the one before |
+//! | is a multi with a null path | the same, but nothing is logged for the zxid, and the reply's is the one before; behind the header, an empty list of results |
 //! | is a read whose body is malformed or whose path is null | [`Code::MarshallingError`], no zxid |
+//! | is a multi-read that holds writes | the same; behind the header, an empty list of results |
+//! | is a `Check`, not in a multi, that succeeds | none at all |
+//! | is a `DeleteContainer` | [`Code::BadArguments`], as it is for ZooKeeper's own use; a zxid is used up |
 //! | goes on behind the body | what is behind is ignored |
 //!
-//! Malformed is what [`Request::decode`] refuses, in a multi as well: one that holds a read is a write that is malformed,
-//! and a multi-read that holds a write answers [`Code::MarshallingError`]. Where this crate is
-//! stricter than ZooKeeper: it refuses a null path in `Sync`, `AddWatch`, `CheckWatches` and `RemoveWatches` too, which
-//! ZooKeeper takes for a name. A create in a multi whose flags say time to live, but whose header does not, is refused even
-//! where ZooKeeper would not have come to it because an op before it had failed.
+//! Malformed is what [`Request::decode`] refuses: a multi that holds reads is a write that is malformed.
+//!
+//! Where this crate is stricter than ZooKeeper: it refuses a null path in `Sync` and `AddWatch` too, which ZooKeeper
+//! takes for a name. A create in a multi whose flags say time to live, but whose header does not, is refused even where ZooKeeper
+//! would not have come to it because an op before it had failed; so is a null id in an ACL where ZooKeeper would first have
+//! found another fault.
 //!
 //! Null data and empty data are different: what was written as null is read as null.
 //!
@@ -50,6 +54,8 @@ mod reply;
 mod reply_codec;
 mod request;
 mod request_codec;
+#[cfg(test)]
+mod tests;
 
 pub use code::{Code, OpCode};
 pub use error::DecodeError;

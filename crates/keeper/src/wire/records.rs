@@ -82,7 +82,7 @@ pub struct Id {
 
 /// One entry of an access control list.
 ///
-/// A null scheme or id is read as an empty string: ZooKeeper refuses both with
+/// A null scheme is read as an empty one: ZooKeeper refuses both with
 /// [`InvalidAcl`](super::Code::InvalidAcl).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Acl {

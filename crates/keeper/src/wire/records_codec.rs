@@ -44,7 +44,15 @@ impl Acl {
     /// A list of entries; null is an empty one.
     pub(super) fn read_list(reader: &mut Reader) -> Result<Vec<Self>, DecodeError> {
         let entry = |reader: &mut Reader| {
-            Ok(Self { perms: Perms(reader.i32()?), scheme: reader.lenient()?, id: reader.lenient()? })
+            let perms = Perms(reader.i32()?);
+            let scheme = reader.lenient()?;
+            let id = match reader.string()? {
+                Some(id) => id,
+                // All that is wanted of `auth` is its scheme, and no scheme is refused before the id is looked at.
+                None if matches!(scheme.as_str(), "auth" | "") => String::new(),
+                None => return Err(DecodeError::Null("id")),
+            };
+            Ok(Self { perms, scheme, id })
         };
         Ok(reader.vector(12, entry)?.unwrap_or_default())
     }
