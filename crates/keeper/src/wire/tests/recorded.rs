@@ -76,6 +76,7 @@ fn what_was_read_is_written_as_it_was() {
     let unusual = [
         "create null acl",
         "multi header container",
+        "multi",
         "multi container",
         "multi ttl header only",
         "multiRead",
