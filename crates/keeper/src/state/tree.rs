@@ -83,6 +83,11 @@ impl Tree {
         self.slab.get(slot)
     }
 
+    #[cfg(test)]
+    pub(super) fn node_mut(&mut self, slot: Slot) -> &mut Node {
+        self.slab.get_mut(slot)
+    }
+
     /// The znode of a path, which need not be valid: nothing is found there then. The root answers to `""` too.
     pub(super) fn find(&self, path: &str) -> Option<Slot> {
         if matches!(path, "" | "/") {

@@ -133,7 +133,9 @@ impl State {
         let (parent_path, name) = split.ok_or(Code::BadArguments)?;
         let at = self.tree.find(parent_path).ok_or(Code::NoNode)?;
         check_acl(&self.tree.node(at).acl, Perms::DELETE, caller)?;
-        let node = self.tree.node(self.tree.child(at, name).ok_or(Code::NoNode)?);
+        // The root answers to two names, but only one of them has children: there is no `//a`.
+        let child = self.tree.child(at, name).filter(|_| parent_path != "/").ok_or(Code::NoNode)?;
+        let node = self.tree.node(child);
         next_version(node.version, version)?;
         if node.children.is_some() {
             return Err(Code::NotEmpty);
