@@ -1,5 +1,7 @@
-//! The traps of the real client that this crate works around. A failure here is news: the client or the server has
-//! changed, and the workaround it names may have become unnecessary, or insufficient.
+//! The traps of the real client that this crate works around, each on the keeper and on a real ZooKeeper: they agree. A
+//! failure here is news: the client or a server has changed, and the workaround that it names may have become
+//! unnecessary, or insufficient.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands, in its helpers too")]
 
 use std::time::Duration;
 
@@ -8,6 +10,35 @@ use zookeeper_client as zk;
 
 const SOON: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Each canary as a test on either server.
+macro_rules! on_both {
+    ($($canary:ident)*) => {
+        mod on_the_keeper {
+            $(#[tokio::test]
+            async fn $canary() {
+                super::$canary(&testkit::keeper().await.hosts()).await;
+            })*
+        }
+
+        mod on_zookeeper {
+            $(#[tokio::test]
+            async fn $canary() {
+                let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+                super::$canary(&zookeeper.hosts()).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not
+    writes_made_while_disconnected_are_done_later_whoever_has_given_up
+    a_lost_answer_to_a_sequential_create_is_not_resolved
+    another_session_is_accepted_silently
+    a_multi_does_not_report_what_it_created
+    the_server_expires_a_session_before_its_client_knows
+}
 
 async fn connect(hosts: &str) -> zk::Client {
     let connector = zk::Client::connector().with_session_timeout(TIMEOUT);
@@ -28,11 +59,9 @@ async fn reached(state: &mut zk::StateWatcher, wanted: zk::SessionState) {
 }
 
 /// Hence: one-shot watches only, and after every reconnect `sync` and read again.
-#[tokio::test]
-async fn persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(&zookeeper.hosts()).await);
+async fn persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not(hosts: &str) {
+    let proxy = Proxy::start(hosts).await;
+    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
     persistent(&client, "/one-shot").await;
     for (path, mode) in
         [("/recursive", zk::AddWatchMode::PersistentRecursive), ("/persistent", zk::AddWatchMode::Persistent)]
@@ -57,11 +86,9 @@ async fn persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not() {
 }
 
 /// Hence: the write actor submits only while connected, and undoes.
-#[tokio::test]
-async fn writes_made_while_disconnected_are_done_later_whoever_has_given_up() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(&zookeeper.hosts()).await);
+async fn writes_made_while_disconnected_are_done_later_whoever_has_given_up(hosts: &str) {
+    let proxy = Proxy::start(hosts).await;
+    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
     let dropped = connect(&proxy.hosts()).await;
     let (mut state, mut dropped_state) = (client.state_watcher(), dropped.state_watcher());
     proxy.set(|faults| faults.refuse = true);
@@ -81,11 +108,9 @@ async fn writes_made_while_disconnected_are_done_later_whoever_has_given_up() {
 }
 
 /// Hence: a uuid in the name, and reading back by it.
-#[tokio::test]
-async fn a_lost_answer_to_a_sequential_create_is_not_resolved() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(&zookeeper.hosts()).await);
+async fn a_lost_answer_to_a_sequential_create_is_not_resolved(hosts: &str) {
+    let proxy = Proxy::start(hosts).await;
+    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
     persistent(&client, "/members").await;
     let create = options(zk::CreateMode::EphemeralSequential);
     proxy.set(|faults| faults.to_client = Flow::Drop);
@@ -103,10 +128,8 @@ async fn a_lost_answer_to_a_sequential_create_is_not_resolved() {
 }
 
 /// Hence: after every reconnect the session is recognised by what it creates.
-#[tokio::test]
-async fn another_session_is_accepted_silently() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+async fn another_session_is_accepted_silently(hosts: &str) {
+    let proxy = Proxy::start(hosts).await;
     let client = connect(&proxy.hosts()).await;
     let create = options(zk::CreateMode::Ephemeral);
     let before = client.create("/before", b"", &create).await.unwrap().0.ephemeral_owner;
@@ -120,10 +143,8 @@ async fn another_session_is_accepted_silently() {
 }
 
 /// Hence: an ephemeral that a `multi` created is looked at once more.
-#[tokio::test]
-async fn a_multi_does_not_report_what_it_created() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let client = connect(&zookeeper.hosts()).await;
+async fn a_multi_does_not_report_what_it_created(hosts: &str) {
+    let client = connect(hosts).await;
     let mut writer = client.new_multi_writer();
     writer.add_create("/node", b"", &options(zk::CreateMode::Ephemeral)).unwrap();
     let results = writer.commit().await.unwrap();
@@ -134,11 +155,9 @@ async fn a_multi_does_not_report_what_it_created() {
 }
 
 /// Hence: an own lease on an own clock.
-#[tokio::test]
-async fn the_server_expires_a_session_before_its_client_knows() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(&zookeeper.hosts()).await);
+async fn the_server_expires_a_session_before_its_client_knows(hosts: &str) {
+    let proxy = Proxy::start(hosts).await;
+    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
     client.create("/mine", b"", &options(zk::CreateMode::Ephemeral)).await.unwrap();
     proxy.blackhole();
     until("the server has expired it", SOON, async || {

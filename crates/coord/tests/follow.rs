@@ -22,11 +22,11 @@ async fn delete(link: &Link, path: &str) {
 
 #[tokio::test]
 async fn a_node_before_during_and_after_a_disconnect() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
-    let other = common::session(zookeeper.hosts()).await;
+    let other = common::session(coordinator.hosts()).await;
     let mut node = link.follow_node("/test/node");
     let mut next = async || {
         let node = tokio::time::timeout(SOON, node.next()).await.expect("a change is seen");
@@ -62,11 +62,11 @@ async fn a_node_before_during_and_after_a_disconnect() {
 
 #[tokio::test]
 async fn children_and_the_same_name_again() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
-    let other = common::session(zookeeper.hosts()).await;
+    let other = common::session(coordinator.hosts()).await;
     let candidates = layout().candidates();
     let mut children = link.follow_children(&candidates);
     let mut next =

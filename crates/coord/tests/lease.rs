@@ -35,8 +35,8 @@ async fn state(lease: &Lease, what: &str, reached: impl Fn(&LeaseState) -> bool)
 
 #[tokio::test]
 async fn probes_keep_it_held() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
     let lease = claim(&link, BootClock::shared()).await;
     let flag = lease.flag();
@@ -56,11 +56,11 @@ async fn probes_keep_it_held() {
 
 #[tokio::test]
 async fn it_lapses_before_the_server_expires_the_session_and_comes_back() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
-    let witness = common::session(zookeeper.hosts()).await;
+    let witness = common::session(coordinator.hosts()).await;
     let lease = claim(&link, BootClock::shared()).await;
     let flag = lease.flag();
     state(&lease, "held", |state| *state == LeaseState::Held).await;
@@ -92,10 +92,10 @@ async fn it_lapses_before_the_server_expires_the_session_and_comes_back() {
 
 #[tokio::test]
 async fn it_is_lost_when_the_authority_is_gone() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
-    let witness = common::session(zookeeper.hosts()).await;
+    let witness = common::session(coordinator.hosts()).await;
     let lease = claim(&link, BootClock::shared()).await;
     let flag = lease.flag();
     assert!(flag.holds());
@@ -130,8 +130,8 @@ impl Clock for Jumping {
 
 #[tokio::test]
 async fn a_gap_in_the_clock_and_giving_up() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
     let clock = std::sync::Arc::new(Jumping::default());
     let lease = claim(&link, clock.clone()).await;

@@ -1,4 +1,4 @@
-//! The task log on a real ZooKeeper: cut connections, other terms, a killed server.
+//! The task log on a coordination service: cut connections, other terms, a killed server.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
@@ -50,8 +50,8 @@ async fn done(commit: Commit) -> Result<(), CommitError> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_connections_lose_and_reorder_nothing() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let cut = session(proxy.hosts()).await;
     let (log, live) = term(&cut.link(), LogOptions::default()).await;
     assert_eq!(live, []);
@@ -85,7 +85,7 @@ async fn cut_connections_lose_and_reorder_nothing() {
     assert!(matches!(state, LinkState::Connected { connection, .. } if connection > 6), "{state:?}");
     log.stop(SOON).await.unwrap();
 
-    let other = session(zookeeper.hosts()).await;
+    let other = session(coordinator.hosts()).await;
     let (log, live) = term(&other.link(), LogOptions::default()).await;
     assert_eq!(states(&live), model);
     log.stop(SOON).await.unwrap();
@@ -95,8 +95,8 @@ async fn cut_connections_lose_and_reorder_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_later_term_ends_the_earlier_one() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let (first, second) = (session(zookeeper.hosts()).await, session(zookeeper.hosts()).await);
+    let coordinator = testkit::coordinator().await;
+    let (first, second) = (session(coordinator.hosts()).await, session(coordinator.hosts()).await);
     let fence = elect(&first.link()).await;
     let old_fence = fence.clone();
     let (old, _) = TaskLog::open(first.link(), layout(), fence, LogOptions::default()).await.unwrap();
@@ -122,8 +122,8 @@ async fn a_later_term_ends_the_earlier_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_confirmed_survives_a_killed_server() {
-    let Some(mut zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let before = session(zookeeper.hosts()).await;
+    let mut coordinator = testkit::own_coordinator().await;
+    let before = session(coordinator.hosts()).await;
     let (log, _) = term(&before.link(), LogOptions::default()).await;
     let handle = log.handle();
     let mut commits = Vec::new();
@@ -134,10 +134,10 @@ async fn what_was_confirmed_survives_a_killed_server() {
     for commit in commits.by_ref().take(500) {
         done(commit).await.unwrap();
     }
-    zookeeper.kill().await;
+    coordinator.kill().await;
     let mut confirmed = 500;
     let mut fates = Vec::new();
-    zookeeper.start_again().await;
+    coordinator.start_again().await;
     for commit in commits {
         let fate = done(commit).await;
         confirmed += usize::from(fate == Ok(()));
@@ -150,7 +150,7 @@ async fn what_was_confirmed_survives_a_killed_server() {
         assert_eq!(*handle.failure().borrow(), Some(LogFailure::SessionEnded));
     }
 
-    let after = session(zookeeper.hosts()).await;
+    let after = session(coordinator.hosts()).await;
     let (_log, live) = term(&after.link(), LogOptions::default()).await;
     let live = states(&live);
     let written = live.len();
@@ -165,8 +165,8 @@ async fn what_was_confirmed_survives_a_killed_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_stays_small_and_keeps_what_counts() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let options = LogOptions { segment_bytes_max: 8 * 1024, budget_bytes: 1 << 20, ..LogOptions::default() };
     let (log, _) = term(&session.link(), options.clone()).await;
     let handle = log.handle();
@@ -196,8 +196,8 @@ async fn the_log_stays_small_and_keeps_what_counts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_are_kept_while_they_are_referred_to() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let (log, _) = term(&session.link(), LogOptions::default()).await;
     let handle = log.handle();

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn every_call_ends_by_its_deadline() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
     proxy.set(|faults| (faults.to_server, faults.to_client) = (Flow::Stall, Flow::Stall));
@@ -45,11 +45,11 @@ async fn every_call_ends_by_its_deadline() {
 
 #[tokio::test]
 async fn close_takes_the_ephemerals_along() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let witness = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let witness = session(coordinator.hosts()).await;
     let runtime = ClientRuntime::start().unwrap();
     let session =
-        Session::connect(&options(zookeeper.hosts()), runtime.clone(), BootClock::shared()).await.unwrap();
+        Session::connect(&options(coordinator.hosts()), runtime.clone(), BootClock::shared()).await.unwrap();
     let link = session.link();
     link.write(ephemeral("/test/mine"), SOON).await.unwrap();
     assert_eq!(link.own_ephemerals("/test").await.unwrap(), ["/test/mine"]);
@@ -72,11 +72,11 @@ async fn close_takes_the_ephemerals_along() {
 
 #[tokio::test]
 async fn abandoned_sessions_and_dropped_ones_go_on() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let witness = session(zookeeper.hosts()).await;
-    let abandoned = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let witness = session(coordinator.hosts()).await;
+    let abandoned = session(coordinator.hosts()).await;
     abandoned.link().write(ephemeral("/test/abandoned"), SOON).await.unwrap();
-    let dropped = session(zookeeper.hosts()).await;
+    let dropped = session(coordinator.hosts()).await;
     let dropped_link = dropped.link();
     dropped_link.write(ephemeral("/test/dropped"), SOON).await.unwrap();
     abandoned.abandon();
@@ -110,8 +110,8 @@ async fn nobody_there() {
 
 #[tokio::test]
 async fn a_session_that_comes_too_late_is_closed() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::own_coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     proxy.set(|faults| faults.to_client = Flow::Stall);
     let runtime = ClientRuntime::start().unwrap();
     let options = options(proxy.hosts());
@@ -119,7 +119,7 @@ async fn a_session_that_comes_too_late_is_closed() {
     // The server has opened the session, the client does not know it yet, and the caller gives up.
     assert!(tokio::time::timeout(Duration::from_millis(300), connect).await.is_err());
     let sessions = async || {
-        let answer = zookeeper.ask("mntr").await?;
+        let answer = coordinator.ask("mntr").await?;
         answer.lines().find_map(|line| line.strip_prefix("zk_global_sessions\t")?.trim().parse::<u32>().ok())
     };
     until("the session is there", SOON, async || (sessions().await? == 1).then_some(())).await;
@@ -132,8 +132,8 @@ async fn a_session_that_comes_too_late_is_closed() {
 
 #[tokio::test]
 async fn another_session_on_reconnect_is_noticed() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
     proxy.cut();
@@ -148,14 +148,14 @@ async fn another_session_on_reconnect_is_noticed() {
 
 #[tokio::test]
 async fn a_lost_server_ends_the_session_on_our_own_timer() {
-    let Some(mut zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let mut coordinator = testkit::own_coordinator().await;
     let runtime = ClientRuntime::start().unwrap();
     let session =
-        Session::connect(&options(zookeeper.hosts()), runtime.clone(), BootClock::shared()).await.unwrap();
+        Session::connect(&options(coordinator.hosts()), runtime.clone(), BootClock::shared()).await.unwrap();
     let link = session.link();
     let mut follower = link.follow_children("/");
     follower.next().await.unwrap();
-    zookeeper.kill().await;
+    coordinator.kill().await;
     let disconnected =
         reached(&link, "disconnected", |state| matches!(state, LinkState::Disconnected { .. })).await;
     let LinkState::Disconnected { since } = disconnected else { unreachable!() };
@@ -170,36 +170,36 @@ async fn a_lost_server_ends_the_session_on_our_own_timer() {
 
 #[tokio::test]
 async fn a_restarted_server_keeps_the_session() {
-    let Some(mut zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let patient = coord::Options { session_timeout: SOON, ..options(zookeeper.hosts()) };
+    let mut coordinator = testkit::own_coordinator().await;
+    let patient = coord::Options { session_timeout: SOON, ..options(coordinator.hosts()) };
     let runtime = ClientRuntime::start().unwrap();
     let session = Session::connect(&patient, runtime, BootClock::shared()).await.unwrap();
     let link = session.link();
     layout().ensure(&link).await.unwrap();
     link.write(ephemeral("/test/mine"), SOON).await.unwrap();
-    zookeeper.stop().await;
-    zookeeper.start_again().await;
+    coordinator.stop().await;
+    coordinator.start_again().await;
     reached(&link, "connected again", |state| state.connection().is_some_and(|connection| connection > 1))
         .await;
     present(&link, "/test/mine").await;
     session.close(SOON).await.unwrap();
-    let witness = common::session(zookeeper.hosts()).await;
+    let witness = common::session(coordinator.hosts()).await;
     absent(&witness.link(), "/test/mine").await;
     witness.close(SOON).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_created_with_credentials_is_ours_alone() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let runtime = ClientRuntime::start().unwrap();
     let auth = Some(("digest".to_owned(), b"taskd:secret".to_vec()));
-    let ours = coord::Options { auth, ..options(zookeeper.hosts()) };
+    let ours = coord::Options { auth, ..options(coordinator.hosts()) };
     let ours = Session::connect(&ours, runtime.clone(), BootClock::shared()).await.unwrap();
     layout().ensure(&ours.link()).await.unwrap();
     ours.link().write(ephemeral("/test/mine"), SOON).await.unwrap();
     let cluster = ours.link().create_or_get(&layout().cluster(), b"first").await.unwrap();
     assert_eq!((ours.link().create_or_get(&layout().cluster(), b"second").await.unwrap()), cluster);
-    let theirs = Session::connect(&options(zookeeper.hosts()), runtime, BootClock::shared()).await.unwrap();
+    let theirs = Session::connect(&options(coordinator.hosts()), runtime, BootClock::shared()).await.unwrap();
     for path in [layout().cluster(), layout().epoch(), "/test/mine".to_owned()] {
         assert_eq!(theirs.link().get(&path).await.unwrap_err().failure, CallFailure::NoAuth, "{path}");
     }
@@ -209,13 +209,13 @@ async fn what_is_created_with_credentials_is_ours_alone() {
 
 #[tokio::test]
 async fn a_timeout_that_leaves_no_lease_is_refused() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let runtime = ClientRuntime::start().unwrap();
-    // The testkit's server grants at most 10 s.
+    // What the testkit starts grants at most 10 s.
     let greedy = coord::Options {
         session_timeout: Duration::from_secs(30),
         margin: Duration::from_secs(12),
-        ..options(zookeeper.hosts())
+        ..options(coordinator.hosts())
     };
     let error = Session::connect(&greedy, runtime.clone(), BootClock::shared()).await.unwrap_err();
     assert!(matches!(error, ConnectError::TimeoutTooShort { .. }), "{error}");

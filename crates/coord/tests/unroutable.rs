@@ -8,7 +8,7 @@ use std::time::Duration;
 use clock::BootClock;
 use coord::{ClientRuntime, Ended, LinkState, Options, Session};
 use nix::sched::{CloneFlags, unshare};
-use testkit::{Zoo, ZooKeeper, until};
+use testkit::{Keeper, Zoo, until};
 use zookeeper_client as zk;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -16,10 +16,6 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Moves this thread, and whatever it starts, into a network of its own with nothing but a loopback.
 fn own_network() -> bool {
-    if let Some(reason) = testkit::missing() {
-        testkit::skip(&reason);
-        return false;
-    }
     if !nix::unistd::Uid::effective().is_root() || unshare(CloneFlags::CLONE_NEWNET).is_err() {
         testkit::skip("a network namespace needs root");
         return false;
@@ -41,8 +37,9 @@ fn ip(args: &[&str]) {
     assert!(done.success(), "ip {args:?}");
 }
 
-async fn zookeeper() -> ZooKeeper {
-    ZooKeeper::start_with(Zoo { address: SERVER, ..Zoo::default() }).await
+/// Whatever the environment says: only a server in this process is in its network.
+async fn keeper() -> Keeper {
+    Keeper::start_with(Zoo::at(SERVER)).await
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -67,13 +64,13 @@ fn our_session_ends_and_so_does_its_thread() {
         return;
     }
     runtime().block_on(async {
-        let zookeeper = zookeeper().await;
+        let keeper = keeper().await;
         let runtime = ClientRuntime::start().unwrap();
         let options = Options {
             session_timeout: TIMEOUT,
             tick: Duration::from_millis(500),
             margin: Duration::from_millis(600),
-            ..Options::new(zookeeper.hosts(), "/taskd")
+            ..Options::new(keeper.hosts(), "/taskd")
         };
         let session = Session::connect(&options, runtime.clone(), BootClock::shared()).await.unwrap();
         let mut state = session.link().state();
@@ -101,8 +98,8 @@ fn the_client_itself_spins_and_never_reports_expired() {
         return;
     }
     runtime().block_on(async {
-        let zookeeper = zookeeper().await;
-        let hosts = zookeeper.hosts();
+        let keeper = keeper().await;
+        let hosts = keeper.hosts();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let client = std::thread::Builder::new().name("spinner".into()).spawn(move || {
             runtime().block_on(async {

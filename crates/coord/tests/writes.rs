@@ -18,8 +18,8 @@ fn join(dir: &str, prefix: &str) -> Write {
 
 #[tokio::test]
 async fn all_or_nothing_and_which_step_failed() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
     let epoch = layout().epoch();
     let fence = Fence { epoch_path: epoch.clone(), version: 0 };
@@ -59,8 +59,8 @@ async fn all_or_nothing_and_which_step_failed() {
 
 #[tokio::test]
 async fn calls_keep_their_order_and_overlap() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
     // Each is chained to the one before, so one that overtook another would be refused.
     let writes = (1..=200).map(|n| {
@@ -79,11 +79,11 @@ async fn calls_keep_their_order_and_overlap() {
 
 #[tokio::test]
 async fn a_lost_answer_is_found_out() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
-    let witness = common::session(zookeeper.hosts()).await;
+    let witness = common::session(coordinator.hosts()).await;
     let members = layout().members();
     // Done, but the answer is lost: an ephemeral sequential must not be there twice.
     proxy.set(|faults| faults.to_client = Flow::Drop);
@@ -121,11 +121,11 @@ async fn a_lost_answer_is_found_out() {
 
 #[tokio::test]
 async fn what_nobody_wants_any_more_is_undone() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
-    let witness = common::session(zookeeper.hosts()).await;
+    let witness = common::session(coordinator.hosts()).await;
     proxy.set(|faults| faults.to_client = Flow::Drop);
     let claim = link.write(ephemeral("/test/leader"), Duration::from_millis(100)).await;
     assert_eq!(claim, Err(WriteError::Unknown));
@@ -143,8 +143,8 @@ async fn what_nobody_wants_any_more_is_undone() {
 
 #[tokio::test]
 async fn an_answer_that_is_dropped_unread_is_undone() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let session = session(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
     let link = session.link();
     // Not polled while the answer comes, as in a `select!` that takes another branch.
     let unread = link.write(ephemeral("/test/unread"), SOON);
@@ -156,8 +156,8 @@ async fn an_answer_that_is_dropped_unread_is_undone() {
 
 #[tokio::test]
 async fn a_second_claim_waits_for_the_undoing_of_the_first() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
     proxy.set(|faults| faults.to_client = Flow::Drop);
@@ -175,8 +175,8 @@ async fn a_second_claim_waits_for_the_undoing_of_the_first() {
 
 #[tokio::test]
 async fn nothing_is_submitted_while_disconnected() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
     let session = session(proxy.hosts()).await;
     let link = session.link();
     proxy.set(|faults| faults.refuse = true);

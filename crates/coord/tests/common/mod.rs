@@ -1,4 +1,4 @@
-//! What the tests against a real ZooKeeper share.
+//! What the tests against a coordination service share.
 
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part")]
 
@@ -8,7 +8,7 @@ use clock::BootClock;
 use coord::{ClientRuntime, Layout, Link, LinkState, Mode, Op, Options, ReadBack, Session, Undo, Write};
 use testkit::until;
 
-/// The session timeout of the tests: four ticks of the testkit's ZooKeeper.
+/// The session timeout of the tests: four ticks of what the testkit starts.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);

@@ -69,8 +69,8 @@ async fn lead(hosts: String, term: Term, runners: &[FakeRunner]) -> Dispatcher<D
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terms_follow_each_other_over_a_real_zookeeper() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let hosts = zookeeper.hosts();
+    let coordinator = testkit::coordinator().await;
+    let hosts = coordinator.hosts();
     let runtime = ClientRuntime::start().expect("a thread");
     let control = coord_options(hosts.clone());
     let layout = Layout::of(&control);

@@ -1,4 +1,4 @@
-//! The phases of one node against a real ZooKeeper: how it comes, how it goes, and what it refuses.
+//! The phases of one node against a live coordination service: how it comes, how it goes, and what it refuses.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ const STOP: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_second() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
     let [Node { quorum, dir, .. }] = nodes;
     // As by kill -9, only worse: its session goes on pinging and would never expire.
     drop(quorum);
 
     let started = Instant::now();
-    let again = Node::start_in(options(&zookeeper.hosts(), "n1", dir.path()), dir).await;
+    let again = Node::start_in(options(&coordinator.hosts(), "n1", dir.path()), dir).await;
     again.handle.set_ready(Readiness::Ready);
     let nodes = [again];
     let (_, later) = leader(&nodes).await;
@@ -34,8 +34,8 @@ async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_s
 
 #[tokio::test]
 async fn a_foreign_or_wiped_cluster_is_refused_with_the_remedy() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let node = Node::start(&zookeeper.hosts(), "n1").await;
+    let coordinator = testkit::coordinator().await;
+    let node = Node::start(&coordinator.hosts(), "n1").await;
     let cluster = node.see("the cluster", |view| view.cluster.is_some()).await.cluster;
     let dir = tempfile::tempdir().unwrap();
     let copied = dir.path().join("identity.json");
@@ -43,7 +43,7 @@ async fn a_foreign_or_wiped_cluster_is_refused_with_the_remedy() {
     assert_eq!(node.stop().await.0, Report::Closed);
 
     let refuse = async |root: &str, expected: Option<u128>, remedy: &str| {
-        let mut options = options(&zookeeper.hosts(), "n1", dir.path());
+        let mut options = options(&coordinator.hosts(), "n1", dir.path());
         options.coord.root = root.into();
         options.expected_cluster = expected.map(proto::ClusterId::from_u128);
         let started = Instant::now();
@@ -68,9 +68,9 @@ async fn a_foreign_or_wiped_cluster_is_refused_with_the_remedy() {
 
 #[tokio::test]
 async fn stop_ends_from_every_phase() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let dir = tempfile::tempdir().unwrap();
-    let options = || options(&zookeeper.hosts(), "n1", dir.path());
+    let options = || options(&coordinator.hosts(), "n1", dir.path());
     let cancel = CancellationToken::new;
     let stopped = Quorum::new(options()).stop(STOP).await;
     assert_eq!(stopped.report(), &Report::NoSession);
@@ -89,22 +89,22 @@ async fn stop_ends_from_every_phase() {
 
 #[tokio::test]
 async fn stop_is_bounded_when_zookeeper_is_frozen() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::own_coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     leader(&nodes).await;
-    zookeeper.pause();
+    coordinator.pause();
     let [node] = nodes;
     let started = Instant::now();
     let (report, _) = node.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
     assert!(!report.is_clean() && !matches!(report, Report::Abandoned { .. }), "{report:?}");
-    zookeeper.resume();
+    coordinator.resume();
 }
 
 #[tokio::test]
 async fn stop_abandons_the_session_under_living_effects_rather_than_release_their_fence() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     leader(&nodes).await;
     let [node] = nodes;
     node.manner.ends.store(false, Ordering::SeqCst);
@@ -115,7 +115,7 @@ async fn stop_abandons_the_session_under_living_effects_rather_than_release_thei
     assert!(!lease.holds());
 
     let dir = tempfile::tempdir().unwrap();
-    let options = options(&zookeeper.hosts(), "looker", dir.path());
+    let options = options(&coordinator.hosts(), "looker", dir.path());
     let other = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
     let members = other.link().children("/taskd/members").await.unwrap();
     assert_eq!(members.len(), 1, "the abandoned session {session:?} still has its member");
@@ -144,11 +144,11 @@ async fn connecting_ends_by_its_deadline_or_when_cancelled() {
 
 #[tokio::test]
 async fn more_nodes_than_eligible_max_do_not_stand() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let mut nodes = Vec::new();
     for name in ["n1", "n2", "n3"] {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = options(&zookeeper.hosts(), name, dir.path());
+        let mut options = options(&coordinator.hosts(), name, dir.path());
         options.eligible_max = 2;
         nodes.push(Node::start_in(options, dir).await);
     }
@@ -169,12 +169,12 @@ async fn more_nodes_than_eligible_max_do_not_stand() {
 
 #[tokio::test]
 async fn a_member_node_that_somebody_deleted_is_created_again() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
     let me = nodes[0].view().me.clone().expect("it has joined");
 
-    vandalize(&zookeeper.hosts(), vec![coord::Op::Delete { path: me.path.clone(), version: None }]).await;
+    vandalize(&coordinator.hosts(), vec![coord::Op::Delete { path: me.path.clone(), version: None }]).await;
 
     let again = |view: &quorum::View| view.me.as_ref().is_some_and(|now| now.sequence > me.sequence);
     let view = nodes[0].see("another member node", |view| again(view) && view.members.len() == 1).await;
@@ -201,8 +201,8 @@ fn persistent(path: &str, data: &[u8]) -> coord::Op {
 
 #[tokio::test]
 async fn a_leader_node_that_nobody_holds_is_said_and_not_believed() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
     let [node] = nodes;
     assert_eq!(node.stop().await.0, Report::Closed);
@@ -213,14 +213,14 @@ async fn a_leader_node_that_nobody_holds_is_said_and_not_believed() {
         "0".repeat(32),
         epoch.0
     );
-    vandalize(&zookeeper.hosts(), vec![persistent("/taskd/leader", record.as_bytes())]).await;
-    let nodes = [Node::start(&zookeeper.hosts(), "n2").await];
+    vandalize(&coordinator.hosts(), vec![persistent("/taskd/leader", record.as_bytes())]).await;
+    let nodes = [Node::start(&coordinator.hosts(), "n2").await];
     let view = nodes[0].see("what is in the way", |view| view.obstacle.is_some()).await;
     assert!(view.leader.is_none(), "{:?}", view.leader);
     let why = view.why_no_leader.clone().unwrap();
     assert!(why.contains("/taskd/leader is not ephemeral") && why.contains("delete it"), "{why}");
 
-    vandalize(&zookeeper.hosts(), vec![coord::Op::Delete { path: "/taskd/leader".into(), version: None }])
+    vandalize(&coordinator.hosts(), vec![coord::Op::Delete { path: "/taskd/leader".into(), version: None }])
         .await;
     assert!(leader(&nodes).await.1 > epoch);
     let [node] = nodes;
@@ -229,14 +229,14 @@ async fn a_leader_node_that_nobody_holds_is_said_and_not_believed() {
 
 #[tokio::test]
 async fn an_ensemble_that_went_back_is_said_and_not_led() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     leader(&nodes).await;
     let again = vec![
         coord::Op::Delete { path: "/taskd/epoch".into(), version: None },
         persistent("/taskd/epoch", b""),
     ];
-    vandalize(&zookeeper.hosts(), again).await;
+    vandalize(&coordinator.hosts(), again).await;
     let back = |view: &quorum::View| {
         let remedy = |why: &String| {
             why.contains("restored from an older state") && why.contains("stop taskd on every node")
@@ -251,8 +251,8 @@ async fn an_ensemble_that_went_back_is_said_and_not_led() {
 
 #[tokio::test]
 async fn another_cluster_under_a_running_node_is_said_and_kept_out_of() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = [Node::start(&zookeeper.hosts(), "n1").await];
+    let coordinator = testkit::coordinator().await;
+    let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     leader(&nodes).await;
     let me = nodes[0].view().me.clone().expect("it has joined");
     // Somebody started anew below the same root, without stopping this node.
@@ -263,7 +263,7 @@ async fn another_cluster_under_a_running_node_is_said_and_kept_out_of() {
         coord::Op::Delete { path: "/taskd/cluster".into(), version: None },
         persistent("/taskd/cluster", record.as_bytes()),
     ];
-    vandalize(&zookeeper.hosts(), ops).await;
+    vandalize(&coordinator.hosts(), ops).await;
     let alone = |view: &quorum::View| {
         let foreign = |why: &String| why.contains("check the coordination hosts and root");
         view.why_no_leader.as_ref().is_some_and(foreign) && view.candidates.is_empty()
@@ -271,7 +271,7 @@ async fn another_cluster_under_a_running_node_is_said_and_kept_out_of() {
     nodes[0].see("another cluster", alone).await;
     let [node] = nodes;
     let dir = tempfile::tempdir().unwrap();
-    let options = options(&zookeeper.hosts(), "looker", dir.path());
+    let options = options(&coordinator.hosts(), "looker", dir.path());
     let other = coord::Session::connect(&options.coord, options.runtime, BootClock::shared()).await.unwrap();
     testkit::until("it is no candidate there", PATIENCE, async || {
         let candidates = other.link().children("/taskd/candidates").await.unwrap();
@@ -300,10 +300,10 @@ impl clock::Clock for Bomb {
 
 #[tokio::test]
 async fn a_driver_that_died_can_be_told_from_one_that_works() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let dir = tempfile::tempdir().unwrap();
     let bomb = std::sync::Arc::new(Bomb::default());
-    let mut options = options(&zookeeper.hosts(), "n1", dir.path());
+    let mut options = options(&coordinator.hosts(), "n1", dir.path());
     options.clock = bomb.clone();
     let cancel = CancellationToken::new();
     let quorum = Quorum::new(options).connect(cancel.clone()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Three quorums in one process against a real ZooKeeper.
+//! Three quorums in one process against a live coordination service.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ async fn three(hosts: &str) -> Vec<Node> {
 
 #[tokio::test]
 async fn three_nodes_elect_one_which_hands_over_and_yields_to_priority() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = three(&zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let nodes = three(&coordinator.hosts()).await;
     let (first, epoch) = leader(&nodes).await;
 
     let view = nodes[(first + 1) % 3].see("all three", |view| view.members.len() == 3).await;
@@ -61,7 +61,7 @@ async fn three_nodes_elect_one_which_hands_over_and_yields_to_priority() {
     terms.sort_unstable();
     terms.dedup();
     assert_eq!(count, terms.len(), "two nodes were elected in one epoch");
-    assert_eq!(left_behind(&zookeeper.hosts()).await, Vec::<String>::new());
+    assert_eq!(left_behind(&coordinator.hosts()).await, Vec::<String>::new());
 }
 
 /// What is left of members, candidates and leader.
@@ -80,14 +80,14 @@ async fn left_behind(hosts: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn a_leader_that_is_cut_off_is_replaced_and_comes_back_as_a_follower() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = testkit::Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = testkit::Proxy::start(coordinator.hosts()).await;
     // Its effects will not end for a while, too.
     let cut = Node::start(&proxy.hosts(), "n1").await;
     let (_, epoch) = leader(std::slice::from_ref(&cut)).await;
     let mut others = Vec::new();
     for name in ["n2", "n3"] {
-        others.push(Node::start(&zookeeper.hosts(), name).await);
+        others.push(Node::start(&coordinator.hosts(), name).await);
     }
     others[0].see("both candidates", |view| view.leader.is_some()).await;
     cut.see("three candidates", |view| view.candidates.len() == 3).await;
@@ -129,11 +129,11 @@ async fn a_leader_that_is_cut_off_is_replaced_and_comes_back_as_a_follower() {
 
 #[tokio::test]
 async fn a_short_cut_suspends_and_resumes_the_same_epoch() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let proxy = testkit::Proxy::start(zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let proxy = testkit::Proxy::start(coordinator.hosts()).await;
     let nodes = [Node::start(&proxy.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
-    let other = Node::start(&zookeeper.hosts(), "n2").await;
+    let other = Node::start(&coordinator.hosts(), "n2").await;
     for round in 0..3 {
         proxy.set(|faults| faults.refuse = true);
         proxy.cut();
@@ -153,8 +153,8 @@ async fn a_short_cut_suspends_and_resumes_the_same_epoch() {
 
 #[tokio::test]
 async fn who_does_not_serve_resigns_and_who_is_not_ready_never_leads() {
-    let Some(zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let mut nodes = three(&zookeeper.hosts()).await;
+    let coordinator = testkit::coordinator().await;
+    let mut nodes = three(&coordinator.hosts()).await;
     let (first, epoch) = leader(&nodes).await;
     let (second, third) = ((first + 1) % 3, (first + 2) % 3);
     nodes[third].handle.set_ready(Readiness::NotReady { why: "its runner is down".into() });
@@ -193,18 +193,18 @@ async fn who_does_not_serve_resigns_and_who_is_not_ready_never_leads() {
 
 #[tokio::test]
 async fn a_restart_of_zookeeper_resumes_or_elects_again() {
-    let Some(mut zookeeper) = testkit::zookeeper_or_skip().await else { return };
-    let nodes = three(&zookeeper.hosts()).await;
+    let mut coordinator = testkit::own_coordinator().await;
+    let nodes = three(&coordinator.hosts()).await;
     let (_, mut epoch) = leader(&nodes).await;
     for down in [Duration::ZERO, TIMEOUT * 2] {
-        zookeeper.stop().await;
+        coordinator.stop().await;
         let until = Instant::now() + down;
         testkit::until("nobody acts", PATIENCE, async || {
             let nobody = nodes.iter().all(|node| node.leads().is_none());
             (nobody && Instant::now() >= until).then_some(())
         })
         .await;
-        zookeeper.start_again().await;
+        coordinator.start_again().await;
         let (_, later) = leader(&nodes).await;
         assert!(later >= epoch);
         println!("after {down:?}: epoch {epoch} -> {later}");

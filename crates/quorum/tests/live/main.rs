@@ -1,0 +1,8 @@
+//! Quorums against a live coordination service: the keeper, or real ensembles on request.
+
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod node;

@@ -1,8 +1,0 @@
-//! Quorums against a real ZooKeeper.
-
-#[cfg(test)]
-mod cluster;
-#[cfg(test)]
-mod life;
-#[cfg(test)]
-mod node;
