@@ -131,6 +131,7 @@ impl State {
         let parent = self.tree.find(parent).ok_or("it has no parent")?;
         let child = self.tree.child(parent, name);
         match child {
+            None if self.tree.node(parent).owner != 0 => Err("its parent is ephemeral"),
             None if there => Err("there is no such znode"),
             Some(_) if !there => Err("it is there already"),
             Some(child) if self.tree.node(child).children.is_some() => Err("it has children"),

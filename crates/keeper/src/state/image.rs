@@ -18,7 +18,7 @@ use sha1::{Digest, Sha1};
 
 use super::binary::{ReadError, Reader, Writer};
 use super::node::Node;
-use super::slab::Slot;
+use super::slab::{Slab, Slot};
 use super::tree::{ROOT, Tree};
 use super::{AclList, Session, State, path};
 
@@ -58,14 +58,18 @@ impl From<ReadError> for ImageError {
     }
 }
 
-/// The state at one moment. Taking it costs a pointer for every 64 znodes; what changes while it is alive is copied, in
-/// pieces of at most 64 znodes.
+/// The state at one moment. Taking it costs a pointer for every 64 znodes, and a copy of the table of sessions; what
+/// changes while it is alive is copied, in pieces of at most 64 znodes.
 #[derive(Clone)]
-pub struct Image(State);
+pub struct Image {
+    slab: Slab,
+    sessions: BTreeMap<i64, Session>,
+    last_zxid: i64,
+}
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Image").field("last_zxid", &self.0.last_zxid).finish_non_exhaustive()
+        f.debug_struct("Image").field("last_zxid", &self.last_zxid).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +77,8 @@ impl State {
     /// The state as it is now.
     #[must_use]
     pub fn image(&self) -> Image {
-        Image(self.clone())
+        // What else there is can be derived.
+        Image { slab: self.tree.slab().clone(), sessions: self.sessions.clone(), last_zxid: self.last_zxid }
     }
 
     /// Reads what [`Image::write_to`] has written, and no byte more. It reads in small pieces: hand in a `BufRead`.
@@ -116,7 +121,7 @@ impl State {
             }
         }
         let mut hash = Hash(Sha1::new());
-        write_state(self, &mut hash).expect("hashing does not fail");
+        self.image().write_to(&mut hash).expect("hashing does not fail");
         hash.0.finalize().into()
     }
 }
@@ -125,7 +130,7 @@ impl Image {
     /// The last transaction that is in it.
     #[must_use]
     pub const fn last_zxid(&self) -> i64 {
-        self.0.last_zxid
+        self.last_zxid
     }
 
     /// Writes it out, in small pieces: hand in a `BufWriter`.
@@ -133,38 +138,35 @@ impl Image {
     /// # Errors
     /// Those of the output.
     pub fn write_to(&self, out: impl Write) -> io::Result<()> {
-        write_state(&self.0, out)
-    }
-}
-
-fn write_state(state: &State, out: impl Write) -> io::Result<()> {
-    let mut out = Writer(out);
-    out.raw(MAGIC)?;
-    out.raw(&[VERSION])?;
-    out.signed(state.last_zxid)?;
-    out.count(state.sessions.len())?;
-    for (id, session) in &state.sessions {
-        out.signed(*id)?;
-        out.signed(session.timeout_ms.into())?;
-        out.raw(&session.password)?;
-    }
-    let mut acls = BTreeMap::new();
-    write_node("", state.tree.node(ROOT), &mut acls, &mut out)?;
-    // The znodes that are being written, the root first, each with what is left of its children. A stack of our own, as
-    // a path may have half a million names.
-    let mut open = vec![state.tree.node(ROOT).children()];
-    while let Some(children) = open.last_mut() {
-        let Some((name, slot)) = children.next() else {
-            open.pop();
-            continue;
-        };
-        let node = state.tree.node(slot);
-        write_node(name, node, &mut acls, &mut out)?;
-        if node.children.is_some() {
-            open.push(node.children());
+        let mut out = Writer(out);
+        out.raw(MAGIC)?;
+        out.raw(&[VERSION])?;
+        out.signed(self.last_zxid)?;
+        out.count(self.sessions.len())?;
+        for (id, session) in &self.sessions {
+            out.signed(*id)?;
+            out.signed(session.timeout_ms.into())?;
+            out.raw(&session.password)?;
         }
+        let mut acls = BTreeMap::new();
+        let root = self.slab.get(ROOT);
+        write_node("", root, &mut acls, &mut out)?;
+        // The znodes that are being written, the root first, each with what is left of its children. A stack of our
+        // own, as a path may have half a million names.
+        let mut open = vec![root.children()];
+        while let Some(children) = open.last_mut() {
+            let Some((name, slot)) = children.next() else {
+                open.pop();
+                continue;
+            };
+            let node = self.slab.get(slot);
+            write_node(name, node, &mut acls, &mut out)?;
+            if node.children.is_some() {
+                open.push(node.children());
+            }
+        }
+        out.raw(END)
     }
-    out.raw(END)
 }
 
 fn write_node<'a>(
@@ -228,6 +230,9 @@ fn read_tree(input: &mut Reader<impl Read>) -> Result<Tree, ReadError> {
             return Err(ReadError::Corrupt("a name that no znode can have"));
         }
         parent.last_name = name;
+        if node.owner != 0 && children_left > 0 {
+            return Err(ReadError::Corrupt("an ephemeral with children"));
+        }
         let slot = tree.add(parent.slot, &path, node);
         if children_left > 0 {
             open.push(Open { slot, path_len: path.len(), children_left, last_name: String::new() });

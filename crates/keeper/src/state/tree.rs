@@ -71,6 +71,11 @@ impl Tree {
         self.slab.len()
     }
 
+    /// The znodes: all that is not derived.
+    pub(super) const fn slab(&self) -> &Slab {
+        &self.slab
+    }
+
     pub(super) const fn size(&self) -> i64 {
         self.size
     }

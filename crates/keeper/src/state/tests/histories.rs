@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::steps::{history, take};
 use super::*;
-use crate::state::{Image, ImageError, Txn, TxnBody};
+use crate::state::{Edit, Image, ImageError, Txn, TxnBody};
 use crate::wire::MultiResult;
 
 fn written(image: &Image) -> Vec<u8> {
@@ -14,7 +14,7 @@ fn written(image: &Image) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn replay_gives_the_same_state(steps in history(200)) {
@@ -135,9 +135,17 @@ fn what_does_not_fit_is_not_replayed() {
         r#"transaction 0x3 cannot be applied to "/a": it is there already"#
     );
     let close = TxnBody::CloseSession { paths: vec!["/b".to_owned()] };
-    let close = Txn { body: close, ..again };
+    let close = Txn { body: close, ..again.clone() };
     assert_eq!(
         error(&mut asker, &close),
         r#"transaction 0x3 cannot be applied to "/b": there is no such znode"#
+    );
+    asker.write(WriteOp::Create(create("/e", "", 1)));
+    let (path, acl) = ("/e/x".to_owned(), Acl::open().into());
+    let below = Edit::Create { path, data: None, acl, ephemeral: false, parent_cversion: 1 };
+    let below = Txn { zxid: 4, body: TxnBody::Edits(vec![below]), ..again };
+    assert_eq!(
+        error(&mut asker, &below),
+        r#"transaction 0x4 cannot be applied to "/e/x": its parent is ephemeral"#
     );
 }
