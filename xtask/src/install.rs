@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::run::zookeeper;
+use crate::run::coordinator;
 use crate::shell;
 use crate::workspace::Workspace;
 
@@ -71,22 +71,42 @@ pub(crate) const ZOOKEEPER_REMEDY: &str = "sudo apt-get install -y --no-install-
 
 /// Debian's `zookeeper`: whether it is there in the end. Installs it where this process may.
 pub(crate) fn zookeeper() -> Result<()> {
-    if zookeeper::installed() {
+    if coordinator::zookeeper_installed() {
         return Ok(());
     }
-    if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+    if !may_install() {
         bail!("ZooKeeper is not installed; this does it: {ZOOKEEPER_REMEDY}");
     }
     println!("installing Debian's zookeeper (and Java)");
+    apt_install(&["zookeeper"])?;
+    if !coordinator::zookeeper_installed() {
+        bail!("the package zookeeper was installed, but {} is not there", coordinator::JAR);
+    }
+    Ok(())
+}
+
+/// The one command that installs what a private Python needs.
+pub(crate) const PYTHON_REMEDY: &str = "sudo apt-get install -y python3-venv python3-dev gcc libc6-dev";
+
+/// Debian's Python with `venv`, and what compiles a package without a wheel. Installs it where this process may.
+pub(crate) fn python() -> Result<()> {
+    if !may_install() {
+        bail!("python3 with venv is not installed; this does it: {PYTHON_REMEDY}");
+    }
+    println!("installing Debian's python3 with venv");
+    apt_install(&["python3-venv", "python3-dev", "gcc", "libc6-dev"])
+}
+
+fn may_install() -> bool {
+    nix::unistd::geteuid().is_root() && Path::new("/usr/bin/apt-get").exists()
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
         shell::run("apt-get", &mut command)
     };
     apt(&["update"])?;
-    apt(&["install", "-y", "--no-install-recommends", "zookeeper"])?;
-    if !zookeeper::installed() {
-        bail!("the package zookeeper was installed, but {} is not there", zookeeper::JAR);
-    }
-    Ok(())
+    apt(&[&["install", "-y", "--no-install-recommends"], packages].concat())
 }

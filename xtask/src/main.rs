@@ -1,4 +1,4 @@
-//! Project automation: `cargo xtask check|test|run|bench|acceptance`.
+//! Project automation: `cargo xtask check|test|run|bench|acceptance|conformance`.
 //!
 //! Drives taskd the way its users do, through the command line and `-o json`, with real processes on loopback.
 //! Everything it starts, it ends: on success, on failure, on Ctrl-C, and (through the parent-death signal) when it is
@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::run::coordinator::{Choice, Kind};
+
 mod acceptance;
 mod bench;
 mod check;
+mod conformance;
 mod depgraph;
 mod install;
 mod run;
@@ -45,6 +48,9 @@ enum Command {
         #[command(subcommand)]
         what: acceptance::What,
     },
+    /// The keeper judged by what others wrote: kazoo's own tests (the default), and Debian's ZooKeeper side by side
+    #[command(args_conflicts_with_subcommands = true)]
+    Conformance(conformance::Judges),
 }
 
 #[derive(Args, Debug)]
@@ -65,9 +71,10 @@ pub(crate) struct ClusterArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
-    /// An existing ZooKeeper, as `host:port[,host:port…][/root]`, instead of one of its own
+    /// An existing ZooKeeper, as `host:port[,host:port…][/root]`, or `debian` to start Debian's package, instead of a
+    /// keeper of its own
     #[arg(long, value_name = "HOSTS")]
-    zookeeper: Option<String>,
+    zookeeper: Option<Choice>,
     /// The first node's port; the others follow
     #[arg(long, value_name = "PORT", default_value_t = 10601)]
     base_port: u16,
@@ -78,7 +85,7 @@ impl ClusterArgs {
         run::cluster::Plan {
             nodes: self.nodes,
             base_port: self.base_port,
-            zookeeper: self.zookeeper.clone(),
+            coordination: self.zookeeper.clone().unwrap_or(Choice::Own(Kind::Keeper)),
             profile,
             slots: 4,
             ready_within: Duration::from_secs(60),
@@ -111,5 +118,31 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::interactive(&workspace, &args.cluster.plan(workspace::Profile::Dev)),
         Command::Bench { what } => bench::run(&workspace, &what),
         Command::Acceptance { what } => acceptance::run(&workspace, &what),
+        Command::Conformance(judges) => conformance::run(&workspace, &judges),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_tests_and_the_measurements_are_told_is_passed_on() {
+        use clap::Parser as _;
+        for line in [
+            "xtask conformance",
+            "xtask conformance --against zookeeper --only lock",
+            "xtask conformance kazoo --jobs 1",
+            "xtask conformance differential --dev --ops 100 --seed 1",
+            "xtask bench keeper --json",
+            "xtask run --zookeeper debian --demo --small",
+        ] {
+            assert!(super::Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
     }
 }

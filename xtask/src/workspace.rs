@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::shell;
 
-/// How taskd is built.
+/// How a program is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
     Dev,
@@ -79,7 +79,12 @@ impl Workspace {
 
     /// Builds the daemon and says where it is.
     pub(crate) fn build_taskd(&self, profile: Profile) -> Result<PathBuf> {
-        let mut args = vec!["build", "--package", "taskd", "--bin", "taskd"];
+        self.build("taskd", profile)
+    }
+
+    /// Builds a package's program of the same name and says where it is.
+    pub(crate) fn build(&self, name: &str, profile: Profile) -> Result<PathBuf> {
+        let mut args = vec!["build", "--package", name, "--bin", name];
         let folder = match profile {
             Profile::Dev => "debug",
             Profile::Release => {
@@ -87,7 +92,7 @@ impl Workspace {
                 "release"
             }
         };
-        shell::run("build taskd", &mut self.cargo(&args))?;
-        Ok(self.target.join(folder).join("taskd"))
+        shell::run(&format!("build {name}"), &mut self.cargo(&args))?;
+        Ok(self.target.join(folder).join(name))
     }
 }

@@ -1,8 +1,8 @@
-//! Thousands of tasks through the deaths of the leader, of a runner and of ZooKeeper.
+//! Thousands of tasks through the deaths of the leader, of a runner and of the coordination service.
 //!
-//! Act one: ZooKeeper alone is killed and restarted, which must kill no task. Act two, while the rest is being submitted:
-//! the leader is killed and restarted, another node is killed and stays away, and ZooKeeper is restarted once more. Each
-//! node dies while it runs something that outlives the failover.
+//! Act one: the coordination service alone (a keeper, or ZooKeeper) is killed and restarted, which must kill no task. Act
+//! two, while the rest is being submitted: the leader is killed and restarted, another node is killed and stays away, and
+//! the coordination service is restarted once more. Each node dies while it runs something that outlives the failover.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -20,7 +20,7 @@ use crate::shell::{self, Interrupt, Interrupted};
 use crate::stats;
 use crate::workspace::{Profile, Workspace};
 
-const ZOOKEEPER_DOWN: Duration = Duration::from_secs(10);
+const DOWN: Duration = Duration::from_secs(10);
 /// A submission waits while nobody leads.
 const SUBMIT_WITHIN: Duration = Duration::from_secs(90);
 /// The session expires, another node claims, recovers and serves.
@@ -28,7 +28,7 @@ const FAILOVER_WITHIN: Duration = Duration::from_secs(30);
 /// The fence of the node that stays away (30 s) and the work that is left.
 const FINISH_WITHIN: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Fifths of a second: long enough to live through ZooKeeper's restart.
+/// Fifths of a second: long enough to live through the restart.
 const LONG: u32 = 100;
 const LONG_TASKS: usize = 8;
 /// Long enough to be still running when the node of a killed daemon comes back.
@@ -44,7 +44,8 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Resu
     }
     let interrupt = Interrupt::install()?;
     let mut cluster = Cluster::start(workspace, &args.plan(Profile::Dev), &interrupt)?;
-    cluster.zookeeper()?;
+    cluster.coordinator()?;
+    println!("{}", cluster.coordination_line());
     let start = Instant::now();
     let played = play(&mut cluster, tasks as usize, start, &interrupt);
     if played.as_ref().is_err_and(|error| !error.is::<Interrupted>()) {
@@ -77,9 +78,10 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
 
     let first: Vec<_> = (0..total / 5).map(submission).collect();
     cluster.client().submit_all(&first, SUBMIT_WITHIN, interrupt, &accepted)?;
-    say(&format!("{} tasks accepted; ZooKeeper is killed for {ZOOKEEPER_DOWN:?}", first.len()));
-    restart_zookeeper(cluster, interrupt)?;
-    say("ZooKeeper is back");
+    let name = cluster.coordinator_name();
+    say(&format!("{} tasks accepted; the {name} is killed for {DOWN:?}", first.len()));
+    restart_coordinator(cluster, interrupt)?;
+    say(&format!("the {name} is back"));
     let ids = lock(&acknowledged).clone();
     wait_final(&cluster.client(), &ids, &mut bar, interrupt)?;
     let again: Vec<String> = cluster
@@ -90,9 +92,9 @@ fn play(cluster: &mut Cluster, total: usize, start: Instant, interrupt: &Interru
         .map(|task| format!("{} {} after {} attempts", task.id, task.state, task.attempt_count))
         .collect();
     if !again.is_empty() {
-        bail!("ZooKeeper's restart alone cost attempts:\n  {}", again.join("\n  "));
+        bail!("the restart of the {name} alone cost attempts:\n  {}", again.join("\n  "));
     }
-    say("each of them succeeded with its first attempt: ZooKeeper's restart killed nothing");
+    say(&format!("each of them succeeded with its first attempt: the restart of the {name} killed nothing"));
 
     let rest: Vec<_> = (first.len()..total).map(submission).collect();
     let client = cluster.client();
@@ -170,8 +172,8 @@ fn faults(cluster: &mut Cluster, say: &impl Fn(&str), interrupt: &Interrupt) -> 
     cluster.kill_node(cluster.index_of(&away)?)?;
     say(&format!("kill -9 of {away}, which stays away"));
 
-    restart_zookeeper(cluster, interrupt)?;
-    say(&format!("ZooKeeper was down for {ZOOKEEPER_DOWN:?} and is back"));
+    restart_coordinator(cluster, interrupt)?;
+    say(&format!("the {} was down for {DOWN:?} and is back", cluster.coordinator_name()));
     Ok(away)
 }
 
@@ -194,14 +196,14 @@ fn wait_busy(client: &Client, node: &str, interrupt: &Interrupt) -> Result<()> {
     bail!("{node} ran nothing worth killing within {BUSY_WITHIN:?}")
 }
 
-fn restart_zookeeper(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<()> {
-    cluster.zookeeper()?.kill()?;
+fn restart_coordinator(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<()> {
+    cluster.coordinator()?.kill()?;
     let down = Instant::now();
-    while down.elapsed() < ZOOKEEPER_DOWN {
+    while down.elapsed() < DOWN {
         interrupt.check()?;
         thread::sleep(shell::POLL);
     }
-    cluster.zookeeper()?.start(interrupt)
+    cluster.coordinator()?.start(interrupt)
 }
 
 fn wait_final(client: &Client, ids: &BTreeSet<String>, bar: &mut Bar, interrupt: &Interrupt) -> Result<()> {

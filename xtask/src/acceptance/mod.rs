@@ -11,7 +11,7 @@ use crate::workspace::Workspace;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum What {
-    /// Tasks that write down what they see, while the leader, a runner and ZooKeeper are killed
+    /// Tasks that write down what they see, while the leader, a runner and the coordination service are killed
     Chaos {
         #[command(flatten)]
         cluster: ClusterArgs,
@@ -19,7 +19,7 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(50..=9_000))]
         tasks: u32,
     },
-    /// SIGTERM at random moments, with ZooKeeper there, gone and silent: it always ends in time
+    /// SIGTERM at random moments, with the coordination service there, gone, silent and inside: it always ends in time
     StopAnytime {
         #[command(flatten)]
         cluster: ClusterArgs,

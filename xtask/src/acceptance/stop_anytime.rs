@@ -11,7 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 
 use crate::ClusterArgs;
 use crate::run::client::Submission;
-use crate::run::cluster::{self, Cluster};
+use crate::run::cluster::Cluster;
+use crate::run::coordinator;
 use crate::run::logs;
 use crate::shell::{self, Interrupt};
 use crate::stats;
@@ -27,13 +28,13 @@ const HANDLERS_WITHIN: Duration = Duration::from_millis(300);
 /// What the node finds.
 #[derive(Clone, Copy, Debug)]
 enum Scene {
-    /// ZooKeeper is there.
+    /// The coordination service is there.
     Reachable,
-    /// Nobody listens on ZooKeeper's port.
+    /// Nobody listens on its port.
     Refused,
     /// Somebody listens there and never says a word.
     Silent,
-    /// ZooKeeper is there, and a command runs that ignores SIGTERM.
+    /// It is there, and a command runs that ignores SIGTERM.
     Working,
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: 
     let mut plan = args.plan(Profile::Dev);
     plan.nodes = 1;
     let mut cluster = Cluster::prepare(workspace, &plan, &interrupt)?;
-    let refused = format!("127.0.0.1:{}", cluster::free_port()?);
+    let refused = format!("127.0.0.1:{}", coordinator::free_port()?);
     // Connections are accepted by the kernel and answered by nobody.
     let silent_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let silent = silent_listener.local_addr()?.to_string();

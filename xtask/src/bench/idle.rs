@@ -1,4 +1,4 @@
-//! An idle cluster: CPU and memory per node, writes per second in ZooKeeper.
+//! An idle cluster: CPU and memory per node, writes per second in the coordination service.
 
 use std::fs;
 use std::thread;
@@ -9,7 +9,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::ClusterArgs;
 use crate::run::cluster::Cluster;
-use crate::run::zookeeper;
+use crate::run::coordinator;
 use crate::shell::{self, Interrupt};
 use crate::stats;
 use crate::workspace::{Profile, Workspace};
@@ -34,9 +34,9 @@ fn measure(cluster: &Cluster, window: Duration, interrupt: &Interrupt) -> Result
     let busy = || pids.iter().map(|pid| cpu_time(*pid)).collect::<Result<Vec<_>>>();
 
     println!("looking at an idle cluster for {} s", window.as_secs());
-    let (start, before, writes_before) = (Instant::now(), busy()?, zookeeper::zxid(&hosts)?);
+    let (start, before, writes_before) = (Instant::now(), busy()?, coordinator::zxid(&hosts)?);
     pause(window, interrupt)?;
-    let (after, writes_after, took) = (busy()?, zookeeper::zxid(&hosts)?, start.elapsed().as_secs_f64());
+    let (after, writes_after, took) = (busy()?, coordinator::zxid(&hosts)?, start.elapsed().as_secs_f64());
 
     let mut rows = vec![["node", "CPU % of a core", "RSS MiB"].map(str::to_owned).to_vec()];
     for (index, node) in cluster.nodes().iter().enumerate() {
@@ -47,8 +47,9 @@ fn measure(cluster: &Cluster, window: Duration, interrupt: &Interrupt) -> Result
     }
     let writes = writes_after.saturating_sub(writes_before) as f64 / took;
     Ok(format!(
-        "\n{}\nZooKeeper writes: {writes:.2} a second (a leader's lease probes are 1.5)",
-        stats::table(&rows)
+        "\n{}\nwrites in the {}: {writes:.2} a second (a leader's lease probes are 1.5)",
+        stats::table(&rows),
+        cluster.coordinator_name()
     ))
 }
 

@@ -7,11 +7,12 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::ClusterArgs;
+use crate::conformance;
 use crate::workspace::Workspace;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum What {
-    /// CPU, memory and ZooKeeper writes of nodes that have nothing to do
+    /// CPU, memory and coordination writes of nodes that have nothing to do
     Idle {
         #[command(flatten)]
         cluster: ClusterArgs,
@@ -19,7 +20,7 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
         seconds: u64,
     },
-    /// Durable tasks a second and submit-to-start latency, beside the same ZooKeeper's raw writes
+    /// Durable tasks a second and submit-to-start latency, beside the same coordination service's raw writes
     Tasks {
         #[command(flatten)]
         cluster: ClusterArgs,
@@ -27,11 +28,14 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
         tasks: u32,
     },
+    /// The keeper beside Debian's ZooKeeper: writes a second, latency, memory, start
+    Keeper(conformance::Passed),
 }
 
 pub(crate) fn run(workspace: &Workspace, what: &What) -> Result<()> {
     match what {
         What::Idle { cluster, seconds } => idle::run(workspace, cluster, *seconds),
         What::Tasks { cluster, tasks } => tasks::run(workspace, cluster, *tasks),
+        What::Keeper(passed) => conformance::bench(workspace, passed),
     }
 }

@@ -1,4 +1,5 @@
-//! Throughput and latency of durable tasks, next to what the same ZooKeeper does raw in the same run.
+//! Throughput and latency of durable tasks, next to what the same coordination service does raw in the same
+//! run: a keeper by default, Debian's ZooKeeper with `--zookeeper debian`.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,7 @@ use crate::workspace::{Profile, Workspace};
 
 const RAW_WITHIN: Duration = Duration::from_secs(180);
 const LOAD_WITHIN: Duration = Duration::from_secs(600);
-/// Attempts that a node runs at a time. With few, a round trip through ZooKeeper per handful of tasks is what is measured.
+/// Attempts that a node runs at a time. With few, a round trip per handful of tasks is what is measured.
 const SLOTS: u32 = 64;
 /// The bar of this stage: a fifth of (multi ÷ 3), and 4 × the raw p50.
 const RATE_BAR: f64 = 0.2;
@@ -59,7 +60,8 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Resu
 
 fn measure(cluster: &Cluster, raw: &Path, load: &Path, tasks: u32) -> Result<String> {
     let hosts = cluster.coordination().split('/').next().unwrap_or_default();
-    println!("measuring ZooKeeper's raw writes");
+    let name = cluster.coordinator_name();
+    println!("measuring the raw writes of the {name}");
     let raw: Raw = json(Command::new(raw).arg(hosts), RAW_WITHIN)?;
     println!("running {tasks} tasks");
     let addresses: Vec<&str> = cluster.nodes().iter().map(|node| node.address.as_str()).collect();
@@ -69,7 +71,7 @@ fn measure(cluster: &Cluster, raw: &Path, load: &Path, tasks: u32) -> Result<Str
         .arg(cluster.coordination())
         .arg(cluster.data_dir("bench"));
     let load: Load = json(&mut load, LOAD_WITHIN)?;
-    Ok(render(&raw, &load, cluster.nodes().len()))
+    Ok(render(name, &raw, &load, cluster.nodes().len()))
 }
 
 /// Runs a program that prints one JSON object on its last line.
@@ -82,16 +84,21 @@ fn json<T: serde::de::DeserializeOwned>(command: &mut Command, within: Duration)
     serde_json::from_str(line).with_context(|| format!("failed to read what {command:?} printed: {line:?}"))
 }
 
-fn render(raw: &Raw, load: &Load, nodes: usize) -> String {
+fn render(name: &str, raw: &Raw, load: &Load, nodes: usize) -> String {
     let micros = |us: f64| stats::human(Duration::from_secs_f64(us / 1e6));
     let rate = |per_s: f64| format!("{per_s:.0}/s");
     let per_multi = load.tasks_per_s / (raw.multi_creates_per_s / 3.0);
     let per_create = load.started_p50_us / raw.single_p50_us;
     let verdict = |met: bool| if met { "met" } else { "MISSED" }.to_owned();
     let rows = [
-        ["ZooKeeper: single creates, one at a time", &rate(raw.single_per_s), &micros(raw.single_p50_us), ""],
-        ["ZooKeeper: single creates, pipelined", &rate(raw.pipelined_per_s), "", ""],
-        ["ZooKeeper: creates in multi of 50", &rate(raw.multi_creates_per_s), "", ""],
+        [
+            &format!("{name}: single creates, one at a time"),
+            &rate(raw.single_per_s),
+            &micros(raw.single_p50_us),
+            "",
+        ],
+        [&format!("{name}: single creates, pipelined"), &rate(raw.pipelined_per_s), "", ""],
+        [&format!("{name}: creates in multi of 50"), &rate(raw.multi_creates_per_s), "", ""],
         [
             &format!("taskd: {} durable noop tasks, {nodes} nodes of {SLOTS} slots", load.tasks),
             &rate(load.tasks_per_s),
@@ -134,7 +141,7 @@ mod tests {
             started_p99_us: 9_000.0,
             finished_p50_us: 4_000.0,
         };
-        let text = render(&raw, &load, 3);
+        let text = render("keeper", &raw, &load, 3);
         assert!(text.contains("0.50 x (multi / 3): met"), "{text}");
         assert!(text.contains("5.00 x single create: MISSED"), "{text}");
     }

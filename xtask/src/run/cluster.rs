@@ -1,4 +1,4 @@
-//! N taskd processes and their ZooKeeper on loopback: started, killed, restarted, and always cleaned up.
+//! N taskd processes and their coordination service on loopback: started, killed, restarted, and always cleaned up.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::{Client, Status};
+use super::coordinator::{Choice, Coordinator, Kind};
 use super::logs::{self, Follower};
-use super::zookeeper::ZooKeeper;
 use crate::install;
 use crate::shell::{self, Interrupt};
 use crate::workspace::{Profile, Workspace};
@@ -27,8 +27,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(6);
 pub(crate) struct Plan {
     pub(crate) nodes: u16,
     pub(crate) base_port: u16,
-    /// Somebody's ZooKeeper instead of our own.
-    pub(crate) zookeeper: Option<String>,
+    pub(crate) coordination: Choice,
     pub(crate) profile: Profile,
     /// Attempts that a node runs at a time.
     pub(crate) slots: u32,
@@ -89,7 +88,7 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Hosts and root.
     coordination: String,
-    zookeeper: Option<ZooKeeper>,
+    coordinator: Option<Coordinator>,
     // Last, so that everything in it has ended when it is removed.
     dir: RunDir,
 }
@@ -119,7 +118,7 @@ impl Cluster {
         }
     }
 
-    /// Builds taskd and starts ZooKeeper, but no node yet.
+    /// Builds taskd and starts the coordination service, but no node yet.
     pub(crate) fn prepare(workspace: &Workspace, plan: &Plan, interrupt: &Interrupt) -> Result<Self> {
         let ports: Vec<u16> = (0..plan.nodes).map(|n| plan.base_port.saturating_add(n)).collect();
         for port in &ports {
@@ -129,7 +128,7 @@ impl Cluster {
                 );
             }
         }
-        if plan.zookeeper.is_none() {
+        if plan.coordination == Choice::Own(Kind::ZooKeeper) {
             install::zookeeper()?;
         }
         let built = workspace.build_taskd(plan.profile);
@@ -139,10 +138,11 @@ impl Cluster {
         let runs = workspace.target.join("run");
         sweep(&runs);
         let dir = RunDir::create(&runs)?;
-        let (zookeeper, coordination) = match &plan.zookeeper {
-            Some(hosts) => (None, hosts.clone()),
-            None => {
-                let mut server = ZooKeeper::prepare(dir.path().join("zookeeper"))?;
+        let (coordinator, coordination) = match &plan.coordination {
+            Choice::Hosts(hosts) => (None, hosts.clone()),
+            Choice::Own(kind) => {
+                let folder = dir.path().join(kind.name().to_lowercase());
+                let mut server = Coordinator::prepare(*kind, &program, folder)?;
                 server.start(interrupt)?;
                 let address = server.address();
                 (Some(server), address)
@@ -155,7 +155,7 @@ impl Cluster {
                 .context("failed to write a node's file")?;
             nodes.push(Node { name, address: format!("127.0.0.1:{port}"), child: None });
         }
-        Ok(Self { program, nodes, coordination, zookeeper, dir })
+        Ok(Self { program, nodes, coordination, coordinator, dir })
     }
 
     pub(crate) fn nodes(&self) -> &[Node] {
@@ -180,14 +180,36 @@ impl Cluster {
         self.dir.keep = true;
     }
 
-    /// ZooKeeper's hosts (and root).
+    /// The coordination service's hosts (and root).
     pub(crate) fn coordination(&self) -> &str {
         &self.coordination
     }
 
-    /// Our own ZooKeeper, if it is.
-    pub(crate) fn zookeeper(&mut self) -> Result<&mut ZooKeeper> {
-        self.zookeeper.as_mut().context("this needs a ZooKeeper of its own: leave out --zookeeper")
+    /// Our own coordination service, if it is.
+    pub(crate) fn coordinator(&mut self) -> Result<&mut Coordinator> {
+        self.coordinator.as_mut().context(
+            "this kills the coordination service, so it needs one of its own: leave out --zookeeper, or use \
+             --zookeeper debian",
+        )
+    }
+
+    /// What people call the coordination service.
+    pub(crate) fn coordinator_name(&self) -> &'static str {
+        self.coordinator.as_ref().map_or(Kind::ZooKeeper, Coordinator::kind).name()
+    }
+
+    /// What coordinates this cluster, and what that means.
+    pub(crate) fn coordination_line(&self) -> String {
+        let hosts = &self.coordination;
+        match self.coordinator.as_ref().map(Coordinator::kind) {
+            Some(Kind::Keeper) => {
+                format!("coordination: the keeper at {hosts}: one machine, not highly available")
+            }
+            Some(Kind::ZooKeeper) => format!(
+                "coordination: Debian's ZooKeeper at {hosts}, a single server: one machine, not highly available"
+            ),
+            None => format!("coordination: ZooKeeper at {hosts}"),
+        }
     }
 
     /// A client of every node.
@@ -289,7 +311,7 @@ impl Cluster {
     /// Who leads, where the nodes are, and what to type next.
     pub(crate) fn welcome(&self) -> Result<String> {
         let status = self.client().status()?;
-        let mut text = format!("\n{}\n", status.summary);
+        let mut text = format!("\n{}\n{}\n", status.summary, self.coordination_line());
         for member in &status.members {
             let leads = status.leader.as_ref().is_some_and(|leader| leader.node == member.node);
             let _ = writeln!(
@@ -312,10 +334,13 @@ impl Cluster {
         Ok(text)
     }
 
-    /// Follows every node's log.
+    /// Follows the logs of the keeper and of every node.
     pub(crate) fn follower(&self) -> Follower {
-        let sources = self.nodes.iter().map(|node| (node.name.clone(), self.log(&node.name)));
-        Follower::new(sources, logs::colours())
+        let nodes = self.nodes.iter().map(|node| (node.name.clone(), self.log(&node.name)));
+        // ZooKeeper talks a lot, and not about this cluster.
+        let keeper = self.coordinator.iter().filter(|server| server.kind() == Kind::Keeper);
+        let keeper = keeper.map(|server| (server.name().to_owned(), server.log()));
+        Follower::new(keeper.chain(nodes), logs::colours())
     }
 
     /// Waits until the members are exactly as expected by `accept`.
@@ -330,7 +355,7 @@ impl Cluster {
         shell::poll(what, within, interrupt, || Ok(client.status().ok().filter(|status| accept(status))))
     }
 
-    /// Ends all nodes at once, then ZooKeeper, and looks for anything that was left. Says how it went; fails when
+    /// Ends all nodes at once, then the coordination service, and looks for anything that was left. Says how it went; fails when
     /// something had to be killed.
     pub(crate) fn stop(&mut self) -> Result<String> {
         let mut report = String::new();
@@ -367,9 +392,9 @@ impl Cluster {
                 }
             }
         }
-        if let Some(zookeeper) = &mut self.zookeeper {
-            zookeeper.stop()?;
-            report.push_str("ZooKeeper stopped\n");
+        if let Some(coordinator) = &mut self.coordinator {
+            coordinator.stop()?;
+            let _ = writeln!(report, "{} stopped", coordinator.name());
         }
         for name in dead {
             // Its shims outlive a killed daemon on purpose, until their own deadline.
@@ -400,7 +425,7 @@ impl Drop for Cluster {
                 let _ = child.wait();
             }
         }
-        self.zookeeper = None;
+        self.coordinator = None;
         kill_below(self.dir.path());
     }
 }
@@ -459,7 +484,7 @@ pub(crate) fn without_settings(command: &mut Command) {
 }
 
 /// Removes what runs left that are over: those that failed, and those that were killed before they could clean up.
-fn sweep(runs: &Path) {
+pub(crate) fn sweep(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
@@ -472,19 +497,13 @@ fn sweep(runs: &Path) {
 }
 
 /// Kills every process of a run, and says which there were.
-fn kill_below(dir: &Path) -> Vec<Process> {
+pub(crate) fn kill_below(dir: &Path) -> Vec<Process> {
     let found = processes_below(dir);
     for process in &found {
         // One that has just ended by itself is as good.
         let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
     }
     found
-}
-
-/// A port on loopback that nobody listens on just now.
-pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 #[cfg(test)]

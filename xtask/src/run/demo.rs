@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan, small: bool) -> Result<()>
     }
     let interrupt = Interrupt::install()?;
     let mut cluster = Cluster::start(workspace, plan, &interrupt)?;
-    println!("{}", cluster.client().status()?.summary);
+    println!("{}\n{}", cluster.client().status()?.summary, cluster.coordination_line());
     let played = play(&mut cluster, if small { 90 } else { 300 }, &interrupt);
     if played.as_ref().is_err_and(|error| !error.is::<Interrupted>()) {
         cluster.keep_files();

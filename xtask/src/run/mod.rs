@@ -2,11 +2,11 @@
 
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod coordinator;
 pub(crate) mod demo;
 pub(crate) mod logs;
 pub(crate) mod progress;
 pub(crate) mod trace;
-pub(crate) mod zookeeper;
 
 use std::thread;
 use std::time::Duration;
