@@ -19,7 +19,7 @@ impl Reply {
             OpCode::Create2 | OpCode::CreateContainer | OpCode::CreateTtl => {
                 Self::PathStat { path: path(reader)?, stat: Stat::read(reader)? }
             }
-            OpCode::Exists | OpCode::SetData | OpCode::SetAcl | OpCode::Check => {
+            OpCode::Exists | OpCode::SetData | OpCode::SetAcl => {
                 Self::Stat(Stat::read(reader)?)
             }
             OpCode::GetData | OpCode::Reconfig => {
@@ -40,6 +40,7 @@ impl Reply {
             OpCode::Notification
             | OpCode::Delete
             | OpCode::Ping
+            | OpCode::Check
             | OpCode::CheckWatches
             | OpCode::RemoveWatches
             | OpCode::DeleteContainer

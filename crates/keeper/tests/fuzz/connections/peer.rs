@@ -1,0 +1,74 @@
+//! One connection, as its client sees it.
+
+use bytes::Bytes;
+use keeper::core::ConnId;
+use keeper::wire::{
+    Code, ConnectResponse, OpCode, Reply, ReplyHeader, RequestHeader, STATE_SYNC_CONNECTED, WatchedEvent,
+    XID_NOTIFICATION, XID_PING,
+};
+
+/// What a client is waiting for, and may rely on.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) conn: ConnId,
+    /// Whether the handshake is done.
+    pub(crate) greeted: bool,
+    /// The request that is being handled.
+    asked: Option<RequestHeader>,
+}
+
+impl Peer {
+    pub(crate) fn new(conn: ConnId) -> Self {
+        Self { conn, greeted: false, asked: None }
+    }
+
+    /// A frame is about to be sent to the server.
+    pub(crate) fn sends(&mut self, frame: &Bytes) {
+        self.asked = RequestHeader::split(frame).ok().filter(|_| self.greeted).map(|(header, _)| header);
+    }
+
+    /// Whatever the server had to say about the frame has been said.
+    pub(crate) fn sent(&mut self) {
+        self.asked = None;
+    }
+
+    /// A frame came from the server, whose last zxid is `zxid`. The answer to a handshake is returned.
+    pub(crate) fn hears(&mut self, frame: &Bytes, zxid: i64) -> Option<ConnectResponse> {
+        if !self.greeted {
+            self.greeted = true;
+            return Some(ConnectResponse::decode(frame).expect("the first frame answers the handshake"));
+        }
+        let (header, body) = ReplyHeader::split(frame).expect("a header");
+        // The xid alone does not tell: a client may choose it for a request.
+        if header == (ReplyHeader { xid: XID_NOTIFICATION, zxid: -1, err: 0 }) {
+            let event = WatchedEvent::decode(&body).expect("an event");
+            // Of any path: who sets a watch again may name one that never was, and is told that it is gone.
+            assert_eq!(event.state, STATE_SYNC_CONNECTED);
+            return None;
+        }
+        let asked = self.asked.take().expect("a reply answers the request before it, once");
+        self.is_reply(asked, header, &body, zxid);
+        None
+    }
+
+    fn is_reply(&self, asked: RequestHeader, header: ReplyHeader, body: &Bytes, zxid: i64) {
+        let op = OpCode::try_from(asked.op);
+        let xid = if op == Ok(OpCode::Ping) { XID_PING } else { asked.xid };
+        assert_eq!(header.xid, xid);
+        let code = Code::try_from(header.err).expect("an error code");
+        match op {
+            Ok(OpCode::Auth | OpCode::Sasl) => assert_eq!(header.zxid, 0),
+            _ if code == Code::Unimplemented && header.zxid == -1 => {}
+            _ => assert_eq!(header.zxid, zxid, "a reply shows the state as it is"),
+        }
+        match (op, code) {
+            (Ok(op), Code::Ok) => {
+                let reply = Reply::decode(op, body).expect("the reply of its kind");
+                let mut written = bytes::BytesMut::new();
+                reply.encode(&mut written);
+                assert_eq!(written.len(), body.len(), "nothing stands behind the reply");
+            }
+            (_, code) => assert!(body.is_empty() && code != Code::Ok, "an error has no body"),
+        }
+    }
+}
