@@ -205,11 +205,12 @@ impl State {
 /// types are off. Containers it would make; we do not.
 const fn refuse_extended(mode: CreateMode, kind: CreateKind) -> Result<(), Code> {
     match kind {
-        _ if mode.is_ttl() || mode.is_container() => Err(Code::Unimplemented),
-        CreateKind::Ordinary => Ok(()),
+        _ if mode.is_ttl() => Err(Code::Unimplemented),
         CreateKind::Ttl(ttl) if ttl >= 0 => Err(Code::BadArguments),
-        // ZooKeeper itself logs the first of these, cannot apply it, and does not start again.
+        // ZooKeeper logs this, and cannot apply what it has logged.
         CreateKind::Ttl(_) | CreateKind::Container => Err(Code::Unimplemented),
+        CreateKind::Ordinary if mode.is_container() => Err(Code::Unimplemented),
+        CreateKind::Ordinary => Ok(()),
     }
 }
 

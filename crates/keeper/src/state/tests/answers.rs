@@ -57,6 +57,7 @@ fn creates() {
             (flags("/f-", -1), Err(BadArguments)),
             (WriteOp::CreateTtl { create: create("/t", "", 5), ttl: 1000 }, Err(Unimplemented)),
             (WriteOp::CreateTtl { create: create("/t", "", 0), ttl: 1 }, Err(BadArguments)),
+            (WriteOp::CreateTtl { create: create("/t", "", 4), ttl: 1 }, Err(BadArguments)),
             (with_acl("/n", vec![]), Err(InvalidAcl)),
             (with_acl("/no/x", vec![]), Err(InvalidAcl)),
             (with_acl("/n", vec![entry(31, "auth", "")]), Err(InvalidAcl)),
@@ -68,7 +69,7 @@ fn creates() {
             (plain("/zookeeper/quota/a"), Ok("/zookeeper/quota/a")),
         ],
     );
-    assert_eq!(asker.state.last_zxid(), 1 + 39, "each of them has spent a zxid, and the session");
+    assert_eq!(asker.state.last_zxid(), 1 + 40, "each of them has spent a zxid, and the session");
     // Here we differ: containers, and quotas.
     agree(
         &mut asker,
