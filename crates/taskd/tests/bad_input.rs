@@ -58,7 +58,7 @@ async fn a_node_that_cannot_start_says_why() {
 
 #[tokio::test]
 async fn a_running_cluster_refuses_nonsense_and_goes_on() {
-    let Some(cluster) = Cluster::start(2).await else { return };
+    let cluster = Cluster::start(2).await;
     requests_out_of_bounds(&cluster).await;
     nodes_that_are_not_there(&cluster).await;
     payloads_that_no_service_understands(&cluster).await;
@@ -241,13 +241,13 @@ async fn strangers_on_the_port(cluster: &Cluster) {
 
 #[tokio::test]
 async fn a_node_of_another_cluster_is_turned_away() {
-    let Some(mut cluster) = Cluster::prepare(1, |_| ()).await else { return };
+    let mut cluster = Cluster::prepare(1, |_| ()).await;
     let [other_address, moved_address] = [free_addresses(3).remove(1), free_addresses(3).remove(2)];
-    let hosts = cluster.zookeeper.hosts();
+    let hosts = cluster.coordinator().hosts();
     let dir = cluster.dir.path().to_owned();
     let at_root = |id: &str, file: &str, address: &str, root: &str| {
         let mut config = NodeConfig::new(id, address, &hosts, &dir.join(id));
-        config.set("coordination.root", &format!("{root:?}"));
+        config.set_root(root);
         config.file = file.to_owned();
         Node::new(config, &dir)
     };
@@ -280,10 +280,10 @@ async fn a_node_of_another_cluster_is_turned_away() {
 /// Two machines with one name, as after a careless copy of a configuration.
 #[tokio::test]
 async fn two_nodes_of_one_name_are_told_apart_and_shown() {
-    let Some(cluster) = Cluster::start(2).await else { return };
+    let cluster = Cluster::start(2).await;
     let address = free_addresses(3).remove(2);
     let data_dir = cluster.dir.path().join("twin");
-    let mut config = NodeConfig::new("n2", &address, &cluster.zookeeper.hosts(), &data_dir);
+    let mut config = NodeConfig::new("n2", &address, &cluster.coordinator().hosts(), &data_dir);
     config.file = "twin".to_owned();
     let mut twin = Node::new(config, cluster.dir.path());
     twin.spawn();

@@ -143,6 +143,15 @@ fn the_configuration_is_judged_before_anything_starts() {
     let shown: toml::Table = stdout.parse().unwrap();
     assert_eq!(shown["coordination"]["hosts"].as_str(), Some("zk1:2181"));
     assert_eq!(shown["stop"]["deadline"].as_str(), Some("5s"));
+    let (code, stdout, _) =
+        run(&["serve", "--print-config", "--node-id", "n1", "--embedded", "--allow-exec"]);
+    assert_eq!(code, 0);
+    let shown: toml::Table = stdout.parse().unwrap();
+    let coordination = shown["coordination"].as_table().unwrap();
+    assert!(coordination["embedded"].as_bool() == Some(true) && !coordination.contains_key("hosts"));
+    assert_eq!(shown["exec"]["allow"].as_bool(), Some(true));
+    let (code, _, stderr) = run(&[&["serve", "--embedded"], &given[..]].concat());
+    assert!(code == 2 && stderr.contains("--coordination"), "{code}: {stderr}");
 }
 
 #[test]

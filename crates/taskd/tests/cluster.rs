@@ -11,7 +11,7 @@ use testkit::until;
 
 #[tokio::test]
 async fn tasks_run_and_can_be_asked_about_through_every_node() {
-    let Some(cluster) = Cluster::start(3).await else { return };
+    let cluster = Cluster::start(3).await;
     every_node_takes_tasks(&cluster).await;
     the_tasks_own_status_comes_back(&cluster).await;
     much_output_stays_on_disk(&cluster).await;
@@ -204,6 +204,14 @@ async fn lists_and_json(cluster: &Cluster) {
     assert_eq!(status["members"].as_array().unwrap().len(), 3);
     let words = cluster.cli(&["cluster", "status"]).await;
     assert!(words.code == 0 && words.stdout.starts_with("HEALTHY: "), "{words:?}");
+    let service = until("the coordination service says what it is", SOON, async || {
+        let status = cluster.nodes[1].status().await?;
+        Some(status["coordination"]["service"].clone()).filter(|service| !service.is_null())
+    })
+    .await;
+    let several = service["kind"] == "ensemble";
+    assert!(several || service["kind"] == "keeper", "{service:#}");
+    assert_eq!(service["highly_available"], several, "{service:#}");
 }
 
 /// Handover and priority: another node leads within seconds, and running tasks notice nothing.

@@ -15,7 +15,7 @@ use support::{SESSION_TIMEOUT, SOON, free_addresses};
 use taskd::client::Client;
 use taskd::runner::{ShimProgram, Task, TaskService, Unfit, Work};
 use taskd::{Config, Node, NodeHandle, StopCause};
-use testkit::{until, zookeeper_or_skip};
+use testkit::until;
 use tokio::time::timeout;
 
 /// Counts the bytes of its payloads.
@@ -39,7 +39,10 @@ impl TaskService for Count {
 }
 
 fn config(id: &str, address: &str, hosts: &str, dir: &Path) -> Config {
+    // The tests' coordination service may be a chroot in a shared one.
+    let (hosts, chroot) = hosts.split_at(hosts.find('/').unwrap_or(hosts.len()));
     let mut config = Config::new(id.parse().unwrap(), hosts);
+    config.coordination.root = format!("{chroot}/taskd");
     config.node.listen = address.parse().unwrap();
     config.node.data_dir = dir.join(id);
     config.coordination.session_timeout = SESSION_TIMEOUT;
@@ -82,17 +85,48 @@ fn threads() -> Vec<String> {
     names
 }
 
+async fn nothing_is_left(signals: u64, threads_before: &[String]) {
+    assert_eq!(caught_signals(), signals, "a library installs no signal handler");
+    let ended = timeout(SOON, async {
+        while threads().len() > threads_before.len() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(ended.await.is_ok(), "threads before: {threads_before:?}; after: {:?}", threads());
+}
+
+#[tokio::test]
+async fn a_node_with_its_own_coordination_service_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (signals, threads_before) = (caught_signals(), threads());
+    let mut config = Config::embedded("n1".parse().unwrap());
+    config.node.listen = free_addresses(1).remove(0).parse().unwrap();
+    config.node.data_dir = dir.path().join("n1");
+    config.coordination.embedded_listen = "127.0.0.1:0".parse().unwrap();
+    let count = Count::default();
+    let mut node = start(config, &count).await;
+    timeout(SOON, node.ready()).await.unwrap();
+    let client = Client::connect(node.address().parse().unwrap()).await.unwrap();
+    let done = run(&client, TaskSpec::new("count", b"four".to_vec())).await;
+    assert_eq!((done.state, count.bytes.load(Ordering::Relaxed)), (TaskState::Succeeded, 4), "{done:?}");
+    client.close().await;
+    let report = timeout(Duration::from_secs(6), node.stop()).await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    nothing_is_left(signals, &threads_before).await;
+}
+
 #[tokio::test]
 async fn an_embedded_node_runs_the_programs_own_tasks() {
-    let Some(zookeeper) = zookeeper_or_skip().await else { return };
+    let coordinator = testkit::coordinator().await;
     let dir = tempfile::tempdir().unwrap();
-    // The test kit waits for a child process, for which tokio catches SIGCHLD; nodes add nothing to that.
+    // The test kit may wait for child processes, for which tokio catches SIGCHLD, and has threads of its own; nodes add
+    // nothing to that.
     let (signals, threads_before) = (caught_signals(), threads());
 
     let addresses = free_addresses(2);
     let (first, second) = (Count::default(), Count::default());
-    let mut n1 = start(config("n1", &addresses[0], &zookeeper.hosts(), dir.path()), &first).await;
-    let mut n2 = start(config("n2", &addresses[1], &zookeeper.hosts(), dir.path()), &second).await;
+    let mut n1 = start(config("n1", &addresses[0], &coordinator.hosts(), dir.path()), &first).await;
+    let mut n2 = start(config("n2", &addresses[1], &coordinator.hosts(), dir.path()), &second).await;
     timeout(SOON, n1.ready()).await.unwrap();
     timeout(SOON, n2.ready()).await.unwrap();
     assert_eq!(n1.address(), addresses[0]);
@@ -148,11 +182,5 @@ async fn an_embedded_node_runs_the_programs_own_tasks() {
     assert!(report.is_clean(), "{report:?}");
     client.close().await;
 
-    assert_eq!(caught_signals(), signals, "a library installs no signal handler");
-    let ended = timeout(SOON, async {
-        while threads().len() > threads_before.len() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    assert!(ended.await.is_ok(), "threads before: {threads_before:?}; after: {:?}", threads());
+    nothing_is_left(signals, &threads_before).await;
 }

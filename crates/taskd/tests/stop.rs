@@ -76,7 +76,7 @@ async fn during_boot_with_zookeeper_unreachable() {
 #[tokio::test]
 async fn while_joining_leading_and_running_tasks() {
     let mut moments = Moments::new();
-    let Some(mut cluster) = Cluster::prepare(1, |_| ()).await else { return };
+    let mut cluster = Cluster::prepare(1, |_| ()).await;
     for range in [0..40, 20..80, 20..80, 40..150, 40..150, 100..300, 100..300, 200..1000] {
         cluster.nodes[0].spawn();
         let after = moments.pass(range).await;
@@ -107,26 +107,46 @@ async fn while_joining_leading_and_running_tasks() {
 #[tokio::test]
 async fn while_zookeeper_is_silent() {
     let mut moments = Moments::new();
-    let Some(mut cluster) = Cluster::prepare(1, |_| ()).await else { return };
+    let mut cluster = Cluster::prepare_own(1).await;
     for range in [0..1, 0..1500, 1000..3000, 2500..6000] {
         cluster.nodes[0].spawn();
         cluster.healthy(1).await;
         let ids = stubborn(&cluster).await;
-        cluster.zookeeper.pause();
+        cluster.coordinator().pause();
         let after = moments.pass(range).await;
         let moment = format!("leading, ZooKeeper silent for {after:?}");
         // A session that cannot be closed is left to expire; the stop itself is in time all the same.
         stops(&mut cluster.nodes[0], 1, &[0], &moment).await;
         nothing_left_of(&ids);
-        cluster.zookeeper.resume();
+        cluster.coordinator().resume();
     }
-    cluster.zookeeper.pause();
+    cluster.coordinator().pause();
     for range in [0..300, 1000..4000] {
         cluster.nodes[0].spawn();
         let after = moments.pass(range).await;
         stops(&mut cluster.nodes[0], 1, &[0], &format!("joining a silent ZooKeeper for {after:?}")).await;
     }
-    cluster.zookeeper.resume();
+    cluster.coordinator().resume();
+}
+
+#[tokio::test]
+async fn with_its_own_coordination_service() {
+    let mut moments = Moments::new();
+    let mut cluster = Cluster::embedded(|_| ());
+    for range in [0..1, 0..40, 20..80, 20..80, 40..150, 100..300, 200..1000] {
+        cluster.nodes[0].spawn();
+        let after = moments.pass(range).await;
+        stops(&mut cluster.nodes[0], 1, &[0], &format!("{after:?} after the start")).await;
+    }
+    for (times, range) in [(1, 0..1), (2, 0..300)] {
+        cluster.nodes[0].spawn();
+        cluster.healthy(1).await;
+        let ids = stubborn(&cluster).await;
+        let after = moments.pass(range).await;
+        let moment = format!("{times} times {after:?} after its tasks");
+        stops(&mut cluster.nodes[0], times, &[0], &moment).await;
+        nothing_left_of(&ids);
+    }
 }
 
 /// Two tasks that ignore SIGTERM, one of them with a grandchild in a session of its own.

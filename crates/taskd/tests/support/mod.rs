@@ -1,4 +1,4 @@
-//! Real nodes on loopback in front of a real ZooKeeper, and the command line that talks to them.
+//! Real nodes on loopback in front of a coordination service, and the command line that talks to them.
 #![expect(dead_code, reason = "each test file is a crate of its own and uses part of this")]
 
 mod node;
@@ -10,50 +10,81 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{ZooKeeper, until, zookeeper_or_skip};
+use testkit::{Coordinator, until};
 
-/// What ZooKeeper's tick of 500 ms allows: a leader that is killed is replaced within 3 s.
+/// What the testkit's tick of 500 ms allows: a leader that is killed is replaced within 3 s.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// Nodes `n1`, `n2`, … and their ZooKeeper. The processes are killed when it is dropped, also by a panic, which
+/// Nodes `n1`, `n2`, … and their coordination service. The processes are killed when it is dropped, also by a panic, which
 /// shows their logs.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
-    pub(crate) zookeeper: ZooKeeper,
+    /// None if a node has its own.
+    coordinator: Option<Coordinator>,
     pub(crate) dir: TempDir,
 }
 
 impl Cluster {
-    /// Starts `count` nodes and waits until the cluster is healthy; `None` where there is no ZooKeeper.
-    pub(crate) async fn start(count: usize) -> Option<Self> {
+    /// Starts `count` nodes and waits until the cluster is healthy.
+    pub(crate) async fn start(count: usize) -> Self {
         Self::start_with(count, |_| ()).await
     }
 
     /// The same, with the configuration of each node changed.
-    pub(crate) async fn start_with(count: usize, change: impl Fn(&mut NodeConfig)) -> Option<Self> {
-        let mut cluster = Self::prepare(count, change).await?;
-        for node in &mut cluster.nodes {
-            node.spawn();
-        }
-        cluster.healthy(count).await;
-        Some(cluster)
+    pub(crate) async fn start_with(count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
+        Self::prepare(count, change).await.started().await
     }
 
     /// Configured, but no node is started.
-    pub(crate) async fn prepare(count: usize, change: impl Fn(&mut NodeConfig)) -> Option<Self> {
-        let zookeeper = zookeeper_or_skip().await?;
+    pub(crate) async fn prepare(count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
+        Self::configured(testkit::coordinator().await, count, change)
+    }
+
+    /// The same, with a coordination service that the test may stop.
+    pub(crate) async fn prepare_own(count: usize) -> Self {
+        Self::configured(testkit::own_coordinator().await, count, |_| ())
+    }
+
+    /// One node that runs its own coordination service; not started.
+    pub(crate) fn embedded(change: impl Fn(&mut NodeConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = free_addresses(1).remove(0);
+        let mut config = NodeConfig::embedded("n1", &address, &dir.path().join("n1"));
+        change(&mut config);
+        let nodes = vec![Node::new(config, dir.path())];
+        Self { nodes, coordinator: None, dir }
+    }
+
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        self.coordinator.as_ref().unwrap()
+    }
+
+    pub(crate) fn coordinator_mut(&mut self) -> &mut Coordinator {
+        self.coordinator.as_mut().unwrap()
+    }
+
+    /// Starts every node and waits until the cluster is healthy.
+    pub(crate) async fn started(mut self) -> Self {
+        for node in &mut self.nodes {
+            node.spawn();
+        }
+        self.healthy(self.nodes.len()).await;
+        self
+    }
+
+    fn configured(coordinator: Coordinator, count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut nodes = Vec::new();
         for (index, address) in free_addresses(count).into_iter().enumerate() {
             let id = format!("n{}", index + 1);
-            let mut config = NodeConfig::new(&id, &address, &zookeeper.hosts(), &dir.path().join(&id));
+            let mut config = NodeConfig::new(&id, &address, &coordinator.hosts(), &dir.path().join(&id));
             change(&mut config);
             nodes.push(Node::new(config, dir.path()));
         }
-        Some(Self { nodes, zookeeper, dir })
+        Self { nodes, coordinator: Some(coordinator), dir }
     }
 
     /// Waits until a leader serves and sees `members` members, all of them well, as every running node sees it.

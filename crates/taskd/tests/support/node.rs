@@ -34,16 +34,20 @@ pub(crate) struct NodeConfig {
     pub(crate) data_dir: PathBuf,
     /// What its files are called, if not like the node.
     pub(crate) file: String,
+    /// The tests' coordination service may be a chroot in a shared one.
+    chroot: String,
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl NodeConfig {
     pub(crate) fn new(id: &str, listen: &str, hosts: &str, data_dir: &Path) -> Self {
+        let (hosts, chroot) = hosts.split_at(hosts.find('/').unwrap_or(hosts.len()));
         let mut config = Self {
             id: id.to_owned(),
             listen: listen.to_owned(),
             data_dir: data_dir.to_owned(),
             file: id.to_owned(),
+            chroot: chroot.to_owned(),
             sections: BTreeMap::new(),
         };
         let quoted = |text: &str| format!("{text:?}");
@@ -53,6 +57,7 @@ impl NodeConfig {
         config.set("node.slots", "8");
         config.set("node.labels", &format!("{{ node = {id:?} }}"));
         config.set("coordination.hosts", &quoted(hosts));
+        config.set_root("/taskd");
         config.set("coordination.session_timeout", "\"2s\"");
         config.set("coordination.tick", "\"500ms\"");
         config.set("coordination.margin", "\"600ms\"");
@@ -60,6 +65,21 @@ impl NodeConfig {
         config.set("exec.allow", "true");
         config.set("log.level", "\"info\"");
         config
+    }
+
+    /// With the coordination service inside, on a free port, and at the defaults of everything that concerns it.
+    pub(crate) fn embedded(id: &str, listen: &str, data_dir: &Path) -> Self {
+        let mut config = Self::new(id, listen, "", data_dir);
+        config.sections.remove("coordination");
+        config.set("coordination.embedded", "true");
+        config.set("coordination.embedded_listen", "\"127.0.0.1:0\"");
+        config
+    }
+
+    /// Sets the root within the tests' own part of the coordination service.
+    pub(crate) fn set_root(&mut self, root: &str) {
+        let root = format!("\"{}{root}\"", self.chroot);
+        self.set("coordination.root", &root);
     }
 
     /// Sets `SECTION.KEY` to a TOML value.
@@ -114,11 +134,26 @@ impl Node {
     }
 
     pub(crate) fn spawn(&mut self) {
+        self.spawn_by(|taskd| taskd);
+    }
+
+    fn spawn_by(&mut self, by: impl FnOnce(Command) -> Command) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         self.started = true;
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut command = taskd(&["serve", "--config", self.config.to_str().unwrap()]);
+        let mut command = by(taskd(&["serve", "--config", self.config.to_str().unwrap()]));
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Starts it where no file may become larger than `kib`, which to it looks like a disk that fails.
+    pub(crate) fn spawn_with_files_of(&mut self, kib: u32) {
+        self.spawn_by(|taskd| {
+            let mut shell = Command::new("sh");
+            // Ignored, the signal leaves the write to fail; the shell counts in units of 512 bytes.
+            shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2), "sh"]);
+            shell.arg(taskd.get_program()).args(taskd.get_args()).stdin(Stdio::null()).env("NO_COLOR", "1");
+            shell
+        });
     }
 
     pub(crate) fn runs(&self) -> bool {
