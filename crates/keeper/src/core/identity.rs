@@ -6,6 +6,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::wire::{ClientInfo, Id};
 
+/// Bytes that the identities of one connection may have together.
+const BYTES_MAX: usize = 16 << 10;
+
 /// Who a connection is: its address and what it has authenticated as.
 ///
 /// ZooKeeper keeps these in a hash set, whose order is seen: an ACL entry of the scheme `auth` becomes one entry
@@ -59,7 +62,8 @@ impl Identities {
         if self.arrived.contains(&id) {
             return Ok(());
         }
-        if self.arrived.len() >= max {
+        let bytes: usize = self.arrived.iter().chain([&id]).map(|id| id.id.len()).sum();
+        if self.arrived.len() >= max || bytes > BYTES_MAX {
             return Err(AuthFailed);
         }
         self.add(id);
@@ -165,5 +169,6 @@ mod tests {
         );
         assert_eq!(identities.authenticate("digest", Some(b"a:c"), 2), Err(AuthFailed));
         assert_eq!(identities.as_slice().len(), 2);
+        assert_eq!(identities.authenticate("digest", Some(&[b'u'; BYTES_MAX]), 9), Err(AuthFailed));
     }
 }

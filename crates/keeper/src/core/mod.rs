@@ -20,7 +20,16 @@
 //! - A session has at most one connection; a connection that closes does not end its session.
 //! - A session that ends takes its ephemerals with it in one transaction.
 //!
-//! What is answered to whom follows ZooKeeper 3.8.0, down to what it refuses and how.
+//! What is answered to whom follows ZooKeeper 3.8.0 standalone as Debian ships it, down to what it refuses and how. What
+//! is not like it, and why:
+//!
+//! - A check that stands alone and succeeds is answered; ZooKeeper fails to write that reply and answers nothing.
+//! - The op code of a session's creation, which no client sends, is refused as unknown; ZooKeeper lets a client give its
+//!   session any timeout with it.
+//! - Authentication takes its turn among the requests of a connection; ZooKeeper's overtakes those before it.
+//! - Null paths are malformed everywhere; ZooKeeper takes them for `sync` and `addWatch`, and then stumbles over them.
+//! - There are bounds, see [`Settings`]: ZooKeeper has none on sessions, watches, identities and what a multi-read may
+//!   answer.
 
 mod connection;
 mod dispatch;
@@ -219,10 +228,9 @@ impl Core {
     fn forget(&mut self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.remove(&conn) else { return false };
         self.watches.forget(conn);
-        if let Some(session) = connection.attached.map(|attached| attached.session)
-            && self.attached.get(&session) == Some(&conn)
-        {
-            self.attached.remove(&session);
+        // The session is this connection's: whoever takes one over has its former connection forgotten first.
+        if let Some(attached) = connection.attached {
+            self.attached.remove(&attached.session);
         }
         true
     }

@@ -310,7 +310,9 @@ mod tests {
             let path = format!("/p{}", n % 10);
             table.add(&path, ConnId(n), [Mode::Once, Mode::Persistent, Mode::Recursive][n as usize % 3]);
         }
+        table.add("/kept", ConnId(3), Mode::Persistent);
         assert!(table.remove("/p3", ConnId(3)));
+        assert_eq!(table.held_by(ConnId(3)), (1, "/kept".len()));
         assert!(!table.remove("/p3", ConnId(3)));
         assert!(!table.remove("/p4", ConnId(3)));
         for n in 0..100 {

@@ -14,7 +14,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use clock::Instant;
 
 use super::{ConnId, Core, Effect, Now, Output, Settings};
-use crate::state::{State, Txn};
+use crate::state::State;
 use crate::wire::{
     Acl, Code, ConnectRequest, ConnectResponse, Create, Reply, ReplyHeader, Request, WatchedEvent,
     XID_NOTIFICATION, connect_request_frame, request_frame,
@@ -24,7 +24,8 @@ use crate::wire::{
 struct Server {
     core: Core,
     now: Now,
-    txns: Vec<Txn>,
+    /// As the shell's: one for many calls. The effects are taken out after each.
+    out: Output,
     sent: BTreeMap<ConnId, Vec<Bytes>>,
     conns: u64,
     xid: i32,
@@ -54,7 +55,7 @@ impl Server {
         // Some uptime, and an odd one: nothing may hang on starting at zero.
         let now = Now { monotonic: Instant::from_nanos(7_000_000_123), wall_ms: 1_700_000_000_000 };
         let core = Core::new(settings, state, [7; 32], now);
-        Self { core, now, txns: Vec::new(), sent: BTreeMap::new(), conns: 0, xid: 0 }
+        Self { core, now, out: Output::default(), sent: BTreeMap::new(), conns: 0, xid: 0 }
     }
 
     fn advance(&mut self, ms: u64) {
@@ -64,10 +65,8 @@ impl Server {
     }
 
     fn call(&mut self, call: impl FnOnce(&mut Core, Now, &mut Output)) {
-        let mut out = Output::default();
-        call(&mut self.core, self.now, &mut out);
-        self.txns.extend(out.txns);
-        for effect in out.effects {
+        call(&mut self.core, self.now, &mut self.out);
+        for effect in std::mem::take(&mut self.out.effects) {
             let (conn, frame) = match effect {
                 Effect::Send { conn, frame } => {
                     let (length, frame) = frame.split_first_chunk::<4>().unwrap();

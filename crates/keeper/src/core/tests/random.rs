@@ -187,11 +187,11 @@ fn run(steps: Vec<Step>) {
         check_sessions(&server);
     }
     assert_eq!(
-        server.txns.iter().map(|txn| txn.zxid).collect::<Vec<_>>(),
-        (1..).take(server.txns.len()).collect::<Vec<_>>()
+        server.out.txns.iter().map(|txn| txn.zxid).collect::<Vec<_>>(),
+        (1..).take(server.out.txns.len()).collect::<Vec<_>>()
     );
     let mut replayed = State::new();
-    for txn in &server.txns {
+    for txn in &server.out.txns {
         replayed.replay(txn).unwrap();
     }
     assert_eq!(image(&replayed), image(server.core.state()), "the transactions make the state");

@@ -51,8 +51,9 @@ fn requests_that_are_not_what_they_should_be() {
         server.send_raw(client.conn, 5, *op, body);
         assert_eq!(server.told(client), *told, "op {op} with {body:?}");
         assert_eq!(server.core.state().last_zxid() - 1, *zxids, "op {op} with {body:?}");
-        assert_eq!(server.txns.len() as i64 - 1, *zxids, "op {op} with {body:?}");
+        assert_eq!(server.out.txns.len() as i64 - 1, *zxids, "op {op} with {body:?}");
         assert_eq!(server.core.session_count(), 1, "the session stays");
+        assert_eq!(server.core.watch_counts().watches, 0);
     }
 }
 

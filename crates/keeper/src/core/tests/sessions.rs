@@ -1,5 +1,5 @@
 use super::*;
-use crate::state::TxnBody;
+use crate::state::{Txn, TxnBody};
 use crate::wire::OpCode;
 
 #[test]
@@ -12,13 +12,13 @@ fn an_expiry_takes_the_ephemerals_in_one_zxid_and_tells_the_others_only() {
         server.ask(dying, &data(path, true)).unwrap();
     }
     server.ask(watching, &children("/p", true)).unwrap();
-    let before = server.txns.len();
+    let before = server.out.txns.len();
     let zxid = server.core.state().last_zxid();
     for _ in 0..5 {
         server.advance(2_000);
         server.ask(watching, &Request::Ping).unwrap();
     }
-    assert_eq!(server.txns.len(), before, "it lives for its timeout at least");
+    assert_eq!(server.out.txns.len(), before, "it lives for its timeout at least");
     server.advance(2_000);
 
     assert_eq!(server.told(dying), ["closed"]);
@@ -26,7 +26,7 @@ fn an_expiry_takes_the_ephemerals_in_one_zxid_and_tells_the_others_only() {
         server.told(watching),
         ["NodeDeleted /c", "NodeDeleted /p/a", "NodeChildrenChanged /p", "NodeDeleted /p/b"]
     );
-    assert_eq!(server.txns[before..].iter().map(|txn| txn.zxid).collect::<Vec<_>>(), [zxid + 1]);
+    assert_eq!(server.out.txns[before..].iter().map(|txn| txn.zxid).collect::<Vec<_>>(), [zxid + 1]);
     assert_eq!(server.core.state().counts().ephemerals, 0);
     let (_, response, closed) = server.handshake(&ConnectRequest {
         session_id: dying.session,

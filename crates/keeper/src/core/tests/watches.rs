@@ -149,12 +149,13 @@ fn an_event_comes_before_the_reply_that_shows_the_change() {
 fn watches_set_again_tell_what_was_missed() {
     let mut server = Server::new().with_nodes(&["/old", "/set", "/grown", "/gone"]);
     let client = server.connect();
+    server.ask(client, &create("/edge")).unwrap();
     let seen = server.core.state().last_zxid();
     for change in [set("/set"), create("/grown/x"), delete("/gone"), create("/new")] {
         server.ask(client, &change).unwrap();
     }
     let paths = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let all = paths(&["/old", "/set", "/grown", "/gone", "/new", "/never"]);
+    let all = paths(&["/old", "/set", "/grown", "/gone", "/new", "/never", "/edge"]);
     let watches = Watches { data: all.clone(), exist: all.clone(), child: all };
     let persistent = paths(&["/p"]);
     let persistent_recursive = paths(&["/r"]);
@@ -174,6 +175,7 @@ fn watches_set_again_tell_what_was_missed() {
             "NodeCreated /set",
             "NodeCreated /grown",
             "NodeCreated /new",
+            "NodeCreated /edge",
             "NodeChildrenChanged /grown",
             "NodeDeleted /gone",
             "NodeChildrenChanged /new",
@@ -181,8 +183,9 @@ fn watches_set_again_tell_what_was_missed() {
             "#-8 Ok",
         ]
     );
-    // Data of /old and /grown, existence of /gone and /never, children of /old and /set, two of each persistent one.
-    assert_eq!(server.core.watch_counts().watches, 2 + 2 + 2 + 4);
+    // Data of /old, /grown and /edge, existence of /gone and /never, children of /old, /set and /edge, and two of each
+    // persistent one. What happened at the zxid itself has been seen.
+    assert_eq!(server.core.watch_counts().watches, 3 + 2 + 3 + 4);
     server.tell(client, &[create("/never"), set("/old"), create("/set/x"), create("/r"), create("/r/s")]);
     let told = server.told(client);
     let events: Vec<_> = told.iter().filter(|told| !told.starts_with('#')).collect();
