@@ -43,7 +43,7 @@ impl Connection {
         shell.control.hold_while_paused();
         shell.awake(self.conn);
         for _ in 0..READS_PER_TURN {
-            match shell.flush(self.conn, &mut self.stream, context) {
+            match shell.flush(self.conn, self.held, &mut self.stream, context) {
                 Flushed::Ended => return Poll::Ready(()),
                 Flushed::Waiting => {
                     shell.wake_later(self.conn, context.waker());

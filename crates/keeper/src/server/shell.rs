@@ -68,6 +68,24 @@ struct Group {
     requests: Vec<Requests>,
     /// Bytes of its requests and of its effects.
     bytes: usize,
+    /// How many of its effects and requests were there before its first change: they wait only for the group before.
+    free: (usize, usize),
+}
+
+impl Group {
+    /// Takes out what does not wait for this group's own changes.
+    fn split_free(&mut self) -> Option<Self> {
+        let (effects, requests) = mem::take(&mut self.free);
+        if effects == 0 && requests == 0 {
+            return None;
+        }
+        let mut free = Self::default();
+        let waiting = self.output.effects.split_off(effects);
+        free.output.effects = mem::replace(&mut self.output.effects, waiting);
+        let waiting = self.requests.split_off(requests);
+        free.requests = mem::replace(&mut self.requests, waiting);
+        Some(free)
+    }
 }
 
 /// Requests of one connection that were read together.
@@ -301,7 +319,7 @@ impl Shell {
             return Taken::Held;
         }
         let now = now(&*self.clock);
-        let room = if line.outbox.len() >= self.options.reply_bytes_pause {
+        let mut room = if line.outbox.len() >= self.options.reply_bytes_pause {
             0
         } else {
             self.options.requests_outstanding_max.saturating_sub(line.outstanding)
@@ -321,7 +339,7 @@ impl Shell {
                 break Taken::All;
             }
             let group = &mut self.gathered;
-            if count == room
+            if count >= room
                 || group.bytes >= GROUP_BYTES_MAX
                 || group.output.txns.len() >= self.options.group_txns_max
             {
@@ -329,9 +347,17 @@ impl Shell {
             }
             input.advance(4);
             let frame = input.split_to(length).freeze();
-            let before = group.output.effects.len();
+            let (before, changes) = (group.output.effects.len(), group.output.txns.len());
             group.bytes += length;
             self.core.frame(conn, &frame, now, &mut group.output);
+            if changes == 0 && !group.output.txns.is_empty() {
+                if count > 0 {
+                    group.requests.push(Requests { conn, count, at: now.monotonic });
+                    line.outstanding += count;
+                    room -= mem::take(&mut count);
+                }
+                group.free = (before, group.requests.len());
+            }
             count += 1;
             let mut closed = false;
             for effect in group.output.effects.get(before..).unwrap_or_default() {
@@ -356,8 +382,8 @@ impl Shell {
         taken
     }
 
-    /// Lets what was gathered become known, if nothing of it or before it waits for the disk; otherwise sees to it
-    /// that the engine's loop hands it to the log thread once the connections that are ready have had their turn.
+    /// Lets become known what waits for no change that was gathered. If there are changes it sees to it that the
+    /// engine's loop hands them to the log thread once the connections that are ready have had their turn.
     fn settle(&mut self) {
         if self.syncing.is_some() {
             return;
@@ -366,6 +392,9 @@ impl Shell {
             let group = mem::replace(&mut self.gathered, mem::take(&mut self.spare));
             self.release(group);
         } else {
+            if let Some(free) = self.gathered.split_free() {
+                self.release(free);
+            }
             self.commit.notify_one();
         }
     }
@@ -403,7 +432,12 @@ impl Shell {
     /// Expires what is due.
     pub(super) fn tick(&mut self) {
         let now = self.now();
-        self.core.tick(now, &mut self.gathered.output);
+        let group = &mut self.gathered;
+        let (before, changes) = (group.output.effects.len(), group.output.txns.len());
+        self.core.tick(now, &mut group.output);
+        if changes == 0 && !group.output.txns.is_empty() {
+            group.free = (before, group.requests.len());
+        }
         self.settle();
     }
 
@@ -447,11 +481,19 @@ impl Shell {
             }
         }
         group.bytes = 0;
+        group.free = (0, 0);
         self.spare = group;
     }
 
-    /// Writes what waits for the client, as far as it takes it.
-    pub(super) fn flush(&mut self, conn: ConnId, stream: &mut Stream, context: &mut Context<'_>) -> Flushed {
+    /// Writes what waits for the client, as far as it takes it. `held` says whether something of the client's is
+    /// already held back by a bound.
+    pub(super) fn flush(
+        &mut self,
+        conn: ConnId,
+        held: Taken,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Flushed {
         let Some(line) = self.lines.get_mut(&conn) else { return Flushed::Ended };
         loop {
             if line.fate == Fate::Cut {
@@ -459,7 +501,7 @@ impl Shell {
             }
             if line.outbox.is_empty() {
                 return match line.fate {
-                    Fate::Open | Fate::Leaving => self.readable(conn),
+                    Fate::Open | Fate::Leaving => self.readable(conn, held),
                     Fate::Closing | Fate::Cut => match Pin::new(&mut *stream).poll_shutdown(context) {
                         Poll::Ready(_) => Flushed::Ended,
                         Poll::Pending => Flushed::Waiting,
@@ -477,21 +519,23 @@ impl Shell {
                     if line.stalled.is_none() {
                         line.stalled = Some(self.clock.now());
                     }
-                    return self.readable(conn);
+                    return self.readable(conn, held);
                 }
             }
         }
     }
 
     /// Whether bounds let the connection be read. If one of them does not, the connection is woken when it may.
-    fn readable(&mut self, conn: ConnId) -> Flushed {
+    fn readable(&mut self, conn: ConnId, held: Taken) -> Flushed {
         let Some(line) = self.lines.get(&conn) else { return Flushed::Ended };
         let within = line.outbox.len() < self.options.reply_bytes_pause
             && line.outstanding < self.options.requests_outstanding_max;
         if line.fate != Fate::Open || !self.reading || !within {
             return Flushed::Waiting;
         }
-        if self.is_crowded() {
+        // However slow the disk is, a four-letter word is heard.
+        let may_say_a_word = !line.greeted && held == Taken::All;
+        if self.is_crowded() && !may_say_a_word {
             self.crowded.push(conn);
             return Flushed::Waiting;
         }

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use clock::BootClock;
-use common::{Client, ask, create, data, exists, get, soon};
+use common::{Client, ask, create, data, exists, get, soon, until};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -45,6 +45,18 @@ fn gate() -> (mpsc::Sender<()>, Hook) {
     (permits, Box::new(hook))
 }
 
+/// How many requests wait for the disk.
+async fn outstanding(address: SocketAddr) -> usize {
+    let srvr = ask(address, b"srvr").await;
+    let outstanding = srvr.lines().find_map(|line| line.strip_prefix("Outstanding: "));
+    outstanding.and_then(|text| text.parse().ok()).expect("a number")
+}
+
+/// Waits until the server has read what was sent.
+async fn until_outstanding(address: SocketAddr, at_least: usize) {
+    until("the server has read the requests", async || outstanding(address).await >= at_least).await;
+}
+
 const NOTHING_COMES: Duration = Duration::from_millis(100);
 
 #[tokio::test]
@@ -61,7 +73,7 @@ async fn nothing_is_shown_before_it_is_synced() {
     assert!(!writer.hears_within(NOTHING_COMES).await, "neither the write nor the read behind it");
     reader.send(&get("/a")).await;
     assert!(!reader.hears_within(NOTHING_COMES).await, "nor anybody else's read of it");
-    assert!(ask(server.address(), b"srvr").await.contains("Outstanding: 3\n"));
+    until_outstanding(server.address(), 3).await;
 
     // Gathered behind the group that is being synced, and synced with one more sync.
     writer.send_all(&[create("/b", b"2"), create("/c", b"3")]).await;
@@ -96,11 +108,10 @@ async fn bounds_hold_requests_back_while_the_disk_is_slow_and_let_them_go_afterw
         let mut client = Client::connect(server.address()).await;
         let requests: Vec<_> = (0..200).map(|index| create(&format!("/{index}"), b"")).collect();
         let last = client.send_all(&requests).await;
+        until_outstanding(server.address(), 1).await;
         assert!(!client.hears_within(NOTHING_COMES).await);
-        let srvr = ask(server.address(), b"srvr").await;
-        let outstanding = srvr.lines().find_map(|line| line.strip_prefix("Outstanding: "));
-        let outstanding: usize = outstanding.and_then(|text| text.parse().ok()).expect("a number");
-        assert!((1..=20).contains(&outstanding), "{srvr}");
+        let outstanding = outstanding(server.address()).await;
+        assert!(outstanding <= 20, "{outstanding}");
         drop(permits);
         for xid in 1..=last {
             let (header, _) = client.receive().await.expect("a reply");
@@ -158,6 +169,7 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
         permits.send(()).expect("the log thread waits");
         let mut client = Client::connect(server.address()).await;
         client.send(&create("/never", b"")).await;
+        until_outstanding(server.address(), 1).await;
         if abort {
             soon("it is aborted", server.abort()).await;
         } else {
@@ -175,7 +187,7 @@ async fn a_stop_answers_what_it_has_read() {
     permits.send(()).expect("the log thread waits");
     let mut client = Client::connect(server.address()).await;
     client.send_all(&[create("/one", b""), create("/two", b"")]).await;
-    assert!(!client.hears_within(NOTHING_COMES).await);
+    until_outstanding(server.address(), 2).await;
     let ((), stopped) = tokio::join!(
         async {
             // The stop is under way by then, and the disk answers only now.
