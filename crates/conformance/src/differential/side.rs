@@ -1,0 +1,467 @@
+//! One server with the sessions that a script has on it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::jute::{Reader, Writer};
+use super::observe::{Observed, Translator};
+use super::script::{Call, Credentials, PING_XID, ROOT, Step, Then};
+use super::server::Server;
+use crate::client::{Connection, Received};
+
+/// Sessions that a script may have at a time.
+pub(super) const SLOTS: usize = 6;
+
+/// A healthy server answers within milliseconds; this is for a machine that stands still for a moment.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long to wait for something that a server may well not do: closing a connection.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+const EXPIRY_WITHIN: Duration = Duration::from_secs(30);
+const EXPIRY_POLL: Duration = Duration::from_millis(10);
+const PASSWORD_BYTES: usize = 16;
+/// A session that no server here ever handed out.
+const UNKNOWN_SESSION: i64 = 0x1234_5678;
+
+/// A server, and what has become of each slot.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) server: Server,
+    translator: Translator,
+    slots: [Slot; SLOTS],
+    /// What stands for [`ROOT`]; of the same length.
+    root: String,
+    /// The last zxid that any connection was told.
+    last: i64,
+    opened: u32,
+    /// What the step's beginning brought.
+    early: Vec<Observed>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    connection: Option<Connection>,
+    session: Option<Claim>,
+    /// As far as is known, the server has the session.
+    alive: bool,
+    xid: i32,
+    /// The last zxid that this session was told, over all its connections.
+    seen: i64,
+    unanswered: VecDeque<Unanswered>,
+    used: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    id: i64,
+    password: [u8; PASSWORD_BYTES],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
+    xid: i32,
+    op: i32,
+}
+
+/// What a slot waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    Answered,
+    Closed,
+}
+
+impl Side {
+    pub(super) fn new(server: Server) -> Self {
+        Self {
+            server,
+            translator: Translator::default(),
+            slots: Default::default(),
+            root: ROOT.to_owned(),
+            last: 0,
+            opened: 0,
+            early: Vec::new(),
+        }
+    }
+
+    /// Gets ready for a script below `root`, which nobody has used yet. Every session of the last script has been closed.
+    pub(super) fn begin_script(&mut self, root: &str) {
+        assert_eq!(root.len(), ROOT.len(), "the stand-in is replaced byte for byte");
+        root.clone_into(&mut self.root);
+        self.translator.begin(self.last);
+        self.slots = Default::default();
+        self.opened = 0;
+    }
+
+    /// Closes every session that a script has left, so that none expires later.
+    pub(super) fn end_script(&mut self) {
+        for slot in 0..SLOTS {
+            self.close_if_alive(slot, &mut Vec::new());
+        }
+    }
+
+    /// The slots whose sessions the server still has.
+    pub(super) fn alive(&self) -> Vec<usize> {
+        (0..SLOTS).filter(|slot| self.slots[*slot].alive).collect()
+    }
+
+    pub(super) fn connected(&self, slot: usize) -> bool {
+        self.slots[slot].connection.is_some()
+    }
+
+    /// Connected slots that have been silent for so long.
+    pub(super) fn silent_for(&self, time: Duration) -> Vec<usize> {
+        let silent = |slot: &Slot| {
+            slot.connection.is_some() && slot.used.is_some_and(|used| used.elapsed() > time)
+        };
+        (0..SLOTS).filter(|slot| silent(&self.slots[*slot])).collect()
+    }
+
+    /// Sends what the step sends, if it can be sent without waiting; two servers work on it at the same time.
+    pub(super) fn begin(&mut self, step: &Step) {
+        if let Step::Expire { slot, cut, .. } = step {
+            // Before anybody waits: the other server's session may be gone by then.
+            let mut early = Vec::new();
+            self.ping(*slot, &mut early);
+            self.early = early;
+            if *cut {
+                self.slots[*slot].connection = None;
+            }
+        }
+        let Step::Burst { slot, calls } = step else { return };
+        let mut bytes = Vec::new();
+        for call in calls {
+            self.request(*slot, call, &mut bytes);
+        }
+        let then = calls.last().map_or(Then::More, Call::then);
+        if then == Then::More {
+            self.request(*slot, &Call::Ping, &mut bytes);
+        }
+        self.send(*slot, &bytes);
+    }
+
+    /// Finishes the step that [`begin`](Self::begin) began, and says what it brought.
+    pub(super) fn finish(&mut self, step: &Step) -> Vec<Observed> {
+        let mut seen = std::mem::take(&mut self.early);
+        match step {
+            Step::Open { slot, timeout_ms, read_only } => {
+                self.close_if_alive(*slot, &mut seen);
+                let slot = &mut self.slots[*slot];
+                *slot = Slot::default();
+                self.handshake(step_slot(step), *timeout_ms, None, 0, *read_only, &mut seen);
+            }
+            Step::Resume { slot, with } => self.resume(*slot, *with, &mut seen),
+            Step::Burst { slot, calls } => self.burst(*slot, calls, &mut seen),
+            Step::Cut { slot } => {
+                self.ping(*slot, &mut seen);
+                self.slots[*slot].connection = None;
+            }
+            Step::Expire { slot, witness, .. } => self.expire(*slot, *witness, &mut seen),
+            Step::Hello { hex } => self.hello(&super::hex::decode(hex), &mut seen),
+            Step::Restart => {
+                for slot in 0..SLOTS {
+                    self.ping(slot, &mut seen);
+                    self.slots[slot].connection = None;
+                }
+                if let Err(error) = self.server.restart() {
+                    seen.push(odd(format!("the server does not start again: {error:#}")));
+                }
+            }
+        }
+        seen.extend(self.translator.odd());
+        seen
+    }
+
+    fn burst(&mut self, slot: usize, calls: &[Call], seen: &mut Vec<Observed>) {
+        match calls.last().map_or(Then::More, Call::then) {
+            Then::More => self.collect(slot, Until::Answered, seen),
+            Then::Alone => {
+                self.collect(slot, Until::Answered, seen);
+                if !matches!(seen.last(), Some(Observed::Reply { err: 0, .. })) {
+                    self.ping(slot, seen);
+                }
+            }
+            Then::End => {
+                self.collect(slot, Until::Closed, seen);
+                if seen.iter().any(|seen| matches!(seen, Observed::Reply { err: 0, .. })) {
+                    self.slots[slot].alive = false;
+                }
+                self.slots[slot].connection = None;
+            }
+        }
+    }
+
+    fn resume(&mut self, slot: usize, with: Credentials, seen: &mut Vec<Observed>) {
+        let Some(mut claim) = self.slots[slot].session else { return };
+        self.ping(slot, seen);
+        let former = self.slots[slot].connection.take();
+        let mut last = self.slots[slot].seen;
+        match with {
+            Credentials::Right => {}
+            Credentials::WrongPassword => claim.password[0] ^= 1,
+            Credentials::Unknown => claim.id = UNKNOWN_SESSION,
+            Credentials::Ahead => last = self.last + 1_000,
+        }
+        // The longest timeout that there is.
+        self.handshake(slot, i32::MAX, Some(claim), last, Some(false), seen);
+        let resumed = self.slots[slot].connection.take();
+        let is_resumed = resumed.is_some();
+        if with == Credentials::Right && !is_resumed {
+            self.slots[slot].alive = false;
+        }
+        // What the server did to the former connection, if there was one.
+        self.slots[slot].connection = former;
+        self.slots[slot].unanswered.clear();
+        self.ping(slot, seen);
+        if is_resumed {
+            self.slots[slot].connection = resumed;
+            self.slots[slot].xid = 0;
+        }
+    }
+
+    fn close_if_alive(&mut self, slot: usize, seen: &mut Vec<Observed>) {
+        if !self.slots[slot].alive {
+            return;
+        }
+        if !self.connected(slot) {
+            self.resume(slot, Credentials::Right, seen);
+        }
+        let close = Step::Burst { slot, calls: vec![Call::CloseSession] };
+        self.begin(&close);
+        self.burst(slot, &[Call::CloseSession], seen);
+    }
+
+    fn handshake(
+        &mut self,
+        slot: usize,
+        timeout_ms: i32,
+        claim: Option<Claim>,
+        last_zxid: i64,
+        read_only: Option<bool>,
+        seen: &mut Vec<Observed>,
+    ) {
+        let nobody = Claim { id: 0, password: [0; PASSWORD_BYTES] };
+        let Claim { id, password } = claim.unwrap_or(nobody);
+        let mut frame = Writer::default();
+        frame.int(0).int(0).long(last_zxid).int(timeout_ms).long(id).buffer(Some(&password));
+        if let Some(read_only) = read_only {
+            frame.boolean(read_only);
+        }
+        let length = i32::try_from(frame.0.len() - 4).unwrap_or(i32::MAX);
+        frame.0[..4].copy_from_slice(&length.to_be_bytes());
+
+        let opened = Connection::open(self.server.address(), ANSWER_WITHIN);
+        let mut connection = match opened {
+            Ok(connection) => connection,
+            Err(error) => return seen.push(odd(format!("no connection: {}", error.kind()))),
+        };
+        // A server that closes at once is seen when it is read from.
+        let _ = connection.send(&frame.0);
+        match connection.receive(Instant::now() + ANSWER_WITHIN) {
+            Ok(Received::Frame(frame)) => match welcome(&frame) {
+                Some(Welcome { version, timeout_ms, id, password, read_only }) => {
+                    let number = if id == 0 { 0 } else { self.number(id) };
+                    let given = password != [0; PASSWORD_BYTES];
+                    seen.push(Observed::Session { version, timeout_ms, session: number, password: given, read_only });
+                    if id != 0 {
+                        let slot = &mut self.slots[slot];
+                        slot.session = Some(Claim { id, password });
+                        slot.alive = true;
+                        slot.used = Some(Instant::now());
+                        slot.connection = Some(connection);
+                        return;
+                    }
+                    let closed = connection.receive(Instant::now() + CLOSE_WITHIN);
+                    seen.push(if let Ok(Received::Closed) = closed { Observed::Closed } else { Observed::Silence });
+                }
+                None => seen.push(odd(format!("a first answer that holds {}", super::hex::encode(&frame)))),
+            },
+            Ok(Received::Closed) => seen.push(Observed::Closed),
+            Ok(Received::Silence) => seen.push(Observed::Silence),
+            Err(error) => seen.push(odd(format!("no answer: {}", error.kind()))),
+        }
+    }
+
+    fn number(&mut self, id: i64) -> u32 {
+        let next = self.opened + 1;
+        let number = *self.translator.sessions.entry(id).or_insert(next);
+        self.opened = self.opened.max(number);
+        number
+    }
+
+    fn expire(&mut self, slot: usize, witness: usize, seen: &mut Vec<Observed>) {
+        if slot == witness || !self.slots[slot].alive || !self.connected(witness) {
+            return;
+        }
+        let is_connected = self.connected(slot);
+        let before = self.last;
+        let deadline = Instant::now() + EXPIRY_WITHIN;
+        while self.last == before && Instant::now() < deadline && self.connected(witness) {
+            let mut glimpse = Vec::new();
+            self.ping(witness, &mut glimpse);
+            // How often one has to ask is nobody's business.
+            seen.extend(glimpse.into_iter().filter(|seen| !matches!(seen, Observed::Reply { .. })));
+            std::thread::sleep(EXPIRY_POLL);
+        }
+        if self.last == before {
+            return seen.push(Observed::Silence);
+        }
+        seen.push(Observed::Expired { zxid: self.translator.zxid(self.last) });
+        self.slots[slot].alive = false;
+        if is_connected {
+            // The events of its own ephemerals race with the end of its connection.
+            let mut last_words = Vec::new();
+            self.collect(slot, Until::Closed, &mut last_words);
+            seen.extend(last_words.pop());
+        }
+        self.slots[slot].connection = None;
+    }
+
+    fn hello(&mut self, frame: &[u8], seen: &mut Vec<Observed>) {
+        let mut bytes = Writer::default();
+        bytes.buffer(Some(frame));
+        let opened = Connection::open(self.server.address(), ANSWER_WITHIN);
+        seen.push(match opened {
+            Err(error) => odd(format!("no connection: {}", error.kind())),
+            Ok(mut connection) => {
+                let _ = connection.send(&bytes.0);
+                match connection.receive(Instant::now() + CLOSE_WITHIN) {
+                    Ok(Received::Closed) => Observed::Closed,
+                    Ok(Received::Silence) => Observed::Silence,
+                    Ok(Received::Frame(frame)) => odd(format!("an answer of {} bytes", frame.len())),
+                    Err(error) => odd(format!("no answer: {}", error.kind())),
+                }
+            }
+        });
+    }
+
+    /// Everything that the slot's connection, if it has one, was still to be told.
+    fn ping(&mut self, slot: usize, seen: &mut Vec<Observed>) {
+        let step = Step::Burst { slot, calls: Vec::new() };
+        self.begin(&step);
+        self.collect(slot, Until::Answered, seen);
+    }
+
+    fn request(&mut self, slot: usize, call: &Call, bytes: &mut Vec<u8>) {
+        let slot = &mut self.slots[slot];
+        let xid = match call {
+            Call::Ping => PING_XID,
+            _ => {
+                slot.xid += 1;
+                slot.xid
+            }
+        };
+        bytes.extend(call.frame(xid, slot.seen));
+        slot.unanswered.push_back(Unanswered { xid, op: call.op() });
+    }
+
+    fn send(&mut self, slot: usize, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        replace(&mut bytes, ROOT, &self.root);
+        let slot = &mut self.slots[slot];
+        slot.used = Some(Instant::now());
+        match &mut slot.connection {
+            // A connection that is gone says so when it is read from.
+            Some(connection) => drop(connection.send(&bytes)),
+            None => slot.unanswered.clear(),
+        }
+    }
+
+    /// Reads until everything is answered or the connection is closed.
+    fn collect(&mut self, slot: usize, until: Until, seen: &mut Vec<Observed>) {
+        let within = if until == Until::Closed { CLOSE_WITHIN } else { ANSWER_WITHIN };
+        let deadline = Instant::now() + within;
+        loop {
+            if until == Until::Answered && self.slots[slot].unanswered.is_empty() {
+                return;
+            }
+            let Some(connection) = &mut self.slots[slot].connection else { return };
+            let over = match connection.receive(deadline) {
+                Ok(Received::Frame(frame)) => {
+                    let observed = self.frame(slot, frame);
+                    seen.push(observed);
+                    continue;
+                }
+                Ok(Received::Closed) => Observed::Closed,
+                Ok(Received::Silence) => Observed::Silence,
+                Err(error) => odd(format!("cannot be read from: {}", io_kind(&error))),
+            };
+            seen.push(over);
+            self.slots[slot].connection = None;
+            self.slots[slot].unanswered.clear();
+            return;
+        }
+    }
+
+    fn frame(&mut self, slot: usize, mut frame: Vec<u8>) -> Observed {
+        replace(&mut frame, &self.root, ROOT);
+        let mut reader = Reader(&frame);
+        let mut header = || Some((reader.int()?, reader.long()?, reader.int()?));
+        let Some((xid, zxid, err)) = header() else {
+            return odd(format!("a frame that holds {}", super::hex::encode(&frame)));
+        };
+        let body = reader.0;
+        if xid == -1 {
+            return self.translator.event((xid, zxid, err), body);
+        }
+        let slot = &mut self.slots[slot];
+        // A request that was passed over has not been answered, which the two sides then disagree about or not.
+        let mut op = i32::MIN;
+        while let Some(unanswered) = slot.unanswered.pop_front() {
+            if unanswered.xid == xid {
+                op = unanswered.op;
+                break;
+            }
+        }
+        slot.seen = slot.seen.max(zxid);
+        self.last = self.last.max(zxid);
+        let answer = self.translator.answer(op, body);
+        Observed::Reply { xid, zxid: self.translator.zxid(zxid), err, answer }
+    }
+}
+
+struct Welcome {
+    version: i32,
+    timeout_ms: i32,
+    id: i64,
+    password: [u8; PASSWORD_BYTES],
+    read_only: Option<bool>,
+}
+
+fn welcome(frame: &[u8]) -> Option<Welcome> {
+    let mut reader = Reader(frame);
+    let (version, timeout_ms, id) = (reader.int()?, reader.int()?, reader.long()?);
+    let password = reader.buffer()??.try_into().ok()?;
+    let read_only = if reader.0.is_empty() { None } else { Some(reader.boolean()?) };
+    reader.end(Welcome { version, timeout_ms, id, password, read_only })
+}
+
+/// Replaces every `from` by `to`, which is as long.
+fn replace(bytes: &mut [u8], from: &str, to: &str) {
+    if from == to || bytes.len() < from.len() {
+        return;
+    }
+    for start in 0..=bytes.len() - from.len() {
+        if bytes[start] == b'/' && bytes[start..].starts_with(from.as_bytes()) {
+            bytes[start..start + from.len()].copy_from_slice(to.as_bytes());
+        }
+    }
+}
+
+fn step_slot(step: &Step) -> usize {
+    match step {
+        Step::Open { slot, .. }
+        | Step::Resume { slot, .. }
+        | Step::Burst { slot, .. }
+        | Step::Cut { slot }
+        | Step::Expire { slot, .. } => *slot,
+        Step::Hello { .. } | Step::Restart => 0,
+    }
+}
+
+fn odd(why: String) -> Observed {
+    Observed::Odd { why }
+}
+
+fn io_kind(error: &io::Error) -> io::ErrorKind {
+    error.kind()
+}
