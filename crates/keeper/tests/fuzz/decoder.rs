@@ -2,27 +2,28 @@
 
 use bytes::{Bytes, BytesMut};
 use keeper::wire::{
-    ConnectRequest, ConnectResponse, OpCode, Reply, ReplyHeader, Request, RequestHeader, WatchedEvent,
-    event_frame, reply_frame, take_frame,
+    ConnectRequest, ConnectResponse, DecodeError, OpCode, Reply, ReplyHeader, Request, RequestHeader,
+    WatchedEvent, event_frame, reply_frame, take_frame,
 };
 
 use crate::entropy::Entropy;
+use crate::hunt::Traces;
 use crate::requests;
 
 /// The first byte says as what: beyond the op codes, as a request that is well-formed or nearly so.
-pub(crate) fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8], traces: &mut Traces) {
     let mut entropy = Entropy::new(input);
     let kind = usize::from(entropy.byte());
     let Some(&op) = OpCode::ALL.get(kind) else {
         let (op, body) = requests::body(&mut entropy, kind % 8 != 0);
         if let Ok(op) = OpCode::try_from(op) {
-            request(op, &body);
+            request(op, &body, traces);
         }
         return;
     };
     let body = Bytes::copy_from_slice(entropy.rest());
-    request(op, &body);
-    reply(op, &body);
+    request(op, &body, traces);
+    reply(op, &body, traces);
     event(&body);
     connecting(&body);
     frames(&body);
@@ -34,8 +35,10 @@ pub(crate) fn check(input: &[u8]) {
 
 /// What was understood is written so that it is understood the same, and no longer than it was but for
 /// what stands for bytes that were no UTF-8.
-fn request(op: OpCode, body: &Bytes) {
-    let Ok(request) = Request::decode(op, body) else { return };
+fn request(op: OpCode, body: &Bytes, traces: &mut Traces) {
+    let decoded = Request::decode(op, body);
+    traces.leave((op, body.len().min(40), outcome(&decoded)));
+    let Ok(request) = decoded else { return };
     assert_eq!(request.op(), op);
     let mut written = BytesMut::new();
     request.encode(&mut written);
@@ -45,16 +48,30 @@ fn request(op: OpCode, body: &Bytes) {
 
 /// As for requests. A character that Java writes as two is read as two that are unreadable, so it is the second
 /// reading that lasts.
-fn reply(op: OpCode, body: &Bytes) {
+fn reply(op: OpCode, body: &Bytes, traces: &mut Traces) {
     let header = ReplyHeader { xid: 1, zxid: 2, err: 0 };
     let again = |reply: &Reply| {
         let (read, body) = ReplyHeader::split(&reply_frame(header, reply).slice(4..)).expect("a header");
         assert_eq!(read, header);
         Reply::decode(op, &body).expect("what was written")
     };
-    let Ok(reply) = Reply::decode(op, body) else { return };
+    let decoded = Reply::decode(op, body);
+    traces.leave(("reply", op, body.len().min(40), outcome(&decoded)));
+    let Ok(reply) = decoded else { return };
     let reply = again(&reply);
     assert_eq!(again(&reply), reply);
+}
+
+/// How well it went, without the numbers.
+fn outcome<T>(decoded: &Result<T, DecodeError>) -> u8 {
+    match decoded {
+        Ok(_) => 0,
+        Err(DecodeError::TooShort { .. }) => 1,
+        Err(DecodeError::NegativeLength(_)) => 2,
+        Err(DecodeError::Null(_)) => 3,
+        Err(DecodeError::UnknownNumber { .. }) => 4,
+        Err(DecodeError::Misplaced(_)) => 5,
+    }
 }
 
 fn event(body: &Bytes) {

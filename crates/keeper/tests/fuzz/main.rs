@@ -1,23 +1,27 @@
 //! Whatever bytes come in, nothing panics and nothing is said that may not be said.
 //!
-//! `cargo test` (or nextest) first replays the corpus beside this file and then tries random inputs for a second a target.
-//! `BOLERO_RANDOM_TEST_TIME_MS=600000` makes that ten minutes; a failure is shrunk, and prints its input and the
-//! `BOLERO_RANDOM_SEED` that repeats it. With `cargo install cargo-bolero`, and a C++ compiler and a nightly toolchain
-//! at hand, `cargo bolero test -p keeper connections` lets libFuzzer look for inputs by coverage, and keeps them here.
+//! A run first tries the inputs in `corpus/`, then for two seconds a target what comes of changing them and of pure chance. An
+//! input that does something new is changed further: a target tells what each input did, which stands in for the
+//! coverage that a fuzzer of the compiler's would measure, and needs nothing but `cargo test`.
+//!
+//! `KEEPER_FUZZ_SECONDS=600` looks for longer. `KEEPER_FUZZ_KEEP=1` adds what did something new to the corpus. An input
+//! that fails is made smaller and left as a file, whose path is printed: move it into the corpus, and it is
+//! tried first from then on.
 
 mod connections;
 mod decoder;
 mod entropy;
+mod hunt;
 mod requests;
 
 /// The codec, both directions.
 #[test]
 fn decoder() {
-    bolero::check!().with_max_len(1024).for_each(decoder::check);
+    hunt::hunt("decoder", 512, decoder::check);
 }
 
 /// A core with several connections, from their first byte to the last expiry.
 #[test]
 fn connections() {
-    bolero::check!().with_max_len(2048).for_each(connections::check);
+    hunt::hunt("connections", 1024, connections::check);
 }

@@ -7,6 +7,25 @@ use keeper::wire::{
     XID_NOTIFICATION, XID_PING,
 };
 
+/// What a frame from the server was.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Greeting(ConnectResponse),
+    Event(WatchedEvent),
+    Reply { op: i32, before: i32, err: i32, bytes: usize },
+}
+
+impl Heard {
+    /// The same for the same kind of news.
+    pub(crate) fn trace(&self) -> (u8, i32, i32, i32, usize) {
+        match self {
+            Self::Greeting(response) => (0, 0, 0, 0, usize::from(response.session_id != 0)),
+            Self::Event(event) => (1, event.kind.number(), 0, 0, event.path.len()),
+            Self::Reply { op, before, err, bytes } => (2, *op, *before, *err, *bytes / 16),
+        }
+    }
+}
+
 /// What a client is waiting for, and may rely on.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -15,11 +34,13 @@ pub(crate) struct Peer {
     pub(crate) greeted: bool,
     /// The request that is being handled.
     asked: Option<RequestHeader>,
+    /// The op code of the last reply.
+    before: i32,
 }
 
 impl Peer {
     pub(crate) fn new(conn: ConnId) -> Self {
-        Self { conn, greeted: false, asked: None }
+        Self { conn, greeted: false, asked: None, before: 0 }
     }
 
     /// A frame is about to be sent to the server.
@@ -32,11 +53,13 @@ impl Peer {
         self.asked = None;
     }
 
-    /// A frame came from the server, whose last zxid is `zxid`. The answer to a handshake is returned.
-    pub(crate) fn hears(&mut self, frame: &Bytes, zxid: i64) -> Option<ConnectResponse> {
+    /// A frame came from the server, whose last zxid is `zxid`.
+    pub(crate) fn hears(&mut self, frame: &Bytes, zxid: i64) -> Heard {
         if !self.greeted {
             self.greeted = true;
-            return Some(ConnectResponse::decode(frame).expect("the first frame answers the handshake"));
+            return Heard::Greeting(
+                ConnectResponse::decode(frame).expect("the first frame answers the handshake"),
+            );
         }
         let (header, body) = ReplyHeader::split(frame).expect("a header");
         // The xid alone does not tell: a client may choose it for a request.
@@ -44,31 +67,33 @@ impl Peer {
             let event = WatchedEvent::decode(&body).expect("an event");
             // Of any path: who sets a watch again may name one that never was, and is told that it is gone.
             assert_eq!(event.state, STATE_SYNC_CONNECTED);
-            return None;
+            return Heard::Event(event);
         }
         let asked = self.asked.take().expect("a reply answers the request before it, once");
-        self.is_reply(asked, header, &body, zxid);
-        None
+        is_reply(asked, header, &body, zxid);
+        let before = std::mem::replace(&mut self.before, asked.op);
+        Heard::Reply { op: asked.op, before, err: header.err, bytes: body.len() }
     }
+}
 
-    fn is_reply(&self, asked: RequestHeader, header: ReplyHeader, body: &Bytes, zxid: i64) {
-        let op = OpCode::try_from(asked.op);
-        let xid = if op == Ok(OpCode::Ping) { XID_PING } else { asked.xid };
-        assert_eq!(header.xid, xid);
-        let code = Code::try_from(header.err).expect("an error code");
-        match op {
-            Ok(OpCode::Auth | OpCode::Sasl) => assert_eq!(header.zxid, 0),
-            _ if code == Code::Unimplemented && header.zxid == -1 => {}
-            _ => assert_eq!(header.zxid, zxid, "a reply shows the state as it is"),
+/// Whether this may be said to that.
+fn is_reply(asked: RequestHeader, header: ReplyHeader, body: &Bytes, zxid: i64) {
+    let op = OpCode::try_from(asked.op);
+    let xid = if op == Ok(OpCode::Ping) { XID_PING } else { asked.xid };
+    assert_eq!(header.xid, xid);
+    let code = Code::try_from(header.err).expect("an error code");
+    match op {
+        Ok(OpCode::Auth | OpCode::Sasl) => assert_eq!(header.zxid, 0),
+        _ if code == Code::Unimplemented && header.zxid == -1 => {}
+        _ => assert_eq!(header.zxid, zxid, "a reply shows the state as it is"),
+    }
+    match (op, code) {
+        (Ok(op), Code::Ok) => {
+            let reply = Reply::decode(op, body).expect("the reply of its kind");
+            let mut written = bytes::BytesMut::new();
+            reply.encode(&mut written);
+            assert_eq!(written.len(), body.len(), "nothing stands behind the reply");
         }
-        match (op, code) {
-            (Ok(op), Code::Ok) => {
-                let reply = Reply::decode(op, body).expect("the reply of its kind");
-                let mut written = bytes::BytesMut::new();
-                reply.encode(&mut written);
-                assert_eq!(written.len(), body.len(), "nothing stands behind the reply");
-            }
-            (_, code) => assert!(body.is_empty() && code != Code::Ok, "an error has no body"),
-        }
+        (_, code) => assert!(body.is_empty() && code != Code::Ok, "an error has no body"),
     }
 }

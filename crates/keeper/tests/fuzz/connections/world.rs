@@ -11,12 +11,13 @@ use keeper::state::{State, Txn};
 use keeper::wire::{ConnectRequest, connect_request_frame};
 
 use super::SLOTS;
-use super::peer::Peer;
+use super::peer::{Heard, Peer};
+use crate::hunt::Traces;
 
 /// More than any one call has to say with the bounds below.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 
-pub(crate) struct World {
+pub(crate) struct World<'a> {
     core: Core,
     /// What a server would have that reads the log.
     shadow: State,
@@ -28,6 +29,7 @@ pub(crate) struct World {
     xid: i32,
     /// Everything that was said.
     said: Vec<u8>,
+    traces: &'a mut Traces,
 }
 
 /// Small enough that inputs run into the bounds.
@@ -42,8 +44,8 @@ fn settings() -> Settings {
     }
 }
 
-impl World {
-    pub(crate) fn new() -> Self {
+impl<'a> World<'a> {
+    pub(crate) fn new(traces: &'a mut Traces) -> Self {
         let now = Now { monotonic: Instant::from_nanos(5_000_000_007), wall_ms: 1_700_000_000_000 };
         Self {
             core: Core::new(settings(), State::new(), [3; 32], now),
@@ -54,6 +56,7 @@ impl World {
             conns: 0,
             xid: 0,
             said: Vec::new(),
+            traces,
         }
     }
 
@@ -119,7 +122,7 @@ impl World {
 
     pub(crate) fn wait(&mut self, ms: u64) {
         self.now.monotonic = self.now.monotonic + Duration::from_millis(ms);
-        self.now.wall_ms += i64::try_from(ms).unwrap();
+        self.now.wall_ms += i64::try_from(ms).expect("a short wait");
         self.call(|core, now, out| core.tick(now, out));
         let due = self.core.next_deadline();
         assert!(due.is_none_or(|due| due > self.now.monotonic), "nothing that was due is left");
@@ -194,7 +197,9 @@ impl World {
         assert_eq!(frame.get_u32() as usize, frame.len(), "the length of a frame");
         let zxid = self.core.state().last_zxid();
         let peer = self.slot_of(conn).as_mut().expect("an open connection");
-        let Some(response) = peer.hears(&frame, zxid) else { return };
+        let heard = peer.hears(&frame, zxid);
+        self.traces.leave(heard.trace());
+        let Heard::Greeting(response) = heard else { return };
         if response.session_id != 0 {
             assert!((200..=2000).contains(&response.timeout_ms), "2 to 20 ticks: {response:?}");
             let sessions: BTreeMap<_, _> = self.sessions.iter().copied().collect();
