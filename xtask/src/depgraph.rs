@@ -13,7 +13,9 @@ const SNAPSHOT: &str = "xtask/depgraph.txt";
 /// Components side by side: data flows between them as values through `taskd`, never as imports.
 const SIBLINGS: [&str; 4] = ["quorum", "runner", "dispatcher", "vip"];
 /// What everybody may use and what uses nobody.
-const LEAVES: [&str; 4] = ["clock", "proto", "testkit", "typestate-derive"];
+const LEAVES: [&str; 3] = ["clock", "proto", "typestate-derive"];
+/// Who starts a keeper. Everybody else speaks to one, in ZooKeeper's protocol.
+const STARTS_KEEPERS: [&str; 3] = ["taskd", "testkit", "conformance"];
 const ZOOKEEPER: &str = "zookeeper-client";
 
 /// Compares the graph with its snapshot, or writes the snapshot, and checks the rules.
@@ -84,7 +86,15 @@ fn violations(packages: &[Package]) -> Vec<String> {
                 "it is a leaf: everybody uses it, it uses nobody"
             } else if to == "taskd" && from != "xtask" {
                 "taskd is the composition root: nobody builds on it"
-            } else if to == "testkit" && dependency.kind.as_deref() != Some("dev") {
+            } else if from == "keeper" && own.contains(to) && to != "clock" {
+                "the keeper knows nobody but the clock"
+            } else if from == "testkit" && own.contains(to) && !["clock", "keeper"].contains(&to) {
+                "what every test uses, uses the keeper at most"
+            } else if to == "keeper" && !STARTS_KEEPERS.contains(&from) {
+                "only taskd and what tests it start a keeper, the others speak to one"
+            } else if to == "conformance" {
+                "it measures: nobody builds on it"
+            } else if to == "testkit" && dependency.kind.as_deref() != Some("dev") && from != "conformance" {
                 "it is for tests alone"
             } else if to == "xtask" {
                 "xtask is automation: nobody builds on it"
@@ -131,7 +141,7 @@ mod tests {
 
     #[test]
     fn forbidden_edges_are_named() {
-        let rows: [(&str, &str, Option<&str>, &str); 10] = [
+        let rows: [(&str, &str, Option<&str>, &str); 18] = [
             ("quorum", "testkit", None, "for tests alone"),
             ("quorum", "testkit", Some("dev"), ""),
             ("quorum", "runner", None, "siblings"),
@@ -142,9 +152,17 @@ mod tests {
             ("coord", "taskd", None, "composition root"),
             ("taskd", "xtask", None, "automation"),
             ("quorum", "coord", None, ""),
+            ("keeper", "clock", None, ""),
+            ("keeper", "testkit", Some("dev"), "nobody but the clock"),
+            ("testkit", "keeper", None, ""),
+            ("testkit", "coord", None, "the keeper at most"),
+            ("taskd", "keeper", None, ""),
+            ("coord", "keeper", Some("dev"), "speak to one"),
+            ("conformance", "testkit", None, ""),
+            ("taskd", "conformance", Some("dev"), "it measures"),
         ];
         for (from, to, kind, reason) in rows {
-            let packages = [package(from, &[(to, kind)]), package("clock", &[])];
+            let packages = [package(from, &[(to, kind)]), package("clock", &[]), package(to, &[])];
             let found = violations(&packages);
             if reason.is_empty() {
                 assert!(found.is_empty(), "{found:?}");

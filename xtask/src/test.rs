@@ -1,32 +1,47 @@
 //! `cargo xtask test`: every test, on a fresh machine too.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::run::coordinator;
 use crate::workspace::Workspace;
 use crate::{install, shell};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
+    /// Also on real ZooKeeper ensembles, in a pass of their own; installs the package. In CI this is so anyway
+    #[arg(long)]
+    zookeeper: bool,
     /// Passed on to the test runner, such as the name of a test
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// Installs what is missing, then runs the doctests and, last, so that its summary closes the run, everything else.
+/// What has tests that also run on real ensembles.
+const ON_ENSEMBLES: [&str; 4] = ["coord", "quorum", "dispatcher", "taskd"];
+
+/// Installs what is missing, then runs the doctests, the pass on real ensembles if it is wanted, and last, so that its
+/// summary closes the run, everything on the keeper, which needs neither Java nor ZooKeeper.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    // Tests that need it look for it themselves, and say that they are skipped.
-    match install::zookeeper() {
-        Ok(()) => {}
-        Err(error) if shell::require_all() => return Err(error.context("the tests need ZooKeeper here")),
-        Err(error) => println!("skipped: the tests against a real ZooKeeper: {error:#}"),
+    let on_ensembles = options.zookeeper || shell::require_all();
+    if on_ensembles {
+        install::zookeeper().context("the tests need ZooKeeper here")?;
+    } else if !coordinator::zookeeper_installed() {
+        // They look for it themselves, and say that they are skipped.
+        println!(
+            "skipped: the tests about ZooKeeper itself, which is not installed; `cargo xtask test --zookeeper`"
+        );
     }
     let nextest = nextest(workspace)?;
     if options.args.is_empty() {
         shell::run("doctests", &mut workspace.cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
+    }
+    if on_ensembles {
+        let nextest = nextest.as_ref().context("the pass on real ensembles needs cargo-nextest")?;
+        shell::run("tests on ZooKeeper", &mut ensembles(workspace, nextest, &options.args))?;
     }
     let mut command = match nextest {
         Some(program) => {
@@ -38,6 +53,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         None => workspace.cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]),
     };
     shell::run("tests", command.args(&options.args))
+}
+
+/// The tests that need a coordination service, on one real ensemble that they share and on ensembles of their own.
+fn ensembles(workspace: &Workspace, nextest: &Path, args: &[String]) -> Command {
+    println!("the tests of {} on real ZooKeeper ensembles", ON_ENSEMBLES.join(", "));
+    let mut command =
+        workspace.cargo(&["run", "--quiet", "--package", "testkit", "--example", "ensemble", "--"]);
+    command.arg(nextest).args(["nextest", "run", "--profile", "zookeeper"]);
+    for package in ON_ENSEMBLES {
+        command.args(["--package", package]);
+    }
+    if !args.is_empty() {
+        // What was asked for may be among the others.
+        command.arg("--no-tests=pass").args(args);
+    }
+    command
 }
 
 /// cargo-nextest, which gives each test a process and a time limit. Without it `cargo test` has to do.
