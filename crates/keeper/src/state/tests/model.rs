@@ -252,7 +252,7 @@ fn acl(by: &By, given: Vec<Acl>) -> Result<Vec<Acl>, Code> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn the_state_is_what_the_model_is(steps in history(200)) {
