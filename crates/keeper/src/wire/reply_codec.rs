@@ -19,9 +19,7 @@ impl Reply {
             OpCode::Create2 | OpCode::CreateContainer | OpCode::CreateTtl => {
                 Self::PathStat { path: path(reader)?, stat: Stat::read(reader)? }
             }
-            OpCode::Exists | OpCode::SetData | OpCode::SetAcl => {
-                Self::Stat(Stat::read(reader)?)
-            }
+            OpCode::Exists | OpCode::SetData | OpCode::SetAcl => Self::Stat(Stat::read(reader)?),
             OpCode::GetData | OpCode::Reconfig => {
                 let (data, stat) = read_data(reader)?;
                 Self::Data { data, stat }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use clock::Instant;
-use keeper::core::{ConnId, Core, Effect, Now, Output, Settings};
+use keeper::core::{ConnId, Core, Effect, Now, Output, Settings, WatchCounts};
 use keeper::state::{State, Txn};
 use keeper::wire::{ConnectRequest, connect_request_frame};
 
@@ -155,6 +155,7 @@ impl<'a> World<'a> {
         assert_eq!(self.core.state().sessions().count(), 0);
         assert_eq!(self.core.state().counts().ephemerals, 0, "ephemerals outlive their sessions");
         assert!(self.slots.iter().flatten().all(|peer| !peer.greeted), "a connection outlives its session");
+        assert_eq!(self.core.watch_counts(), WatchCounts::default(), "watches outlive their connections");
         self.said
     }
 
