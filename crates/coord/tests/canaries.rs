@@ -41,7 +41,17 @@ on_both! {
 }
 
 async fn connect(hosts: &str) -> zk::Client {
-    let connector = zk::Client::connector().with_session_timeout(TIMEOUT);
+    connect_for(hosts, TIMEOUT).await
+}
+
+/// Somebody beside the client under test, who has time: a server that starts up on a busy machine may stand still for
+/// longer than a short session waits.
+async fn witness(hosts: &str) -> zk::Client {
+    connect_for(hosts, SOON).await
+}
+
+async fn connect_for(hosts: &str, timeout: Duration) -> zk::Client {
+    let connector = zk::Client::connector().with_session_timeout(timeout);
     connector.connect(hosts).await.expect("a session can be opened")
 }
 
@@ -61,7 +71,7 @@ async fn reached(state: &mut zk::StateWatcher, wanted: zk::SessionState) {
 /// Hence: one-shot watches only, and after every reconnect `sync` and read again.
 async fn persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not(hosts: &str) {
     let proxy = Proxy::start(hosts).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
+    let (client, other) = (connect(&proxy.hosts()).await, witness(hosts).await);
     persistent(&client, "/one-shot").await;
     for (path, mode) in
         [("/recursive", zk::AddWatchMode::PersistentRecursive), ("/persistent", zk::AddWatchMode::Persistent)]
@@ -88,7 +98,7 @@ async fn persistent_watches_die_at_a_reconnect_and_one_shot_watches_do_not(hosts
 /// Hence: the write actor submits only while connected, and undoes.
 async fn writes_made_while_disconnected_are_done_later_whoever_has_given_up(hosts: &str) {
     let proxy = Proxy::start(hosts).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
+    let (client, other) = (connect(&proxy.hosts()).await, witness(hosts).await);
     let dropped = connect(&proxy.hosts()).await;
     let (mut state, mut dropped_state) = (client.state_watcher(), dropped.state_watcher());
     proxy.set(|faults| faults.refuse = true);
@@ -110,7 +120,7 @@ async fn writes_made_while_disconnected_are_done_later_whoever_has_given_up(host
 /// Hence: a uuid in the name, and reading back by it.
 async fn a_lost_answer_to_a_sequential_create_is_not_resolved(hosts: &str) {
     let proxy = Proxy::start(hosts).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
+    let (client, other) = (connect(&proxy.hosts()).await, witness(hosts).await);
     persistent(&client, "/members").await;
     let create = options(zk::CreateMode::EphemeralSequential);
     proxy.set(|faults| faults.to_client = Flow::Drop);
@@ -157,7 +167,7 @@ async fn a_multi_does_not_report_what_it_created(hosts: &str) {
 /// Hence: an own lease on an own clock.
 async fn the_server_expires_a_session_before_its_client_knows(hosts: &str) {
     let proxy = Proxy::start(hosts).await;
-    let (client, other) = (connect(&proxy.hosts()).await, connect(hosts).await);
+    let (client, other) = (connect(&proxy.hosts()).await, witness(hosts).await);
     client.create("/mine", b"", &options(zk::CreateMode::Ephemeral)).await.unwrap();
     proxy.blackhole();
     until("the server has expired it", SOON, async || {
