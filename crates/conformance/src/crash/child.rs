@@ -32,7 +32,8 @@ impl Process {
     /// Starts this program as a server; it may not be listening yet.
     pub(super) fn spawn(recipe: &Recipe<'_>) -> anyhow::Result<Self> {
         let log = File::options().create(true).append(true).open(recipe.log)?;
-        let child = Command::new(std::env::current_exe()?)
+        // Not by its name: a build may replace the file while this runs.
+        let child = Command::new("/proc/self/exe")
             .arg("serve")
             .arg("--data-dir")
             .arg(recipe.data)

@@ -86,6 +86,8 @@ impl Flies {
     ) -> Result<(), Broken> {
         let mut link = Link::open(life, WATCHER_TIMEOUT)?;
         self.check(&mut link)?;
+        // Before those that a server had wrongly kept could expire.
+        self.bury(life)?;
         self.resume_one(life)?;
         self.check(&mut link)?;
         if rests {

@@ -13,9 +13,9 @@ const MAGIC: &[u8; 8] = b"keeplog\n";
 const VERSION: u32 = 1;
 pub(super) const TEMPORARY: &str = "log.tmp";
 /// Zeros are written ahead in pieces as long as the file is, within these bounds.
-/// Small in tests, so that they meet every boundary.
+/// More than 1 MiB at once only makes the sync that covers them slow. Small in tests, so that they meet every boundary.
 const AHEAD_BYTES_MIN: u64 = if cfg!(test) { 2048 } else { 64 * 1024 };
-const AHEAD_BYTES_MAX: u64 = if cfg!(test) { 4096 } else { 8 * 1024 * 1024 };
+const AHEAD_BYTES_MAX: u64 = if cfg!(test) { 4096 } else { 1024 * 1024 };
 const ZEROS: &[u8] = &[0; 256 * 1024];
 
 /// The name of the segment that begins after `base`.
