@@ -36,14 +36,17 @@ enum Scene {
     Silent,
     /// It is there, and a command runs that ignores SIGTERM.
     Working,
+    /// It is a keeper inside the node.
+    Embedded,
 }
 
-const SCENES: [Scene; 4] = [Scene::Reachable, Scene::Refused, Scene::Silent, Scene::Working];
+const SCENES: [Scene; 5] = [Scene::Reachable, Scene::Refused, Scene::Silent, Scene::Working, Scene::Embedded];
 
 pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: u64) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let mut plan = args.plan(Profile::Dev);
-    plan.nodes = 1;
+    // Another one for the keeper inside: a node stays with the cluster that it has met.
+    plan.nodes = 2;
     let mut cluster = Cluster::prepare(workspace, &plan, &interrupt)?;
     let refused = format!("127.0.0.1:{}", coordinator::free_port()?);
     // Connections are accepted by the kernel and answered by nobody.
@@ -55,12 +58,13 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: 
     for round in 0..rounds {
         let scene = SCENES[round as usize % SCENES.len()];
         let coordination = match scene {
-            Scene::Refused => refused.clone(),
-            Scene::Silent => silent.clone(),
-            Scene::Reachable | Scene::Working => cluster.coordination().to_owned(),
+            Scene::Refused => Some(refused.clone()),
+            Scene::Silent => Some(silent.clone()),
+            Scene::Reachable | Scene::Working => Some(cluster.coordination().to_owned()),
+            Scene::Embedded => None,
         };
         let moment = Duration::from_millis(random.next() % MOMENTS_WITHIN_MS);
-        let stopped = one(&mut cluster, scene, &coordination, moment, &interrupt)?;
+        let stopped = one(&cluster, scene, coordination.as_deref(), moment, &interrupt)?;
         println!(
             "{scene:<10} SIGTERM after {:>5} ms: ended after {} ({})",
             moment.as_millis(),
@@ -87,13 +91,14 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: 
 
 /// Starts the node, waits for the moment, and tells it to stop.
 fn one(
-    cluster: &mut Cluster,
+    cluster: &Cluster,
     scene: Scene,
-    coordination: &str,
+    coordination: Option<&str>,
     moment: Duration,
     interrupt: &Interrupt,
 ) -> Result<shell::Stopped> {
-    let mut child = cluster.serve_command(0, coordination)?.spawn().context("failed to start taskd")?;
+    let index = usize::from(coordination.is_none());
+    let mut child = cluster.serve_command(index, coordination)?.spawn().context("failed to start taskd")?;
     let result = || -> Result<shell::Stopped> {
         if matches!(scene, Scene::Working) {
             stubborn_task(cluster, interrupt)?;
@@ -104,7 +109,10 @@ fn one(
             thread::sleep(Duration::from_millis(1));
         }
         if let Some(status) = child.try_wait()? {
-            bail!("the node ended by itself ({status}):\n{}", logs::tail(&cluster.log("n1"), 15));
+            bail!(
+                "the node ended by itself ({status}):\n{}",
+                logs::tail(&cluster.log(&cluster.nodes()[index].name), 15)
+            );
         }
         shell::stop(&mut child, STOP_WITHIN)
     }();

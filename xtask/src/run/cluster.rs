@@ -229,8 +229,8 @@ impl Cluster {
         found.with_context(|| format!("{name} is not one of this cluster's nodes"))
     }
 
-    /// The command that starts a node on these coordination hosts.
-    pub(crate) fn serve_command(&self, index: usize, coordination: &str) -> Result<Command> {
+    /// The command that starts a node on these coordination hosts; without any it has a keeper inside.
+    pub(crate) fn serve_command(&self, index: usize, coordination: Option<&str>) -> Result<Command> {
         let node = self.nodes.get(index).context("no such node")?;
         let log = File::options().create(true).append(true).open(self.log(&node.name))?;
         let mut command = tied_to_us(&self.program, Signal::SIGTERM);
@@ -239,18 +239,22 @@ impl Cluster {
             .arg("serve")
             .arg("--config")
             .arg(self.dir.path().join(format!("{}.toml", node.name)))
-            .args(["--node-id", &node.name, "--listen", &node.address, "--coordination", coordination])
+            .args(["--node-id", &node.name, "--listen", &node.address])
             .arg("--data-dir")
             .arg(self.data_dir(&node.name))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        match coordination {
+            Some(hosts) => command.args(["--coordination", hosts]),
+            None => command.arg("--embedded").env("TASKD_COORDINATION__EMBEDDED_LISTEN", "127.0.0.1:0"),
+        };
         Ok(command)
     }
 
     /// Starts a node that does not run.
     pub(crate) fn start_node(&mut self, index: usize) -> Result<()> {
-        let mut command = self.serve_command(index, &self.coordination)?;
+        let mut command = self.serve_command(index, Some(&self.coordination))?;
         let child = command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?;
         self.nodes[index].child = Some(child);
         Ok(())
