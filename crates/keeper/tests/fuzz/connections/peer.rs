@@ -1,5 +1,7 @@
 //! One connection, as its client sees it.
 
+use std::hash::Hash;
+
 use bytes::Bytes;
 use keeper::core::ConnId;
 use keeper::wire::{
@@ -17,11 +19,14 @@ pub(crate) enum Heard {
 
 impl Heard {
     /// The same for the same kind of news.
-    pub(crate) fn trace(&self) -> (u8, i32, i32, i32, usize) {
+    pub(crate) fn trace(&self) -> impl Hash {
+        let known = |op: i32| OpCode::try_from(op).ok();
         match self {
-            Self::Greeting(response) => (0, 0, 0, 0, usize::from(response.session_id != 0)),
-            Self::Event(event) => (1, event.kind.number(), 0, 0, event.path.len()),
-            Self::Reply { op, before, err, bytes } => (2, *op, *before, *err, *bytes / 16),
+            Self::Greeting(response) => (0, response.session_id.signum(), None, None, 0),
+            Self::Event(event) => (1, i64::from(event.kind.number()), None, None, 0),
+            Self::Reply { op, before, err, bytes } => {
+                (2, i64::from(*err), known(*op), known(*before), bytes.checked_ilog2().unwrap_or(0))
+            }
         }
     }
 }

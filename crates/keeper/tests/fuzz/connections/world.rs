@@ -169,10 +169,16 @@ impl<'a> World<'a> {
         assert_eq!(self.core.session_count(), self.core.state().sessions().count());
         let before = self.said.len();
         for effect in out.effects {
-            self.said.extend_from_slice(format!("{effect:?}\n").as_bytes());
             match effect {
-                Effect::Send { conn, frame } => self.hear(conn, frame),
-                Effect::Close { conn } => *self.slot_of(conn) = None,
+                Effect::Send { conn, frame } => {
+                    self.said.extend_from_slice(&conn.0.to_be_bytes());
+                    self.said.extend_from_slice(&frame);
+                    self.hear(conn, frame);
+                }
+                Effect::Close { conn } => {
+                    self.said.extend_from_slice(&(!conn.0).to_be_bytes());
+                    *self.slot_of(conn) = None;
+                }
             }
         }
         assert!(self.said.len() - before < OUTPUT_BYTES_MAX, "too much was said at once");
