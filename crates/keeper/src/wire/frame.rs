@@ -8,6 +8,9 @@ use super::{
     XID_NOTIFICATION,
 };
 
+/// Room for this much is made for a frame that is incomplete, or for as much as is there already.
+const READ_BYTES_MIN: usize = 4096;
+
 /// A frame's length is negative or beyond what is allowed. ZooKeeper closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of {length} bytes, where at most {bytes_max} are allowed")]
@@ -20,7 +23,7 @@ pub struct FrameLengthError {
 
 /// Takes the next frame off the front of what was received, without its length; `None` as long as it is incomplete.
 ///
-/// What the frame lacks is reserved only once the length has been found to be allowed.
+/// Memory for what the frame lacks is reserved as it comes: it costs nothing to announce a long frame and send none of it.
 ///
 /// # Errors
 ///
@@ -34,7 +37,7 @@ pub fn take_frame(received: &mut BytesMut, bytes_max: usize) -> Result<Option<By
         return Err(FrameLengthError { length, bytes_max });
     };
     if received.len() < 4 + bytes {
-        received.reserve(4 + bytes - received.len());
+        received.reserve((4 + bytes - received.len()).min(received.len().max(READ_BYTES_MIN)));
         return Ok(None);
     }
     received.advance(4);
