@@ -38,7 +38,6 @@ pub(super) fn main(args: &KeeperArgs) -> Result<Exit, Failure> {
 /// Runs the server until it is told to stop, or fails.
 async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let data_dir = args.data_dir.clone().unwrap_or_else(|| config::data_dir().join("keeper"));
-    let shown = data_dir.display().to_string();
     let mut options = Options::new(data_dir, args.listen);
     options.tick = args.tick;
     options.connections_max = args.connections_max;
@@ -47,11 +46,7 @@ async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
         // Nothing was promised to anybody yet.
         _ = signals.next() => return Ok(Exit::Ok),
     };
-    tracing::info!(
-        address = %server.address(),
-        data_dir = %shown,
-        "the keeper serves: one machine, not highly available; for more, use a ZooKeeper ensemble"
-    );
+    // The server itself says where it serves, and that it is one machine.
     if !args.listen.ip().is_loopback() {
         tracing::warn!(address = %server.address(), "reachable from other machines, and nothing is encrypted");
     }
