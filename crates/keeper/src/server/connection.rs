@@ -64,6 +64,8 @@ impl Connection {
             }
             shell.give_back(self.conn, &mut self.input, shared);
             match read {
+                // What was read so far is written while more is read: the committer comes before the next turn.
+                Poll::Ready(Ok(1..)) if shell.keeps_the_disk_waiting() => break,
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {

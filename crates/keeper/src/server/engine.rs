@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::connection::Connection;
 use super::control::{Control, Ending};
 use super::limited::Limited;
-use super::log::{BeforeSync, Log, Report};
+use super::log::{BeforeSync, Jobs, Log, Report};
 use super::net::{Listener, Stream};
 use super::shell::{self, Shell};
 use super::{Failure, Options, StartError};
@@ -101,9 +101,10 @@ struct Engine {
     listener: Listener,
     log: Log,
     shell: Rc<RefCell<Shell>>,
-    /// Something was gathered that the log thread should have.
-    commit: Rc<Notify>,
     connections: JoinSet<()>,
+    /// One task that hands changes to the log thread. It is woken behind the connections that are ready, so that what
+    /// they all have read shares a sync.
+    committer: JoinSet<()>,
     accept_again: Option<Instant>,
     accept_failed: Limited,
     clock: SharedClock,
@@ -163,13 +164,16 @@ impl Engine {
             Arc::clone(&clock),
             Rc::clone(&commit),
         );
+        let shell = Rc::new(RefCell::new(shell));
+        let mut committer = JoinSet::new();
+        committer.spawn_local(commit_when_told(Rc::clone(&shell), commit, log.jobs().clone()));
         let engine = Self {
             control,
             listener,
             log,
-            shell: Rc::new(RefCell::new(shell)),
-            commit,
+            shell,
             connections: JoinSet::new(),
+            committer,
             accept_again: None,
             accept_failed: Limited::default(),
             clock,
@@ -196,14 +200,17 @@ impl Engine {
             if let Some(ending) = self.control.ending() {
                 return Left::Asked(ending);
             }
-            self.commit();
             let wake_at = self.wake_at();
             if wake_at < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(wake_at);
             }
             tokio::select! {
                 () = self.control.changed() => {}
-                () = self.commit.notified() => {}
+                Some(ended) = self.committer.join_next() => {
+                    if let Err(failure) = task_ended(ended) {
+                        return Left::Failed(failure);
+                    }
+                }
                 report = self.log.report() => {
                     if let Err(failure) = self.reported(report) {
                         return Left::Failed(failure);
@@ -215,7 +222,7 @@ impl Engine {
                     shell.sweep();
                 }
                 Some(ended) = self.connections.join_next() => {
-                    if let Err(failure) = connection_ended(ended) {
+                    if let Err(failure) = task_ended(ended) {
                         return Left::Failed(failure);
                     }
                 }
@@ -233,18 +240,10 @@ impl Engine {
         Instant::now() + expiry.map_or(sweep, |expiry| sweep.min(expiry + Duration::from_millis(1)))
     }
 
-    /// Hands what was gathered to the log thread, if it is free.
-    fn commit(&self) {
-        let group = self.shell.borrow_mut().commit();
-        if let Some((txns, image)) = group {
-            self.log.write(txns, image);
-        }
-    }
-
     fn reported(&self, report: Option<Report>) -> Result<(), Failure> {
         match report {
-            Some(Report::Synced { txns, snapshot_due }) => {
-                self.shell.borrow_mut().synced(txns, snapshot_due);
+            Some(Report::Synced { groups, txns, snapshot_due }) => {
+                self.shell.borrow_mut().synced(groups, txns, snapshot_due);
                 Ok(())
             }
             Some(Report::Failed(error)) => Err(Failure::Disk(Arc::new(error))),
@@ -306,7 +305,6 @@ impl Engine {
     async fn wind_down(&mut self) -> Result<bool, Failure> {
         self.shell.borrow_mut().stop_reading();
         while !self.shell.borrow().is_settled() {
-            self.commit();
             let report = self.log.report().await;
             self.reported(report)?;
         }
@@ -314,13 +312,14 @@ impl Engine {
         let patience = self.shell.borrow().options.stop_timeout / 2;
         let closed = async {
             while let Some(ended) = self.connections.join_next().await {
-                connection_ended(ended)?;
+                task_ended(ended)?;
             }
             Ok(())
         };
         // A client that does not take its replies is no reason not to end in order.
         timeout(patience, closed).await.unwrap_or(Ok(()))?;
         self.connections.shutdown().await;
+        self.committer.shutdown().await;
         self.log.close();
         match self.log.report().await {
             Some(Report::Closed) => Ok(true),
@@ -333,6 +332,7 @@ impl Engine {
         self.control.end(Ending::Abort);
         let within = self.shell.borrow().options.stop_timeout;
         self.connections.shutdown().await;
+        self.committer.shutdown().await;
         self.log.close();
         if timeout(within, self.log.ended()).await.is_err() {
             return Ended::CutOff { hangs: true };
@@ -349,14 +349,26 @@ async fn accept(listener: &Listener, not_before: Option<Instant>) -> std::io::Re
     listener.accept().await
 }
 
+/// Hands what was gathered to the log thread whenever there is something.
+async fn commit_when_told(shell: Rc<RefCell<Shell>>, commit: Rc<Notify>, jobs: Jobs) {
+    loop {
+        commit.notified().await;
+        let mut shell = shell.borrow_mut();
+        shell.control.hold_while_paused();
+        if let Some((txns, image)) = shell.commit() {
+            jobs.write(txns, image);
+        }
+    }
+}
+
 async fn aborted(control: &Control) {
     while !control.aborted() {
         control.changed().await;
     }
 }
 
-/// A connection's task ends by itself, or by a bug.
-fn connection_ended(ended: Result<(), JoinError>) -> Result<(), Failure> {
+/// A task ends by itself, or by a bug.
+fn task_ended(ended: Result<(), JoinError>) -> Result<(), Failure> {
     match ended {
         Err(error) if error.is_panic() => Err(panicked(&*error.into_panic())),
         Ok(()) | Err(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The log thread: one write and one fdatasync for each group of changes, and the snapshots.
+//! The log thread: one write and one fdatasync for all groups of changes that are there, and the snapshots.
 
 use std::fmt::{self, Debug, Formatter};
 use std::io;
@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::control::Control;
+use super::group::GROUPS_MAX;
 use crate::state::{Image, Txn};
 use crate::store::{SnapshotDone, Store};
 
-/// The engine has one group on its way, a snapshot may end, and the end may be asked for: nobody ever waits for room.
-const JOBS: usize = 4;
+/// The groups that the engine may have on their way, a snapshot's end, and the server's: nobody ever waits for room.
+const JOBS: usize = GROUPS_MAX + 4;
 
 enum Job {
     /// Write these and sync; then begin a snapshot of the state after them, if there is an image of it.
@@ -33,8 +34,8 @@ struct Snapshot {
 /// What the log thread reports.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The group is on the disk. The changes come back for their allocation.
-    Synced { txns: Vec<Txn>, snapshot_due: bool },
+    /// So many groups more are on the disk. Their changes come back for their allocation.
+    Synced { groups: usize, txns: Vec<Txn>, snapshot_due: bool },
     /// The disk failed: the last report.
     Failed(io::Error),
     /// The log is closed in order: the last report.
@@ -51,10 +52,23 @@ impl Debug for BeforeSync {
     }
 }
 
+/// The way to the log thread.
+#[derive(Clone, Debug)]
+pub(super) struct Jobs(SyncSender<Job>);
+
+impl Jobs {
+    /// Hands a group over.
+    pub(super) fn write(&self, txns: Vec<Txn>, image: Option<Image>) {
+        // A thread that has ended says why, or that it panicked, by its reports.
+        let snapshot = image.map(|image| Snapshot { image, done: self.0.clone() });
+        let _ = self.0.send(Job::Write(txns, snapshot));
+    }
+}
+
 /// The engine's side of the log thread.
 #[derive(Debug)]
 pub(super) struct Log {
-    jobs: SyncSender<Job>,
+    jobs: Jobs,
     reports: mpsc::Receiver<Report>,
     thread: JoinHandle<()>,
 }
@@ -65,19 +79,17 @@ impl Log {
         let (report, reports) = mpsc::channel(JOBS);
         let writer = Writer { store, before_sync, control, report, snapshot: None };
         let thread = Builder::new().name("keeper-log".to_owned()).spawn(move || writer.run(&queue))?;
-        Ok(Self { jobs, reports, thread })
+        Ok(Self { jobs: Jobs(jobs), reports, thread })
     }
 
-    /// Hands a group over. Only one may be on its way.
-    pub(super) fn write(&self, txns: Vec<Txn>, image: Option<Image>) {
-        // A thread that has ended says why, or that it panicked, by its reports.
-        let snapshot = image.map(|image| Snapshot { image, done: self.jobs.clone() });
-        let _ = self.jobs.send(Job::Write(txns, snapshot));
+    /// The way to hand groups over.
+    pub(super) fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// Has the log closed in order after what was handed over.
     pub(super) fn close(&self) {
-        let _ = self.jobs.send(Job::Close);
+        let _ = self.jobs.0.send(Job::Close);
     }
 
     /// The next report; `None` when the thread has ended.
@@ -138,30 +150,46 @@ impl Writer {
 
     /// Whether the log is to be closed in order.
     fn serve(&mut self, queue: &Receiver<Job>) -> io::Result<bool> {
+        let mut next = None;
         loop {
             // Also waits for as long as the server is paused: its engine stands still then.
-            let Ok(job) = queue.recv() else { return Ok(false) };
+            let job = next.take().or_else(|| queue.recv().ok());
             if self.control.aborted() {
                 return Ok(false);
             }
             match job {
-                Job::Write(txns, snapshot) => {
+                Some(Job::Write(mut txns, mut snapshot)) => {
+                    let mut groups = 1;
+                    // All that is there shares one sync. An image is of the moment after its own group.
+                    while snapshot.is_none() && next.is_none() {
+                        match queue.try_recv() {
+                            Ok(Job::Write(mut more, image)) => {
+                                groups += 1;
+                                txns.append(&mut more);
+                                snapshot = image;
+                            }
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
                     self.write(&txns)?;
                     if let Some(snapshot) = snapshot {
                         self.begin_snapshot(snapshot)?;
                     }
                     let snapshot_due = self.store.snapshot_due();
-                    if self.report.blocking_send(Report::Synced { txns, snapshot_due }).is_err() {
+                    let report = Report::Synced { groups, txns, snapshot_due };
+                    if self.report.blocking_send(report).is_err() {
                         return Ok(false);
                     }
                 }
-                Job::SnapshotDone(done) => {
+                Some(Job::SnapshotDone(done)) => {
                     self.store.finished_snapshot(&done);
                     if let Some(thread) = self.snapshot.take() {
                         let _ = thread.join();
                     }
                 }
-                Job::Close => return Ok(true),
+                Some(Job::Close) => return Ok(true),
+                None => return Ok(false),
             }
         }
     }

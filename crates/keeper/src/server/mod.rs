@@ -15,9 +15,10 @@
 //!                                                                             └──────────────────────────┘
 //! ```
 //!
-//! While the log thread syncs group k the engine executes group k+1. What a request leads to, reads too, leaves only
-//! when every change that was executed before it is on the disk; when nothing waits for the disk a read is answered
-//! without crossing threads. The effects never leave the engine thread: they wait beside the group that they belong to.
+//! While the log thread syncs, the engine executes and hands over what comes; the next sync covers all of that, without
+//! waiting for the engine. What a request leads to, reads too, leaves only when every change that was executed before it
+//! is on the disk; when nothing waits for the disk a read is answered without crossing threads. The effects never leave
+//! the engine thread: they wait beside the group that they belong to.
 //!
 //! # Bounds
 //!
@@ -31,8 +32,8 @@
 //! | the same, watch events included | [`Options::reply_bytes_max`] | closed |
 //! | a client that takes nothing | [`Options::write_timeout`] | closed |
 //! | unsent and half-received bytes of all | [`Options::buffered_bytes_max`] | the one that passes it is closed |
-//! | the gathered group | [`Options::group_txns_max`], 16 MiB | nothing is read |
-//! | engine → log thread | one group | it gathers |
+//! | all that waits for the disk | [`Options::group_txns_max`], 16 MiB | nothing is read |
+//! | engine → log thread | 32 groups | they gather in one |
 //!
 //! # Invariants
 //!
@@ -47,6 +48,7 @@ mod connection;
 mod control;
 mod engine;
 mod error;
+mod group;
 mod handle;
 mod limited;
 mod log;

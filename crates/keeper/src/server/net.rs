@@ -35,12 +35,47 @@ impl Listener {
 
     /// The next client.
     ///
+    /// # Errors
+    /// None can be accepted for now, whoever it is: no file descriptor or no memory is left.
+    ///
     /// # Cancel safety
     /// No connection is lost.
     pub(super) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (stream, peer) = self.listener.accept().await?;
-        // Replies are small and must not wait for each other.
-        stream.set_nodelay(true)?;
-        Ok((stream, peer))
+        loop {
+            let accepted = self.listener.accept().await;
+            match accepted {
+                Ok((stream, peer)) => {
+                    // Replies are small and must not wait for each other. It fails for a client that is gone already.
+                    if stream.set_nodelay(true).is_ok() {
+                        return Ok((stream, peer));
+                    }
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
+}
+
+/// Whether an error of `accept` is that of the connection it would have returned (see accept(2)), and says nothing
+/// about the next one.
+fn is_the_clients(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [
+            Errno::CONNABORTED,
+            Errno::CONNRESET,
+            Errno::HOSTDOWN,
+            Errno::HOSTUNREACH,
+            Errno::INTR,
+            Errno::NETDOWN,
+            Errno::NETUNREACH,
+            Errno::NONET,
+            Errno::NOPROTOOPT,
+            Errno::OPNOTSUPP,
+            Errno::PROTO,
+        ]
+        .contains(&errno)
+    })
 }

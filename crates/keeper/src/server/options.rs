@@ -33,7 +33,7 @@ pub struct Options {
     pub reply_bytes_max: usize,
     /// Half-received requests and unsent replies of all connections together. The connection that passes it is closed. Default 256 MiB.
     pub buffered_bytes_max: usize,
-    /// Changes that wait for the disk while a sync is under way. At the bound no connection is read. Default 20,000.
+    /// Changes that wait for the disk. At the bound no connection is read. Default 20,000.
     pub group_txns_max: usize,
     /// A connection must have sent its first request within this time. Default 10 s.
     pub handshake_timeout: Duration,

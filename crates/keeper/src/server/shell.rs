@@ -1,5 +1,4 @@
-//! What the engine's tasks share: the core, the connections' bookkeeping, and the group of changes that gathers
-//! while the one before it is written.
+//! What the engine's tasks share: the core, the connections' bookkeeping, and what waits for the disk.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -18,15 +17,14 @@ use tracing::{debug, warn};
 
 use super::Options;
 use super::control::Control;
+use super::group::{Group, Groups, Requests};
 use super::limited::Limited;
 use super::net::Stream;
 use super::outbox::Outbox;
 use super::words::{self, Word};
-use crate::core::{ConnId, Core, Effect, Now, Output};
+use crate::core::{ConnId, Core, Effect, Now};
 use crate::state::{Image, Txn};
 
-/// Bytes that wait for the disk, requests and replies, at which no connection is read.
-const GROUP_BYTES_MAX: usize = 16 << 20;
 /// What is read at a time.
 const READ_BYTES: usize = 64 << 10;
 
@@ -38,15 +36,10 @@ pub(super) struct Shell {
     clock: SharedClock,
     lines: BTreeMap<ConnId, Line>,
     next_conn: u64,
-    /// What was executed since the last group went to the log thread.
-    gathered: Group,
-    /// The group that the log thread has.
-    syncing: Option<Group>,
-    /// An empty group, for its allocations.
-    spare: Group,
-    /// Connections that wait for room in `gathered`.
+    groups: Groups,
+    /// Connections that wait until less waits for the disk.
     crowded: Vec<ConnId>,
-    /// Tells the engine's loop that there is something for the log thread.
+    /// Tells the committer that there is something for the log thread.
     commit: Rc<Notify>,
     snapshot_wanted: bool,
     reading: bool,
@@ -59,40 +52,6 @@ pub(super) struct Shell {
     snapshots: u64,
     refused: Limited,
     cut: Limited,
-}
-
-/// What becomes known together.
-#[derive(Default)]
-struct Group {
-    output: Output,
-    requests: Vec<Requests>,
-    /// Bytes of its requests and of its effects.
-    bytes: usize,
-    /// How many of its effects and requests were there before its first change: they wait only for the group before.
-    free: (usize, usize),
-}
-
-impl Group {
-    /// Takes out what does not wait for this group's own changes.
-    fn split_free(&mut self) -> Option<Self> {
-        let (effects, requests) = mem::take(&mut self.free);
-        if effects == 0 && requests == 0 {
-            return None;
-        }
-        let mut free = Self::default();
-        let waiting = self.output.effects.split_off(effects);
-        free.output.effects = mem::replace(&mut self.output.effects, waiting);
-        let waiting = self.requests.split_off(requests);
-        free.requests = mem::replace(&mut self.requests, waiting);
-        Some(free)
-    }
-}
-
-/// Requests of one connection that were read together.
-struct Requests {
-    conn: ConnId,
-    count: usize,
-    at: Instant,
 }
 
 /// The shell's side of a connection; the other is its task's.
@@ -161,9 +120,7 @@ impl Shell {
             clock,
             lines: BTreeMap::new(),
             next_conn: 1,
-            gathered: Group::default(),
-            syncing: None,
-            spare: Group::default(),
+            groups: Groups::default(),
             crowded: Vec::new(),
             commit,
             snapshot_wanted: false,
@@ -338,15 +295,12 @@ impl Shell {
             if input.len() < 4 + length {
                 break Taken::All;
             }
-            let group = &mut self.gathered;
-            if count >= room
-                || group.bytes >= GROUP_BYTES_MAX
-                || group.output.txns.len() >= self.options.group_txns_max
-            {
+            if count >= room || self.groups.are_full(self.options.group_txns_max) {
                 break Taken::Held;
             }
             input.advance(4);
             let frame = input.split_to(length).freeze();
+            let group = &mut self.groups.gathered;
             let (before, changes) = (group.output.effects.len(), group.output.txns.len());
             group.bytes += length;
             self.core.frame(conn, &frame, now, &mut group.output);
@@ -376,63 +330,58 @@ impl Shell {
                 line.greeted = true;
                 line.outstanding += count;
             }
-            self.gathered.requests.push(Requests { conn, count, at: now.monotonic });
+            self.groups.gathered.requests.push(Requests { conn, count, at: now.monotonic });
             self.settle();
         }
         taken
     }
 
-    /// Lets become known what waits for no change that was gathered. If there are changes it sees to it that the
-    /// engine's loop hands them to the log thread once the connections that are ready have had their turn.
+    /// Lets become known what waits for no change, and has the changes committed once the connections that are ready
+    /// have had their turn.
     fn settle(&mut self) {
-        if self.syncing.is_some() {
-            return;
-        }
-        if self.gathered.output.txns.is_empty() {
-            let group = mem::replace(&mut self.gathered, mem::take(&mut self.spare));
+        if let Some(group) = self.groups.settle() {
             self.release(group);
-        } else {
-            if let Some(free) = self.gathered.split_free() {
-                self.release(free);
-            }
+        }
+        if self.groups.has_changes() {
             self.commit.notify_one();
         }
     }
 
-    /// What the log thread is to write next, if it is free and there is something; an image of the state after that if
-    /// a snapshot is due.
+    /// Whether the disk has nothing to do although there is something for it.
+    pub(super) fn keeps_the_disk_waiting(&self) -> bool {
+        self.groups.keep_the_disk_waiting()
+    }
+
+    /// What the log thread is to write next, if there is something; an image of the state after that if a snapshot is
+    /// due.
     pub(super) fn commit(&mut self) -> Option<(Vec<Txn>, Option<Image>)> {
-        if self.syncing.is_some() || self.gathered.output.txns.is_empty() {
-            return None;
-        }
-        let mut group = mem::replace(&mut self.gathered, mem::take(&mut self.spare));
-        let txns = mem::take(&mut group.output.txns);
-        self.syncing = Some(group);
+        let txns = self.groups.hand_over()?;
         let image = mem::take(&mut self.snapshot_wanted).then(|| self.core.state().image());
         self.snapshots += u64::from(image.is_some());
         Some((txns, image))
     }
 
-    /// The group that the log thread had is on the disk.
-    pub(super) fn synced(&mut self, mut txns: Vec<Txn>, snapshot_due: bool) {
-        txns.clear();
+    /// The first `groups` that the log thread had are on the disk.
+    pub(super) fn synced(&mut self, groups: usize, txns: Vec<Txn>, snapshot_due: bool) {
         self.snapshot_wanted |= snapshot_due;
-        if let Some(mut group) = self.syncing.take() {
-            group.output.txns = txns;
-            self.release(group);
+        for _ in 0..groups {
+            if let Some(group) = self.groups.synced() {
+                self.release(group);
+            }
         }
+        self.groups.recycle_changes(txns);
         self.settle();
     }
 
-    /// Whether anything waits for the disk.
+    /// Whether nothing waits for the disk.
     pub(super) fn is_settled(&self) -> bool {
-        self.syncing.is_none() && self.gathered.output.txns.is_empty()
+        self.groups.are_settled()
     }
 
     /// Expires what is due.
     pub(super) fn tick(&mut self) {
         let now = self.now();
-        let group = &mut self.gathered;
+        let group = &mut self.groups.gathered;
         let (before, changes) = (group.output.effects.len(), group.output.txns.len());
         self.core.tick(now, &mut group.output);
         if changes == 0 && !group.output.txns.is_empty() {
@@ -480,9 +429,7 @@ impl Shell {
                 line.wake();
             }
         }
-        group.bytes = 0;
-        group.free = (0, 0);
-        self.spare = group;
+        self.groups.recycle(group);
     }
 
     /// Writes what waits for the client, as far as it takes it. `held` says whether something of the client's is
@@ -535,17 +482,11 @@ impl Shell {
         }
         // However slow the disk is, a four-letter word is heard.
         let may_say_a_word = !line.greeted && held == Taken::All;
-        if self.is_crowded() && !may_say_a_word {
+        if self.groups.are_full(self.options.group_txns_max) && !may_say_a_word {
             self.crowded.push(conn);
             return Flushed::Waiting;
         }
         Flushed::Readable
-    }
-
-    /// Whether too much waits for the disk for any connection to be read.
-    fn is_crowded(&self) -> bool {
-        self.gathered.bytes >= GROUP_BYTES_MAX
-            || self.gathered.output.txns.len() >= self.options.group_txns_max
     }
 
     /// Cuts the connections that never said who they are, and those whose clients take nothing.

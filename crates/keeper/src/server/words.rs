@@ -126,7 +126,7 @@ fn mean(latency: &Latency) -> String {
 fn monitor(shell: &Shell, text: &mut String) -> fmt::Result {
     let stats = shell.core.stats();
     let counts = shell.core.state().counts();
-    let lines: [(&str, &dyn fmt::Display); 24] = [
+    let lines: [(&str, &dyn fmt::Display); 23] = [
         ("version", &VERSION),
         ("server_state", &"standalone"),
         ("ephemerals_count", &counts.ephemerals),
@@ -149,7 +149,6 @@ fn monitor(shell: &Shell, text: &mut String) -> fmt::Result {
         ("uptime", &shell.uptime().as_millis()),
         ("connection_rejected", &shell.rejected()),
         ("stale_sessions_expired", &stats.sessions_expired),
-        ("large_requests_rejected", &stats.connections_refused),
         ("snap_count", &shell.snapshots()),
     ];
     for (name, value) in lines {
