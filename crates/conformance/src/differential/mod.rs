@@ -37,7 +37,7 @@ use server::Kind;
 use tally::Tally;
 
 /// Operations in one script: a divergence is looked for among so many.
-const SCRIPT_OPERATIONS: usize = 3_000;
+const SCRIPT_OPERATIONS: u64 = 3_000;
 /// A connection that was silent for so long is pinged; sessions last 20 ticks.
 const PING_AFTER: Duration = Duration::from_millis(1_500);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -66,6 +66,9 @@ pub(crate) struct Differential {
     /// With --regressions: ask ZooKeeper again and keep what it says now.
     #[arg(long, requires = "regressions")]
     record: bool,
+    /// Write the first script down, with what the reference said, whether or not the servers agree.
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
     /// Print every step and what the reference said, as JSON.
     #[arg(long)]
     trace: bool,
@@ -84,6 +87,9 @@ pub(crate) fn run(options: &Differential) -> Result<()> {
     }
     let seed = options.seed.unwrap_or_else(fresh_seed);
     let kinds = Kinds { reference: options.against, subject: options.subject };
+    if let Some(file) = &options.keep {
+        return keep_conversation(options, kinds, seed, file);
+    }
     let work = Work { kinds, seed, operations: options.ops, trace: options.trace, ..Work::default() };
     let started = Instant::now();
     std::thread::scope(|scope| -> Result<()> {
@@ -104,6 +110,9 @@ pub(crate) fn run(options: &Differential) -> Result<()> {
         tally.operations as f64 / started.elapsed().as_secs_f64(),
         found.len(),
     );
+    if tally.given_up > 0 {
+        println!("{} scripts were given up because the machine stood still", tally.given_up);
+    }
     for found in &found {
         keep(found, kinds, &options.folder)?;
     }
@@ -162,10 +171,15 @@ impl Work {
         while self.done.load(Ordering::Relaxed) < self.operations && !self.ended.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number));
-            let (tally, found) = self.script(&mut pair, seed);
+            let (script, tally, divergence) = self.script(&mut pair, seed);
+            if tally.given_up > 0 {
+                eprintln!("the machine stood still, a script is given up");
+                pair = Pair::start(self.kinds)?;
+            }
             self.tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&tally);
-            if let Some(found) = found {
-                println!("{}", found.divergence);
+            if let Some(divergence) = divergence {
+                println!("{divergence}\n  in script {number}: {}", trace(&script.0[divergence.index], &[]));
+                let found = Found { script, divergence };
                 self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(found);
                 self.ended.store(true, Ordering::Relaxed);
             }
@@ -173,7 +187,9 @@ impl Work {
         Ok(())
     }
 
-    fn script(&self, pair: &mut Pair, seed: u64) -> (Tally, Option<Found>) {
+    /// One script from its beginning to its end, or to the first divergence.
+    fn script(&self, pair: &mut Pair, seed: u64) -> (Script, Tally, Option<Divergence>) {
+        let enough = SCRIPT_OPERATIONS.min(self.operations);
         let mut generator = Generator::new(seed);
         let mut script = Script::default();
         let mut tally = Tally::default();
@@ -181,7 +197,7 @@ impl Work {
         let mut ending: Option<std::vec::IntoIter<Step>> = None;
         loop {
             let step = if let Some(steps) = &mut ending {
-                let Some(step) = steps.next() else { return (tally, None) };
+                let Some(step) = steps.next() else { return (script, tally, None) };
                 step
             } else if let Some(slot) = pair.reference.silent_for(PING_AFTER).first() {
                 Step::Burst { slot: *slot, calls: Vec::new() }
@@ -193,16 +209,20 @@ impl Work {
                 println!("{}", trace(&step, &said.reference));
             }
             let before = tally.operations;
-            tally.count(&step, &said.reference);
+            tally.count(&step, pair.reference.first_xid(), &said.reference);
             self.done.fetch_add(tally.operations - before, Ordering::Relaxed);
             generator.learn(&step, &said.reference, &pair.reference);
             script.0.push(step);
+            if !said.agree && (pair.reference.stalled() || pair.subject.stalled()) {
+                tally.given_up = 1;
+                return (script, tally, None);
+            }
             if !said.agree {
                 let index = script.0.len() - 1;
                 let divergence = Divergence::new(index, &script.0[index], said);
-                return (tally, Some(Found { script, divergence }));
+                return (script, tally, Some(divergence));
             }
-            if ending.is_none() && tally.operations >= SCRIPT_OPERATIONS as u64 {
+            if ending.is_none() && tally.operations >= enough {
                 ending = Some(pair.remaining().into_iter());
             }
         }
@@ -243,6 +263,19 @@ fn keep(found: &Found, kinds: Kinds, folder: &Path) -> Result<()> {
     regression.write(&path)?;
     println!("kept as {}", path.display());
     Ok(())
+}
+
+/// Writes down what a random script comes to, so that it can be replayed without ZooKeeper.
+fn keep_conversation(options: &Differential, kinds: Kinds, seed: u64, file: &Path) -> Result<()> {
+    let work = Work { kinds, seed, operations: options.ops, ..Work::default() };
+    let mut pair = Pair::start(kinds)?;
+    let (script, tally, divergence) = work.script(&mut pair, seed);
+    drop(pair);
+    if let Some(divergence) = divergence {
+        println!("{divergence}");
+    }
+    let about = format!("{} random operations, seed {seed}", tally.operations);
+    Regression::record(about, &script, kinds.reference, None)?.write(file)
 }
 
 fn replay(options: &Differential) -> Result<()> {

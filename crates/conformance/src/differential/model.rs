@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::observe::{Answer, Observed, Stat};
+use super::observe::{Answer, Observed, Stat, replies};
 use super::script::{Call, ROOT};
 
 const NO_NODE: i32 = -101;
@@ -42,7 +42,8 @@ impl Model {
 
     /// A node that children can be created below.
     pub(super) fn parent(&self, random: &mut StdRng) -> Option<String> {
-        (0..4).find_map(|_| self.any(random).filter(|path| depth(path) < 4 && self.nodes[path].owner.is_none()))
+        (0..4)
+            .find_map(|_| self.any(random).filter(|path| depth(path) < 4 && self.nodes[path].owner.is_none()))
     }
 
     /// A node without children.
@@ -68,12 +69,9 @@ impl Model {
     }
 
     /// Learns from the replies to `calls`, which `slot` sent.
-    pub(super) fn learn(&mut self, slot: usize, calls: &[Call], observed: &[Observed]) {
-        let replies = observed.iter().filter_map(|observed| match observed {
-            Observed::Reply { err, answer, .. } => Some((*err, answer)),
-            _ => None,
-        });
-        for (call, (err, answer)) in calls.iter().zip(replies) {
+    pub(super) fn learn(&mut self, slot: usize, calls: &[Call], first_xid: i32, observed: &[Observed]) {
+        for (call, reply) in replies(calls, first_xid, observed) {
+            let Some((err, answer)) = reply else { continue };
             if let (Call::Multi { ops }, Answer::Multi(parts)) = (call, answer) {
                 if parts.iter().all(|part| part.err == 0) {
                     for (op, part) in ops.iter().zip(parts) {

@@ -5,9 +5,7 @@
 //! - *Session ids and passwords* are the server's own: an owner of an ephemeral becomes the number of its session in order of creation.
 //! - *Times* differ: a node's are checked against the others of the same server instead (one zxid has one time, and time does not run backwards),
 //!   and left out. What does not fit is [`Observed::Odd`], which the other server will not have said.
-//! - *Children, ephemerals and identities* come out of hash sets: they are sorted.
-//! - *Entries of an ACL with the same permissions* that stand beside each other are sorted: ZooKeeper expands the scheme `auth` in the order of a
-//!   hash set.
+//! - *Children and ephemerals* come out of hash sets: they are sorted.
 //! - *Zxids* are compared exactly, as the distance from the last one before the script, which is 0 on a fresh server.
 
 use std::collections::BTreeMap;
@@ -16,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hex;
 use super::jute::Reader;
-use super::script::{Access, Data};
+use super::script::{Access, Call, Data, PING_XID};
 
 /// One thing that a connection saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,12 +42,24 @@ pub(super) enum Observed {
 pub(super) enum Answer {
     Nothing,
     Path(String),
-    Created { path: String, stat: Stat },
+    Created {
+        path: String,
+        stat: Stat,
+    },
     Stat(Stat),
-    Data { data: Data, stat: Stat },
-    Acl { acl: Vec<Access>, stat: Stat },
+    Data {
+        data: Data,
+        stat: Stat,
+    },
+    Acl {
+        acl: Vec<Access>,
+        stat: Stat,
+    },
     Names(Vec<String>),
-    Children { children: Vec<String>, stat: Stat },
+    Children {
+        children: Vec<String>,
+        stat: Stat,
+    },
     Multi(Vec<Part>),
     Number(i32),
     Identities(Vec<(String, String)>),
@@ -126,9 +136,7 @@ impl Translator {
         }
         let mut reader = Reader(body);
         let answer = self.read(op, &mut reader);
-        answer
-            .and_then(|answer| reader.end(answer))
-            .unwrap_or_else(|| Answer::Unreadable(hex::encode(body)))
+        answer.and_then(|answer| reader.end(answer)).unwrap_or_else(|| Answer::Unreadable(hex::encode(body)))
     }
 
     fn read(&mut self, op: i32, from: &mut Reader<'_>) -> Option<Answer> {
@@ -138,23 +146,17 @@ impl Translator {
             3 | 5 | 7 | 13 => Answer::Stat(self.stat(from)?),
             4 | 16 => Answer::Data { data: Data::of(from.buffer()?), stat: self.stat(from)? },
             6 => {
-                let mut acl = from.vector(|from| {
+                let acl = from.vector(|from| {
                     Some(Access { perms: from.int()?, scheme: from.string()?, id: from.string()? })
                 })?;
-                acl.chunk_by_mut(|one, other| one.perms == other.perms).for_each(<[Access]>::sort);
                 Answer::Acl { acl, stat: self.stat(from)? }
             }
             8 | 103 => Answer::Names(sorted(from.vector(Reader::string)?)),
-            12 => Answer::Children {
-                children: sorted(from.vector(Reader::string)?),
-                stat: self.stat(from)?,
-            },
+            12 => Answer::Children { children: sorted(from.vector(Reader::string)?), stat: self.stat(from)? },
             14 | 22 => Answer::Multi(self.parts(from)?),
             // What addWatch answers is an error code that is always 0.
             104 | 106 => Answer::Number(from.int()?),
-            107 => {
-                Answer::Identities(sorted(from.vector(|from| Some((from.string()?, from.string()?)))?))
-            }
+            107 => Answer::Identities(from.vector(|from| Some((from.string()?, from.string()?)))?),
             102 => Answer::Token(Data::of(from.buffer()?)),
             _ => return None,
         })
@@ -227,6 +229,33 @@ fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items
 }
 
+/// For each of `calls`, of which the first has the xid `first` unless it is a ping, the code and the body of its reply, if it got one.
+pub(super) fn replies<'a>(
+    calls: &'a [Call],
+    first: i32,
+    observed: &'a [Observed],
+) -> impl Iterator<Item = (&'a Call, Option<(i32, &'a Answer)>)> {
+    let mut next = first;
+    let mut left = observed.iter().filter_map(|seen| match seen {
+        Observed::Reply { xid, err, answer, .. } => Some((*xid, *err, answer)),
+        _ => None,
+    });
+    let mut front = left.next();
+    calls.iter().map(move |call| {
+        let xid = if *call == Call::Ping {
+            PING_XID
+        } else {
+            next += 1;
+            next - 1
+        };
+        let reply = front.filter(|(of, ..)| *of == xid).map(|(_, err, answer)| (err, answer));
+        if reply.is_some() {
+            front = left.next();
+        }
+        (call, reply)
+    })
+}
+
 /// Whether two servers said the same.
 ///
 /// `unordered`: a session ended since these connections were last looked at. Its ephemerals die in the order of a hash set, so that what lies between
@@ -254,4 +283,97 @@ fn settled(observed: &[Observed]) -> Vec<Observed> {
         run.sort_by_cached_key(|event| format!("{event:?}"));
     }
     settled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: i32, path: &str) -> Observed {
+        Observed::Event { xid: -1, zxid: -1, err: 0, kind, state: 3, path: path.to_owned() }
+    }
+
+    fn reply(xid: i32, zxid: i64, err: i32, answer: Answer) -> Observed {
+        Observed::Reply { xid, zxid, err, answer }
+    }
+
+    fn stat() -> Stat {
+        Stat {
+            czxid: 3,
+            mzxid: 4,
+            pzxid: 5,
+            version: 1,
+            cversion: 2,
+            aversion: 0,
+            owner: 0,
+            data_length: 9,
+            num_children: 2,
+        }
+    }
+
+    #[test]
+    fn nothing_that_differs_passes() {
+        let base = vec![event(1, "/a"), reply(1, 7, 0, Answer::Stat(stat())), event(2, "/b"), event(3, "/c")];
+        let differs = |what: &str, change: &dyn Fn(&mut Vec<Observed>)| {
+            let mut other = base.clone();
+            change(&mut other);
+            assert!(!same(&base, &other, false), "{what}");
+        };
+        assert!(same(&base, &base, false));
+        differs("an error", &|seen| seen[1] = reply(1, 7, -101, Answer::Stat(stat())));
+        differs("a zxid", &|seen| seen[1] = reply(1, 8, 0, Answer::Stat(stat())));
+        differs("an answer", &|seen| seen[1] = reply(1, 7, 0, Answer::Nothing));
+        for field in 0..9 {
+            let mut fields = serde_json::to_value(stat()).expect("a stat is JSON");
+            let name = [
+                "czxid",
+                "mzxid",
+                "pzxid",
+                "version",
+                "cversion",
+                "aversion",
+                "owner",
+                "data_length",
+                "num_children",
+            ][field];
+            fields[name] = 77.into();
+            let other: Stat = serde_json::from_value(fields).expect("a stat");
+            differs(name, &|seen| seen[1] = reply(1, 7, 0, Answer::Stat(other.clone())));
+        }
+        differs("a missing event", &|seen| drop(seen.remove(0)));
+        differs("an event that comes after the reply", &|seen| seen.swap(0, 1));
+        differs("the order of events", &|seen| seen.swap(2, 3));
+        differs("the path of an event", &|seen| seen[0] = event(1, "/aa"));
+        differs("the type of an event", &|seen| seen[0] = event(2, "/a"));
+        differs("a closed connection", &|seen| seen.push(Observed::Closed));
+    }
+
+    #[test]
+    fn only_the_events_between_two_replies_may_change_places_where_a_session_ended() {
+        let answered = || reply(1, 7, 0, Answer::Nothing);
+        let base = [event(2, "/a"), event(2, "/b"), answered(), event(3, "/c")];
+        assert!(same(&base, &[event(2, "/b"), event(2, "/a"), answered(), event(3, "/c")], true));
+        assert!(!same(&base, &[event(2, "/a"), answered(), event(2, "/b"), event(3, "/c")], true));
+        assert!(!same(&base, &[event(2, "/a"), event(2, "/a"), answered(), event(3, "/c")], true));
+    }
+
+    #[test]
+    fn a_server_that_says_what_none_may_say_agrees_with_nobody() {
+        for wrong in [Observed::Silence, Observed::Odd { why: "it died".to_owned() }] {
+            assert!(!same(std::slice::from_ref(&wrong), std::slice::from_ref(&wrong), false));
+        }
+    }
+
+    #[test]
+    fn one_zxid_has_one_time_and_time_does_not_run_backwards() {
+        let odd = |times: &[(i64, i64)]| {
+            let mut translator = Translator::default();
+            times.iter().for_each(|(zxid, time)| translator.time(*zxid, *time));
+            translator.odd().is_some()
+        };
+        assert!(!odd(&[(1, 10), (3, 10), (2, 10), (3, 10), (9, 12)]));
+        assert!(odd(&[(1, 10), (1, 11)]));
+        assert!(odd(&[(2, 10), (1, 11)]));
+        assert!(odd(&[(1, 10), (2, 9)]));
+    }
 }

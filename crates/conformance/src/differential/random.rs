@@ -38,7 +38,7 @@ impl Generator {
     /// Takes notice of what the reference said.
     pub(super) fn learn(&mut self, step: &Step, observed: &[Observed], side: &Side) {
         if let Step::Burst { slot, calls } = step {
-            self.model.learn(*slot, calls, observed);
+            self.model.learn(*slot, calls, side.first_xid(), observed);
         }
         let alive = side.alive();
         for slot in (0..SLOTS).filter(|slot| !alive.contains(slot)) {
@@ -82,7 +82,13 @@ impl Generator {
             0..12 => Step::Cut { slot },
             12..16 => self.resume(slot),
             16..22 => {
-                let all = [Credentials::WrongPassword, Credentials::Unknown, Credentials::Ahead];
+                let all = [
+                    Credentials::WrongPassword,
+                    Credentials::ShortPassword,
+                    Credentials::NoPassword,
+                    Credentials::Unknown,
+                    Credentials::Ahead,
+                ];
                 Step::Resume { slot, with: *all.choose(&mut self.random).unwrap_or(&Credentials::Unknown) }
             }
             22..32 => {
@@ -149,7 +155,8 @@ impl Generator {
         // Short ones are frequent, long ones fill the servers' queues.
         let longest = self.random.random_range(1..=BURST_MAX);
         let length = self.random.random_range(1..=longest);
-        let mut calls: Vec<Call> = (0..length).map(|_| requests::any(&mut self.random, &self.model, slot)).collect();
+        let mut calls: Vec<Call> =
+            (0..length).map(|_| requests::any(&mut self.random, &self.model, slot)).collect();
         // ZooKeeper checks a request against the new ACL or the old one, as its queues happen to be: nothing is pipelined behind a change.
         if let Some(change) = calls.iter().position(|call| matches!(call, Call::SetAcl { .. })) {
             calls.truncate(change + 1);

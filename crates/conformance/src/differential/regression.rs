@@ -26,6 +26,8 @@ pub(super) struct Regression {
 pub(super) struct Recorded {
     #[serde(rename = "do")]
     pub(super) step: Step,
+    /// Empty in a file that a person wrote and nobody has recorded yet.
+    #[serde(default)]
     pub(super) zookeeper: Vec<Observed>,
     /// What the keeper said when this was found, where that was something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]

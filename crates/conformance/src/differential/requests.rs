@@ -106,7 +106,20 @@ fn wild(random: &mut StdRng) -> String {
 }
 
 fn bad_path(random: &mut StdRng) -> String {
-    let below = ["/", "//a", "/./a", "/..", "/a/", "/\0", "/\u{1}", "/a\u{7f}", "/\u{e000}", "/\u{fff0}", "/😀", "/a/."];
+    let below = [
+        "/",
+        "//a",
+        "/./a",
+        "/..",
+        "/a/",
+        "/\0",
+        "/\u{1}",
+        "/a\u{7f}",
+        "/\u{e000}",
+        "/\u{fff0}",
+        "/😀",
+        "/a/.",
+    ];
     match random.random_range(0..16) {
         0 => String::new(),
         1 => "relative".to_owned(),
@@ -149,12 +162,18 @@ fn acl(random: &mut StdRng) -> Vec<Access> {
             let net = pick(random, &["127.0.0.0/8", "10.0.0.0/8", "127.0.0.1/32", "0.0.0.0/0", "10.1.2.3"]);
             vec![access(31, "ip", net), access(1, "world", "anyone")]
         }
-        89 => vec![access(31, "ip", pick(random, &["127.0.0.1/33", "300.1.1.1", "1.2.3", "", "::1", "127.0.0.1/"]))],
+        89 => vec![access(
+            31,
+            "ip",
+            pick(random, &["127.0.0.1/33", "300.1.1.1", "1.2.3", "", "::1", "127.0.0.1/"]),
+        )],
         90 => Vec::new(),
         91 => vec![access(31, "nobody", "knows")],
         92 => vec![access(31, "world", "nobody")],
         93 => vec![access(31, "digest", pick(random, &["u1", "u1:", ":", "", "a:b:c", ":x"]))],
-        94 => vec![access(31, "world", "anyone"), access(31, "world", "anyone"), access(1, "world", "anyone")],
+        94 => {
+            vec![access(31, "world", "anyone"), access(31, "world", "anyone"), access(1, "world", "anyone")]
+        }
         95 => vec![access(pick(random, &[0, 32, -1, 95]), "world", "anyone"), access(31, "digest", user)],
         96 => vec![access(31, pick(random, &["sasl", "x509", "super", ""]), "someone")],
         97 => vec![access(2, "world", "anyone"), access(31, "auth", "")],
@@ -232,7 +251,7 @@ fn set_acl(random: &mut StdRng, model: &Model) -> Call {
     Call::SetAcl { path, acl, version }
 }
 
-/// A check outside of a multi, which never succeeds here: ZooKeeper fails to write its answer, and the client waits for ever.
+/// A check outside of a multi, which never succeeds here: ZooKeeper fails to write its answer, and its client waits for ever. The keeper answers.
 fn lone_check(random: &mut StdRng, model: &Model) -> Call {
     Call::Check { path: path(random, model), version: pick(random, &[10_000, i32::MIN, i32::MAX]) }
 }
@@ -384,7 +403,7 @@ pub(super) fn spoilt(random: &mut StdRng, model: &Model) -> Call {
     // Not 11 and -11 (nothing to spoil), not 102 (its answer names a mechanism), not -10, 20 and -1, which servers send each other.
     let unknown = [0, 10, 23, 99, 108, 1_000, -2, i32::MIN, i32::MAX];
     let mut request = any(random, model, 0);
-    // Spoilt a little, these would be what other functions here avoid.
+    // Spoilt a little, the one would kill ZooKeeper, and the other would perhaps not be answered.
     while matches!(request, Call::Check { .. } | Call::CreateTtl { .. }) {
         request = any(random, model, 0);
     }

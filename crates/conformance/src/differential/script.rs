@@ -47,6 +47,10 @@ pub(super) enum Credentials {
     Right,
     /// The right id with another password.
     WrongPassword,
+    /// The right id with less of a password.
+    ShortPassword,
+    /// The right id with an empty password.
+    NoPassword,
     /// An id that never was.
     Unknown,
     /// The right ones, but the client claims to have seen what the server has not.
@@ -89,7 +93,7 @@ impl Data {
 }
 
 /// An entry of an access control list.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Access {
     pub(super) perms: i32,
     pub(super) scheme: String,

@@ -12,12 +12,13 @@ use tokio::runtime::Runtime;
 
 /// The unit of session time on both servers: short, so that an expiry does not take long, yet with sessions of up to twenty ticks, which a machine
 /// that stands still for a moment does not lose.
-pub(super) const TICK: Duration = Duration::from_millis(400);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// What can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// The keeper, in this process.
+    #[value(alias = "self")]
     Keeper,
     /// Debian's ZooKeeper, as a child process.
     Zookeeper,
@@ -90,5 +91,7 @@ async fn keeper(dir: &TempDir, address: SocketAddr) -> Result<keeper::server::Se
     options.snapshot_every_txns = 10_000;
     // No run depends on the passwords that are drawn from this.
     let seed = [7; 32];
-    keeper::server::Server::start(options, BootClock::shared(), seed).await.context("the keeper does not start")
+    keeper::server::Server::start(options, BootClock::shared(), seed)
+        .await
+        .context("the keeper does not start")
 }

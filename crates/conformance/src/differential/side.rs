@@ -1,7 +1,6 @@
 //! One server with the sessions that a script has on it.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::{Duration, Instant};
 
 use super::jute::{Reader, Writer};
@@ -36,6 +35,10 @@ pub(super) struct Side {
     opened: u32,
     /// What the step's beginning brought.
     early: Vec<Observed>,
+    /// The xid of the first request of the last burst.
+    first_xid: i32,
+    /// Something took so long that a session may have ended by itself.
+    stalled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,13 +51,23 @@ struct Slot {
     /// The last zxid that this session was told, over all its connections.
     seen: i64,
     unanswered: VecDeque<Unanswered>,
-    used: Option<Instant>,
+    /// When something was last sent, and when before that: what the server heard of the session last, it heard between the two, or later.
+    sent: Option<Instant>,
+    sent_before: Option<Instant>,
+    timeout: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Claim {
     id: i64,
-    password: [u8; PASSWORD_BYTES],
+    password: Vec<u8>,
+}
+
+impl Claim {
+    /// Who wants a new session.
+    fn nobody() -> Self {
+        Self { id: 0, password: vec![0; PASSWORD_BYTES] }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +93,8 @@ impl Side {
             last: 0,
             opened: 0,
             early: Vec::new(),
+            first_xid: 0,
+            stalled: false,
         }
     }
 
@@ -90,6 +105,18 @@ impl Side {
         self.translator.begin(self.last);
         self.slots = Default::default();
         self.opened = 0;
+        self.stalled = false;
+    }
+
+    /// The xid of the first request of the last burst.
+    pub(super) fn first_xid(&self) -> i32 {
+        self.first_xid
+    }
+
+    /// Whether in this script a session was left alone for half of its timeout, because the machine stood still. It may have ended on one server
+    /// and not on the other.
+    pub(super) fn stalled(&self) -> bool {
+        self.stalled
     }
 
     /// Closes every session that a script has left, so that none expires later.
@@ -110,9 +137,8 @@ impl Side {
 
     /// Connected slots that have been silent for so long.
     pub(super) fn silent_for(&self, time: Duration) -> Vec<usize> {
-        let silent = |slot: &Slot| {
-            slot.connection.is_some() && slot.used.is_some_and(|used| used.elapsed() > time)
-        };
+        let silent =
+            |slot: &Slot| slot.connection.is_some() && slot.sent.is_some_and(|sent| sent.elapsed() > time);
         (0..SLOTS).filter(|slot| silent(&self.slots[*slot])).collect()
     }
 
@@ -127,16 +153,10 @@ impl Side {
                 self.slots[*slot].connection = None;
             }
         }
-        let Step::Burst { slot, calls } = step else { return };
-        let mut bytes = Vec::new();
-        for call in calls {
-            self.request(*slot, call, &mut bytes);
+        if let Step::Burst { slot, calls } = step {
+            self.first_xid = self.slots[*slot].xid + 1;
+            self.ask(*slot, calls);
         }
-        let then = calls.last().map_or(Then::More, Call::then);
-        if then == Then::More {
-            self.request(*slot, &Call::Ping, &mut bytes);
-        }
-        self.send(*slot, &bytes);
     }
 
     /// Finishes the step that [`begin`](Self::begin) began, and says what it brought.
@@ -145,9 +165,8 @@ impl Side {
         match step {
             Step::Open { slot, timeout_ms, read_only } => {
                 self.close_if_alive(*slot, &mut seen);
-                let slot = &mut self.slots[*slot];
-                *slot = Slot::default();
-                self.handshake(step_slot(step), *timeout_ms, None, 0, *read_only, &mut seen);
+                self.slots[*slot] = Slot::default();
+                self.handshake(*slot, *timeout_ms, Claim::nobody(), 0, *read_only, &mut seen);
             }
             Step::Resume { slot, with } => self.resume(*slot, *with, &mut seen),
             Step::Burst { slot, calls } => self.burst(*slot, calls, &mut seen),
@@ -176,8 +195,11 @@ impl Side {
             Then::More => self.collect(slot, Until::Answered, seen),
             Then::Alone => {
                 self.collect(slot, Until::Answered, seen);
-                if !matches!(seen.last(), Some(Observed::Reply { err: 0, .. })) {
-                    self.ping(slot, seen);
+                match seen.last() {
+                    Some(Observed::Reply { err: 0, .. }) => {}
+                    // An op code that ZooKeeper does not know: it answers, and closes the connection a moment later, in which it would answer more.
+                    Some(Observed::Reply { zxid: -1, .. }) => self.collect(slot, Until::Closed, seen),
+                    _ => self.ping(slot, seen),
                 }
             }
             Then::End => {
@@ -191,18 +213,21 @@ impl Side {
     }
 
     fn resume(&mut self, slot: usize, with: Credentials, seen: &mut Vec<Observed>) {
-        let Some(mut claim) = self.slots[slot].session else { return };
+        let Some(claim) = &self.slots[slot].session else { return };
+        let Claim { mut id, mut password } = claim.clone();
         self.ping(slot, seen);
         let former = self.slots[slot].connection.take();
         let mut last = self.slots[slot].seen;
         match with {
             Credentials::Right => {}
-            Credentials::WrongPassword => claim.password[0] ^= 1,
-            Credentials::Unknown => claim.id = UNKNOWN_SESSION,
+            Credentials::WrongPassword => password.iter_mut().for_each(|byte| *byte ^= 1),
+            Credentials::ShortPassword => password.truncate(7),
+            Credentials::NoPassword => password.clear(),
+            Credentials::Unknown => id = UNKNOWN_SESSION,
             Credentials::Ahead => last = self.last + 1_000,
         }
         // The longest timeout that there is.
-        self.handshake(slot, i32::MAX, Some(claim), last, Some(false), seen);
+        self.handshake(slot, i32::MAX, Claim { id, password }, last, Some(false), seen);
         let resumed = self.slots[slot].connection.take();
         let is_resumed = resumed.is_some();
         if with == Credentials::Right && !is_resumed {
@@ -225,8 +250,7 @@ impl Side {
         if !self.connected(slot) {
             self.resume(slot, Credentials::Right, seen);
         }
-        let close = Step::Burst { slot, calls: vec![Call::CloseSession] };
-        self.begin(&close);
+        self.ask(slot, &[Call::CloseSession]);
         self.burst(slot, &[Call::CloseSession], seen);
     }
 
@@ -234,15 +258,13 @@ impl Side {
         &mut self,
         slot: usize,
         timeout_ms: i32,
-        claim: Option<Claim>,
+        claim: Claim,
         last_zxid: i64,
         read_only: Option<bool>,
         seen: &mut Vec<Observed>,
     ) {
-        let nobody = Claim { id: 0, password: [0; PASSWORD_BYTES] };
-        let Claim { id, password } = claim.unwrap_or(nobody);
         let mut frame = Writer::default();
-        frame.int(0).int(0).long(last_zxid).int(timeout_ms).long(id).buffer(Some(&password));
+        frame.int(0).int(0).long(last_zxid).int(timeout_ms).long(claim.id).buffer(Some(&claim.password));
         if let Some(read_only) = read_only {
             frame.boolean(read_only);
         }
@@ -254,24 +276,37 @@ impl Side {
             Ok(connection) => connection,
             Err(error) => return seen.push(odd(format!("no connection: {}", error.kind()))),
         };
+        let sent = Instant::now();
         // A server that closes at once is seen when it is read from.
         let _ = connection.send(&frame.0);
         match connection.receive(Instant::now() + ANSWER_WITHIN) {
             Ok(Received::Frame(frame)) => match welcome(&frame) {
                 Some(Welcome { version, timeout_ms, id, password, read_only }) => {
                     let number = if id == 0 { 0 } else { self.number(id) };
-                    let given = password != [0; PASSWORD_BYTES];
-                    seen.push(Observed::Session { version, timeout_ms, session: number, password: given, read_only });
+                    let given = password.len() == PASSWORD_BYTES && password.iter().any(|byte| *byte != 0);
+                    seen.push(Observed::Session {
+                        version,
+                        timeout_ms,
+                        session: number,
+                        password: given,
+                        read_only,
+                    });
                     if id != 0 {
                         let slot = &mut self.slots[slot];
                         slot.session = Some(Claim { id, password });
                         slot.alive = true;
-                        slot.used = Some(Instant::now());
+                        slot.sent = Some(sent);
+                        slot.sent_before = None;
+                        slot.timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
                         slot.connection = Some(connection);
                         return;
                     }
                     let closed = connection.receive(Instant::now() + CLOSE_WITHIN);
-                    seen.push(if let Ok(Received::Closed) = closed { Observed::Closed } else { Observed::Silence });
+                    seen.push(if let Ok(Received::Closed) = closed {
+                        Observed::Closed
+                    } else {
+                        Observed::Silence
+                    });
                 }
                 None => seen.push(odd(format!("a first answer that holds {}", super::hex::encode(&frame)))),
             },
@@ -310,7 +345,9 @@ impl Side {
         if is_connected {
             // The events of its own ephemerals race with the end of its connection.
             let mut last_words = Vec::new();
+            let stalled = self.stalled;
             self.collect(slot, Until::Closed, &mut last_words);
+            self.stalled = stalled;
             seen.extend(last_words.pop());
         }
         self.slots[slot].connection = None;
@@ -336,9 +373,20 @@ impl Side {
 
     /// Everything that the slot's connection, if it has one, was still to be told.
     fn ping(&mut self, slot: usize, seen: &mut Vec<Observed>) {
-        let step = Step::Burst { slot, calls: Vec::new() };
-        self.begin(&step);
+        self.ask(slot, &[]);
         self.collect(slot, Until::Answered, seen);
+    }
+
+    /// Sends requests, and behind them, where it disturbs nothing, a ping: its reply says that they are all answered.
+    fn ask(&mut self, slot: usize, calls: &[Call]) {
+        let mut bytes = Vec::new();
+        for call in calls {
+            self.request(slot, call, &mut bytes);
+        }
+        if calls.last().map_or(Then::More, Call::then) == Then::More {
+            self.request(slot, &Call::Ping, &mut bytes);
+        }
+        self.send(slot, &bytes);
     }
 
     fn request(&mut self, slot: usize, call: &Call, bytes: &mut Vec<u8>) {
@@ -358,10 +406,16 @@ impl Side {
         let mut bytes = bytes.to_vec();
         replace(&mut bytes, ROOT, &self.root);
         let slot = &mut self.slots[slot];
-        slot.used = Some(Instant::now());
         match &mut slot.connection {
-            // A connection that is gone says so when it is read from.
-            Some(connection) => drop(connection.send(&bytes)),
+            Some(connection) => {
+                slot.sent_before = slot.sent.replace(Instant::now());
+                // Now and then in two pieces, of which the first may end anywhere.
+                let (start, rest) =
+                    bytes.split_at(if bytes.len().is_multiple_of(7) { bytes.len() / 3 } else { 0 });
+                // A connection that is gone says so when it is read from.
+                let _ = connection.send(start);
+                let _ = connection.send(rest);
+            }
             None => slot.unanswered.clear(),
         }
     }
@@ -375,7 +429,10 @@ impl Side {
                 return;
             }
             let Some(connection) = &mut self.slots[slot].connection else { return };
-            let over = match connection.receive(deadline) {
+            let received = connection.receive(deadline);
+            let Slot { sent_before, timeout, .. } = self.slots[slot];
+            self.stalled |= sent_before.is_some_and(|sent| sent.elapsed() > timeout / 2);
+            let over = match received {
                 Ok(Received::Frame(frame)) => {
                     let observed = self.frame(slot, frame);
                     seen.push(observed);
@@ -383,7 +440,7 @@ impl Side {
                 }
                 Ok(Received::Closed) => Observed::Closed,
                 Ok(Received::Silence) => Observed::Silence,
-                Err(error) => odd(format!("cannot be read from: {}", io_kind(&error))),
+                Err(error) => odd(format!("cannot be read from: {}", error.kind())),
             };
             seen.push(over);
             self.slots[slot].connection = None;
@@ -423,14 +480,14 @@ struct Welcome {
     version: i32,
     timeout_ms: i32,
     id: i64,
-    password: [u8; PASSWORD_BYTES],
+    password: Vec<u8>,
     read_only: Option<bool>,
 }
 
 fn welcome(frame: &[u8]) -> Option<Welcome> {
     let mut reader = Reader(frame);
     let (version, timeout_ms, id) = (reader.int()?, reader.int()?, reader.long()?);
-    let password = reader.buffer()??.try_into().ok()?;
+    let password = reader.buffer()??.to_vec();
     let read_only = if reader.0.is_empty() { None } else { Some(reader.boolean()?) };
     reader.end(Welcome { version, timeout_ms, id, password, read_only })
 }
@@ -447,21 +504,6 @@ fn replace(bytes: &mut [u8], from: &str, to: &str) {
     }
 }
 
-fn step_slot(step: &Step) -> usize {
-    match step {
-        Step::Open { slot, .. }
-        | Step::Resume { slot, .. }
-        | Step::Burst { slot, .. }
-        | Step::Cut { slot }
-        | Step::Expire { slot, .. } => *slot,
-        Step::Hello { .. } | Step::Restart => 0,
-    }
-}
-
 fn odd(why: String) -> Observed {
     Observed::Odd { why }
-}
-
-fn io_kind(error: &io::Error) -> io::ErrorKind {
-    error.kind()
 }

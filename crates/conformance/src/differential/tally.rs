@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::observe::{Answer, Observed};
+use super::observe::{Answer, Observed, replies};
 use super::script::{Script, Step};
 
 /// Requests by their name and the code of their reply; `None` is a connection that was closed instead.
@@ -14,10 +14,12 @@ pub(super) struct Tally {
     events: BTreeMap<i32, u64>,
     steps: BTreeMap<&'static str, u64>,
     pub(super) operations: u64,
+    /// Scripts that were given up because the machine stood still for so long that a session may have ended by itself.
+    pub(super) given_up: u64,
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, step: &Step, observed: &[Observed]) {
+    pub(super) fn count(&mut self, step: &Step, first_xid: i32, observed: &[Observed]) {
         for seen in observed {
             if let Observed::Event { kind, .. } = seen {
                 *self.events.entry(*kind).or_default() += 1;
@@ -28,13 +30,8 @@ impl Tally {
             *self.steps.entry(name(step)).or_default() += 1;
             return;
         };
-        let mut replies = observed.iter().filter_map(|seen| match seen {
-            Observed::Reply { err, answer, .. } => Some((*err, answer)),
-            _ => None,
-        });
-        for call in calls {
+        for (call, reply) in replies(calls, first_xid, observed) {
             self.operations += 1;
-            let reply = replies.next();
             // A multi that fails does so in its parts.
             let code = reply.map(|(err, answer)| match answer {
                 Answer::Multi(parts) if err == 0 => {
@@ -59,17 +56,7 @@ impl Tally {
             *self.steps.entry(step).or_default() += count;
         }
         self.operations += other.operations;
-    }
-
-    /// Successes and failures of a request.
-    pub(super) fn outcomes(&self, name: &str) -> (u64, u64) {
-        let Some(codes) = self.counts.get(name) else { return (0, 0) };
-        let ok = codes.get(&Some(0)).copied().unwrap_or(0);
-        (ok, codes.values().sum::<u64>() - ok)
-    }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.counts.keys().copied()
+        self.given_up += other.given_up;
     }
 }
 
