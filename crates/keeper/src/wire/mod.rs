@@ -25,9 +25,9 @@
 //! | is an `Auth` or `Sasl` whose body is malformed | closed |
 //! | has an op code that is unknown, or `Notification`, `Error` | [`Code::Unimplemented`] with the zxid -1, then closed |
 //! | is a write whose body is malformed or whose path is null | [`Code::MarshallingError`]; a zxid is used up and an error is logged under it; not so for a `Reconfig` |
-//! | is a multi with a null path | the same, but nothing is logged for the zxid, and the reply's is the one before; behind the header, an empty list of results |
+//! | is a multi with a null path | the same, but nothing is logged for the zxid, and the reply's is the one before; behind the header, an empty list of results (here, as any other write) |
 //! | is a read whose body is malformed or whose path is null | [`Code::MarshallingError`], no zxid |
-//! | is a multi-read that holds writes | the same; behind the header, an empty list of results |
+//! | is a multi-read that holds writes | the same; behind the header, an empty list of results (here, nothing) |
 //! | is a `Check`, not in a multi, that succeeds | none at all; here, an empty one |
 //! | is a `DeleteContainer` | [`Code::BadArguments`], as it is for ZooKeeper's own use; a zxid is used up |
 //! | goes on behind the body | what is behind is ignored |
