@@ -46,16 +46,23 @@ fn names(entry: &Acl, ids: &[Id]) -> bool {
     }
 }
 
+/// Entries that a list may have. Each request on the znode walks them, and a multi holds tens of thousands of requests.
+const ENTRIES_MAX: usize = 1_000;
+/// Bytes that the entries of a list may have together. Without a bound a request of a mebibyte that says nothing but
+/// `auth`, from a client with many identities, would be stored as a gibibyte.
+const BYTES_MAX: usize = 1 << 20;
+
 /// The list that a create or a set of an ACL stores: without duplicates, `auth` replaced by the caller's own identities.
 ///
 /// # Errors
 /// [`Code::InvalidAcl`] if it is empty, names an unknown scheme, an id that its scheme does not know, or `auth` without
-/// the caller being known by more than an address.
+/// the caller being known by more than an address; also if the list is too long.
 pub(super) fn fixup(acl: Vec<Acl>, ids: &[Id]) -> Result<Vec<Acl>, Code> {
     if acl.is_empty() {
         return Err(Code::InvalidAcl);
     }
-    let mut fixed: Vec<Acl> = Vec::with_capacity(acl.len());
+    let mut fixed: Vec<Acl> = Vec::with_capacity(acl.len().min(ENTRIES_MAX));
+    let (mut counted, mut bytes) = (0, 0);
     let alone = acl.len() == 1;
     let mut seen = BTreeSet::new();
     for entry in acl {
@@ -78,6 +85,11 @@ pub(super) fn fixup(acl: Vec<Acl>, ids: &[Id]) -> Result<Vec<Acl>, Code> {
             "digest" if is_digest(&entry.id) => fixed.push(entry),
             "ip" if Network::parse(&entry.id).is_some() => fixed.push(entry),
             _ => return Err(Code::InvalidAcl),
+        }
+        bytes += fixed.iter().skip(counted).map(|entry| entry.scheme.len() + entry.id.len()).sum::<usize>();
+        counted = fixed.len();
+        if counted > ENTRIES_MAX || bytes > BYTES_MAX {
+            return Err(Code::InvalidAcl);
         }
     }
     Ok(fixed)
@@ -268,6 +280,23 @@ mod tests {
         let expected =
             vec![entry("digest", "me:hash"), entry("digest", "me:hash"), entry("digest", "also:me")];
         assert_eq!(fixup(given, &me), Ok(expected));
+    }
+
+    #[test]
+    fn a_list_is_bounded_after_auth_has_become_identities() {
+        let of = |perms, scheme: &str, name: &str| Acl { perms: Perms(perms), ..entry(scheme, name) };
+        let plain = |n| (0..n).map(|perms| of(perms, "world", "anyone")).collect::<Vec<_>>();
+        let stored = |list: Result<Vec<Acl>, Code>| list.map(|list| list.len());
+        assert_eq!(stored(fixup(plain(ENTRIES_MAX as i32), &[])), Ok(ENTRIES_MAX));
+        assert_eq!(stored(fixup(plain(ENTRIES_MAX as i32 + 1), &[])), Err(Code::InvalidAcl));
+        // Each entry of a few bytes stands for all of these.
+        let auth = |n| (0..n).map(|perms| of(perms, "auth", "")).collect::<Vec<_>>();
+        let many: Vec<_> = (0..50).map(|n| id("digest", &format!("{n}:hash"))).collect();
+        assert_eq!(stored(fixup(auth(20), &many)), Ok(ENTRIES_MAX));
+        assert_eq!(stored(fixup(auth(21), &many)), Err(Code::InvalidAcl));
+        let long = [id("digest", &"x".repeat(16 << 10))];
+        assert_eq!(stored(fixup(auth(60), &long)), Ok(60));
+        assert_eq!(stored(fixup(auth(65), &long)), Err(Code::InvalidAcl));
     }
 
     #[test]
