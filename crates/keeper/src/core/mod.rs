@@ -131,6 +131,14 @@ impl Core {
         self.forget(conn);
     }
 
+    /// The shell does not read a connection for now, for reasons of its own: its client may well have been heard of if
+    /// it did. Its session lives on as if it had been.
+    pub fn held_back(&mut self, conn: ConnId, now: Now) {
+        if let Some(attached) = self.connections.get(&conn).and_then(|connection| connection.attached) {
+            self.expiry.update(attached.session, now.ms(), attached.timeout_ms);
+        }
+    }
+
     /// Time has passed: ends the sessions that are due.
     pub fn tick(&mut self, now: Now, out: &mut Output) {
         while let Some(session) = self.expiry.pop_due(now.ms()) {

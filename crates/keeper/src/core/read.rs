@@ -45,6 +45,12 @@ impl Core {
             self.refuse(conn, out);
             return Answer::Closed;
         }
+        while let Some(most) = self.watches.beyond_all(&self.settings) {
+            self.refuse(most, out);
+            if most == conn {
+                return Answer::Closed;
+            }
+        }
         Answer::Reply(result)
     }
 

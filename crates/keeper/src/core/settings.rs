@@ -18,6 +18,10 @@ pub struct Settings {
     pub watches_per_connection_max: usize,
     /// Bytes of the paths that one connection watches; passing it closes the connection.
     pub watch_bytes_per_connection_max: usize,
+    /// Watches that all connections together may hold. Passing it closes the connection that holds most.
+    pub watches_max: usize,
+    /// Bytes of the paths that all connections together watch; passing it closes the connection that holds most.
+    pub watch_bytes_max: usize,
     /// Identities that one connection may add with `auth`; the one beyond is refused as a failed authentication.
     pub identities_per_connection_max: usize,
     /// Sessions alive at a time. A connection that asks for one more is closed without an answer.
@@ -33,6 +37,8 @@ impl Default for Settings {
             frame_bytes_max: 0xf_ffff,
             watches_per_connection_max: 1_000_000,
             watch_bytes_per_connection_max: 64 << 20,
+            watches_max: 2_000_000,
+            watch_bytes_max: 256 << 20,
             identities_per_connection_max: 64,
             sessions_max: 65_536,
         }

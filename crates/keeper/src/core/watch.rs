@@ -22,7 +22,11 @@ pub(super) struct WatchTable {
     paths: HashMap<Arc<str>, Watchers>,
     held: HashMap<ConnId, Held>,
     watches: usize,
-    recursive: usize,
+    /// Bytes of the paths, once for each watch.
+    bytes: usize,
+    /// How many recursive watches there are on paths of which length. To ask for each path above a deep one costs
+    /// the square of its length, so only those are asked for that can be watched.
+    recursive: BTreeMap<usize, usize>,
 }
 
 #[derive(Debug)]
@@ -56,10 +60,15 @@ impl WatchTable {
                 None
             }
         };
-        self.recursive += usize::from(mode == Mode::Recursive);
-        self.recursive -= usize::from(former == Some(Mode::Recursive));
+        if mode == Mode::Recursive {
+            *self.recursive.entry(path.len()).or_default() += 1;
+        }
+        if former == Some(Mode::Recursive) {
+            self.forget_recursive(path.len());
+        }
         if former.is_none() {
             self.watches += 1;
+            self.bytes += path.len();
             let held = self.held.entry(conn).or_default();
             held.bytes += key.len();
             held.paths.insert(key);
@@ -83,9 +92,9 @@ impl WatchTable {
     /// `children_changed` says that the event is about a list of children, which recursive watches are not told.
     pub(super) fn trigger(&mut self, path: &str, children_changed: bool) -> Vec<ConnId> {
         let mut heard = self.trigger_at(path, children_changed);
-        if self.recursive > 0 && !children_changed {
+        if !self.recursive.is_empty() && !children_changed {
             let own = heard.len();
-            for ancestor in ancestors(path) {
+            for ancestor in ancestors(path).filter(|ancestor| self.recursive.contains_key(&ancestor.len())) {
                 let recursive = self.paths.get(ancestor).into_iter().flat_map(Watchers::iter);
                 heard.extend(recursive.filter(|(_, mode)| *mode == Mode::Recursive).map(|(conn, _)| conn));
             }
@@ -109,7 +118,7 @@ impl WatchTable {
             return Ok(true);
         }
         // It goes on to look for recursive watches above, as soon as there is one anywhere, and trips over this.
-        if self.recursive > 0 && !path.starts_with('/') {
+        if !self.recursive.is_empty() && !path.starts_with('/') {
             return Err(NoAncestors);
         }
         Ok(false)
@@ -124,8 +133,18 @@ impl WatchTable {
         self.watches
     }
 
+    /// Bytes of the paths that are watched, once for each watch.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.held.len()
+    }
+
+    /// The connections that hold watches, in no order.
+    pub(super) fn holders(&self) -> impl Iterator<Item = ConnId> {
+        self.held.keys().copied()
     }
 
     pub(super) fn paths(&self) -> usize {
@@ -159,6 +178,7 @@ impl WatchTable {
             self.paths.remove(path);
         }
         self.watches -= spent.len();
+        self.bytes -= spent.len() * path.len();
         for conn in spent {
             self.remove_from_held(path, conn);
         }
@@ -175,9 +195,23 @@ impl WatchTable {
         if empty {
             self.paths.remove(path);
         }
-        self.watches -= usize::from(removed.is_some());
-        self.recursive -= usize::from(removed == Some(Mode::Recursive));
+        if removed.is_some() {
+            self.watches -= 1;
+            self.bytes -= path.len();
+        }
+        if removed == Some(Mode::Recursive) {
+            self.forget_recursive(path.len());
+        }
         removed.is_some()
+    }
+
+    fn forget_recursive(&mut self, path_len: usize) {
+        if let Some(count) = self.recursive.get_mut(&path_len) {
+            *count -= 1;
+            if *count == 0 {
+                self.recursive.remove(&path_len);
+            }
+        }
     }
 
     fn remove_from_held(&mut self, path: &str, conn: ConnId) -> bool {
@@ -268,7 +302,7 @@ mod tests {
         let mut table = WatchTable::default();
         table.add("/a", A, Mode::Recursive);
         table.add("/a", A, Mode::Once);
-        assert_eq!((table.watches(), table.recursive), (1, 0));
+        assert_eq!((table.watches(), table.recursive.len()), (1, 0));
         assert_eq!(table.trigger("/a", true), [A]);
         assert_eq!(table.trigger("/a", true), []);
 
@@ -276,6 +310,20 @@ mod tests {
         table.add("/a", A, Mode::Persistent);
         assert_eq!(table.trigger("/a", false), [A]);
         assert_eq!(table.trigger("/a", false), [A]);
+    }
+
+    #[test]
+    fn of_the_paths_above_a_deep_one_only_those_are_asked_for_that_can_be_watched() {
+        let mut table = WatchTable::default();
+        table.add("/elsewhere", A, Mode::Recursive);
+        // To look each of these up takes a minute of hashing.
+        let deep = "/a".repeat(200_000);
+        assert_eq!(table.trigger(&deep, false), []);
+        table.add(&deep[..100_000], B, Mode::Recursive);
+        table.add(&deep[..100_001], A, Mode::Recursive);
+        assert_eq!(table.trigger(&deep, false), [B]);
+        assert!(table.remove(&deep[..100_000], B));
+        assert_eq!(table.trigger(&deep, false), []);
     }
 
     #[test]
@@ -318,6 +366,7 @@ mod tests {
         for n in 0..100 {
             table.forget(ConnId(n));
         }
-        assert_eq!((table.watches(), table.recursive, table.paths(), table.connections()), (0, 0, 0, 0));
+        assert_eq!((table.watches(), table.bytes(), table.paths(), table.connections()), (0, 0, 0, 0));
+        assert_eq!(table.recursive, BTreeMap::new());
     }
 }

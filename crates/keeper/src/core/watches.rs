@@ -3,6 +3,9 @@ use super::{ConnId, Core, Output, Settings, WatchCounts};
 use crate::state::{Change, ChangeKind, permitted};
 use crate::wire::{AddWatchMode, Code, EventKind, Perms, WatchedEvent, WatcherKind, event_frame};
 
+/// About what a watch takes beside its path.
+const WATCH_BYTES: usize = 128;
+
 /// Both kinds of watches. Those on existence are watches on data.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
@@ -45,6 +48,22 @@ impl Watches {
         let ((data, data_bytes), (child, child_bytes)) = (self.data.held_by(conn), self.child.held_by(conn));
         data + child > settings.watches_per_connection_max
             || data_bytes + child_bytes > settings.watch_bytes_per_connection_max
+    }
+
+    /// If all connections together hold more than they may, the one that holds most: it makes room for the others,
+    /// who need not have done anything.
+    pub(super) fn beyond_all(&self, settings: &Settings) -> Option<ConnId> {
+        if self.data.watches() + self.child.watches() <= settings.watches_max
+            && self.data.bytes() + self.child.bytes() <= settings.watch_bytes_max
+        {
+            return None;
+        }
+        let weight = |conn| {
+            let ((data, data_bytes), (child, child_bytes)) =
+                (self.data.held_by(conn), self.child.held_by(conn));
+            (data + child) * WATCH_BYTES + data_bytes + child_bytes
+        };
+        self.data.holders().chain(self.child.holders()).max_by_key(|conn| (weight(*conn), *conn))
     }
 
     pub(super) fn counts(&self) -> WatchCounts {

@@ -63,6 +63,21 @@ fn what_keeps_a_session_alive() {
 }
 
 #[test]
+fn a_session_outlives_that_its_connection_is_not_read() {
+    let mut server = Server::new();
+    let (held, silent) = (server.connect(), server.connect());
+    for _ in 0..4 {
+        server.advance(4_000);
+        server.core.held_back(held.conn, server.now);
+    }
+    assert_eq!((server.told(silent), server.told(held)), (vec!["closed".to_owned()], vec![]));
+    server.core.closed(held.conn, server.now);
+    server.core.held_back(held.conn, server.now);
+    server.advance(12_000);
+    assert_eq!(server.core.session_count(), 0);
+}
+
+#[test]
 fn the_deadline_is_that_of_the_next_bucket() {
     let mut server = Server::new();
     assert_eq!(server.core.next_deadline(), None);

@@ -222,6 +222,33 @@ fn nobody_hears_of_what_he_may_not_read() {
 }
 
 #[test]
+fn whoever_holds_most_watches_makes_room_for_the_others() {
+    for settings in [
+        Settings { watches_max: 6, ..Settings::default() },
+        Settings { watch_bytes_max: 30, ..Settings::default() },
+    ] {
+        let mut server = Server::with(settings);
+        let (greedy, modest) = (server.connect(), server.connect());
+        let _ = server.ask(modest, &exists("/modest", true));
+        for path in ["/one", "/two", "/six"] {
+            // The third would be the greedy one's sixth watch, and the seventh of all.
+            server.tell(greedy, &[add_watch(path, 0)]);
+        }
+        assert_eq!(server.told(greedy).last().map(String::as_str), Some("closed"));
+        assert_eq!(server.core.watch_counts().watches, 1, "the modest one's stays");
+
+        let greedy = server.resume(greedy);
+        server.ask(greedy, &add_watch("/one", 0)).unwrap();
+        server.ask(greedy, &add_watch("/two", 0)).unwrap();
+        // Now it is the modest one that passes the bound, and keeps its watches all the same.
+        let _ = server.ask(modest, &exists("/longer", true));
+        let _ = server.ask(modest, &children("/", true));
+        assert_eq!(server.told(greedy), ["closed"]);
+        assert_eq!(server.core.watch_counts().watches, 3);
+    }
+}
+
+#[test]
 fn watches_are_bounded_by_closing() {
     for settings in [
         Settings { watches_per_connection_max: 4, ..Settings::default() },
