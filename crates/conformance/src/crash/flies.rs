@@ -33,7 +33,7 @@ enum End {
 struct Fly {
     session: Session,
     paths: Vec<String>,
-    /// How many of the creates were acknowledged.
+    /// How many of the creates were acknowledged, or seen to be there.
     made: usize,
     end: End,
 }
@@ -121,8 +121,7 @@ impl Flies {
         for fly in &mut self.flies {
             self.tally.add(fly.judge(&present, now)?);
         }
-        // One that never made anything leaves nothing to see.
-        self.flies.retain(|fly| fly.end == End::Certain || fly.made > 0 || fly.has_any(&present));
+        self.flies.retain(|fly| fly.made > 0);
         let known: BTreeSet<&String> = self.flies.iter().flat_map(|fly| &fly.paths).collect();
         match present.iter().find(|path| !known.contains(path)) {
             // Those whose end was certain were forgotten.
@@ -192,10 +191,6 @@ fn forgive(result: Result<(), Broken>, session: &Session) -> Result<(), Broken> 
 }
 
 impl Fly {
-    fn has_any(&self, present: &BTreeSet<String>) -> bool {
-        self.paths.iter().any(|path| present.contains(path))
-    }
-
     fn live(&mut self, link: &mut Link<'_>, closes: bool) -> Result<(), Broken> {
         let creates: Vec<Request> = self
             .paths
@@ -230,13 +225,14 @@ impl Fly {
             End::None | End::Asked if there > 0 => {
                 // An expiry takes all of them at once, and creates come in their order.
                 ensure!(there == begun && begun >= self.made, "only {there} are there: {self:?}");
+                self.made = begun;
                 tally.seen_alive += 1;
             }
+            // It made nothing: whether it lives does not show.
+            _ if self.made == 0 => {}
             End::Asked => self.end = End::Certain,
             End::None if now < self.session.alive_until => {
-                if self.made > 0 {
-                    bail!("ephemerals of a living session are gone: {self:?}");
-                }
+                bail!("ephemerals of a living session are gone: {self:?}");
             }
             End::None => {
                 self.end = End::Certain;
