@@ -55,6 +55,9 @@ impl Connection {
             if self.held == Taken::Held {
                 self.held = shell.take(self.conn, &mut self.input);
                 shell.give_back(self.conn, &mut self.input, false);
+                if shell.keeps_the_disk_waiting() {
+                    break;
+                }
                 continue;
             }
             let shared = shell.lend(&mut self.input);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
@@ -102,9 +102,11 @@ struct Engine {
     log: Log,
     shell: Rc<RefCell<Shell>>,
     connections: JoinSet<()>,
-    /// One task that hands changes to the log thread. It is woken behind the connections that are ready, so that what
+    /// One task between the shell and the log thread. It is woken behind the connections that are ready, so that what
     /// they all have read shares a sync.
-    committer: JoinSet<()>,
+    disk: JoinSet<Result<(), Failure>>,
+    /// Told whenever something was synced.
+    synced: Rc<Notify>,
     accept_again: Option<Instant>,
     accept_failed: Limited,
     clock: SharedClock,
@@ -145,10 +147,11 @@ impl Engine {
                     "took off the end of the log what a crash had left half-written; nobody had been told of it"
                 );
             }
-            let log = Log::start(store, before_sync, Arc::clone(&control)).map_err(StartError::Thread)?;
-            Ok((listener, log, state))
+            let (log, reports) =
+                Log::start(store, before_sync, Arc::clone(&control)).map_err(StartError::Thread)?;
+            Ok((listener, log, reports, state))
         })();
-        let (listener, log, state) = match started {
+        let (listener, log, reports, state) = match started {
             Ok(started) => started,
             Err(error) => return Err((error, ready)),
         };
@@ -165,15 +168,27 @@ impl Engine {
             Rc::clone(&commit),
         );
         let shell = Rc::new(RefCell::new(shell));
-        let mut committer = JoinSet::new();
-        committer.spawn_local(commit_when_told(Rc::clone(&shell), commit, log.jobs().clone()));
+        let synced = Rc::new(Notify::new());
+        let disk = Disk {
+            shell: Rc::clone(&shell),
+            commit,
+            synced: Rc::clone(&synced),
+            jobs: log.jobs().clone(),
+            reports,
+        };
+        let disk = {
+            let mut set = JoinSet::new();
+            set.spawn_local(disk.serve());
+            set
+        };
         let engine = Self {
             control,
             listener,
             log,
             shell,
             connections: JoinSet::new(),
-            committer,
+            disk,
+            synced,
             accept_again: None,
             accept_failed: Limited::default(),
             clock,
@@ -206,16 +221,7 @@ impl Engine {
             }
             tokio::select! {
                 () = self.control.changed() => {}
-                Some(ended) = self.committer.join_next() => {
-                    if let Err(failure) = task_ended(ended) {
-                        return Left::Failed(failure);
-                    }
-                }
-                report = self.log.report() => {
-                    if let Err(failure) = self.reported(report) {
-                        return Left::Failed(failure);
-                    }
-                }
+                ended = self.disk.join_next() => return Left::Failed(disk_ended(ended)),
                 () = &mut timer => {
                     let mut shell = self.shell.borrow_mut();
                     shell.tick();
@@ -238,17 +244,6 @@ impl Engine {
         let expiry = shell.core.next_deadline().map(|deadline| deadline.since(self.clock.now()));
         // A millisecond more, since deadlines are in whole ones.
         Instant::now() + expiry.map_or(sweep, |expiry| sweep.min(expiry + Duration::from_millis(1)))
-    }
-
-    fn reported(&self, report: Option<Report>) -> Result<(), Failure> {
-        match report {
-            Some(Report::Synced { groups, txns, snapshot_due }) => {
-                self.shell.borrow_mut().synced(groups, txns, snapshot_due);
-                Ok(())
-            }
-            Some(Report::Failed(error)) => Err(Failure::Disk(Arc::new(error))),
-            Some(Report::Closed) | None => Err(Failure::Panicked("its log thread has ended".to_owned())),
-        }
     }
 
     fn accepted(&mut self, accepted: std::io::Result<(Stream, SocketAddr)>) {
@@ -305,8 +300,10 @@ impl Engine {
     async fn wind_down(&mut self) -> Result<bool, Failure> {
         self.shell.borrow_mut().stop_reading();
         while !self.shell.borrow().is_settled() {
-            let report = self.log.report().await;
-            self.reported(report)?;
+            tokio::select! {
+                () = self.synced.notified() => {}
+                ended = self.disk.join_next() => return Err(disk_ended(ended)),
+            }
         }
         self.shell.borrow_mut().close_all();
         let patience = self.shell.borrow().options.stop_timeout / 2;
@@ -319,11 +316,10 @@ impl Engine {
         // A client that does not take its replies is no reason not to end in order.
         timeout(patience, closed).await.unwrap_or(Ok(()))?;
         self.connections.shutdown().await;
-        self.committer.shutdown().await;
         self.log.close();
-        match self.log.report().await {
-            Some(Report::Closed) => Ok(true),
-            report => self.reported(report).map(|()| false),
+        match self.disk.join_next().await {
+            Some(Ok(Ok(()))) => Ok(true),
+            ended => Err(disk_ended(ended)),
         }
     }
 
@@ -332,9 +328,8 @@ impl Engine {
         self.control.end(Ending::Abort);
         let within = self.shell.borrow().options.stop_timeout;
         self.connections.shutdown().await;
-        self.committer.shutdown().await;
         self.log.close();
-        if timeout(within, self.log.ended()).await.is_err() {
+        if timeout(within, self.disk.join_next()).await.is_err() {
             return Ended::CutOff { hangs: true };
         }
         self.log.join();
@@ -349,15 +344,55 @@ async fn accept(listener: &Listener, not_before: Option<Instant>) -> std::io::Re
     listener.accept().await
 }
 
-/// Hands what was gathered to the log thread whenever there is something.
-async fn commit_when_told(shell: Rc<RefCell<Shell>>, commit: Rc<Notify>, jobs: Jobs) {
-    loop {
-        commit.notified().await;
-        let mut shell = shell.borrow_mut();
+/// The task between the shell and the log thread.
+struct Disk {
+    shell: Rc<RefCell<Shell>>,
+    commit: Rc<Notify>,
+    synced: Rc<Notify>,
+    jobs: Jobs,
+    reports: mpsc::Receiver<Report>,
+}
+
+impl Disk {
+    /// Hands over what was gathered and lets become known what was synced, until the log is closed.
+    async fn serve(mut self) -> Result<(), Failure> {
+        loop {
+            let report = tokio::select! {
+                () = self.commit.notified() => {
+                    self.hand_over();
+                    continue;
+                }
+                report = self.reports.recv() => report,
+            };
+            match report {
+                Some(Report::Synced { groups, txns, snapshot_due }) => {
+                    let mut shell = self.shell.borrow_mut();
+                    shell.control.hold_while_paused();
+                    shell.synced(groups, txns, snapshot_due);
+                    self.synced.notify_one();
+                }
+                Some(Report::Failed(error)) => return Err(Failure::Disk(Arc::new(error))),
+                Some(Report::Closed) => return Ok(()),
+                None => return Err(Failure::Panicked("its log thread has ended".to_owned())),
+            }
+        }
+    }
+
+    fn hand_over(&self) {
+        let mut shell = self.shell.borrow_mut();
         shell.control.hold_while_paused();
         if let Some((txns, image)) = shell.commit() {
-            jobs.write(txns, image);
+            self.jobs.write(txns, image);
         }
+    }
+}
+
+/// Why there is no log any more.
+fn disk_ended(ended: Option<Result<Result<(), Failure>, JoinError>>) -> Failure {
+    match ended {
+        Some(Ok(Err(failure))) => failure,
+        Some(Err(error)) if error.is_panic() => panicked(&*error.into_panic()),
+        Some(Ok(Ok(())) | Err(_)) | None => Failure::Panicked("its log was closed".to_owned()),
     }
 }
 

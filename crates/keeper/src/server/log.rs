@@ -69,17 +69,21 @@ impl Jobs {
 #[derive(Debug)]
 pub(super) struct Log {
     jobs: Jobs,
-    reports: mpsc::Receiver<Report>,
     thread: JoinHandle<()>,
 }
 
 impl Log {
-    pub(super) fn start(store: Store, before_sync: BeforeSync, control: Arc<Control>) -> io::Result<Self> {
+    /// Starts the thread; its reports end with it.
+    pub(super) fn start(
+        store: Store,
+        before_sync: BeforeSync,
+        control: Arc<Control>,
+    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
         let (jobs, queue) = sync_channel(JOBS);
         let (report, reports) = mpsc::channel(JOBS);
         let writer = Writer { store, before_sync, control, report, snapshot: None };
         let thread = Builder::new().name("keeper-log".to_owned()).spawn(move || writer.run(&queue))?;
-        Ok(Self { jobs: Jobs(jobs), reports, thread })
+        Ok((Self { jobs: Jobs(jobs), thread }, reports))
     }
 
     /// The way to hand groups over.
@@ -87,28 +91,12 @@ impl Log {
         &self.jobs
     }
 
-    /// Has the log closed in order after what was handed over.
+    /// Has the log closed in order after what was handed over; after an abort the thread just ends.
     pub(super) fn close(&self) {
         let _ = self.jobs.0.send(Job::Close);
     }
 
-    /// The next report; `None` when the thread has ended.
-    ///
-    /// # Cancel safety
-    /// No report is lost.
-    pub(super) async fn report(&mut self) -> Option<Report> {
-        self.reports.recv().await
-    }
-
-    /// Waits until the thread has ended, which it does after [`Log::close`], after a failure, and after an abort.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost but the wait.
-    pub(super) async fn ended(&mut self) {
-        while self.reports.recv().await.is_some() {}
-    }
-
-    /// Joins the thread, which [`Log::ended`] has shown to be at its end.
+    /// Joins the thread, which the end of its reports has shown to be at its end.
     pub(super) fn join(self) {
         // That it panicked has been seen by its missing last report.
         let _ = self.thread.join();

@@ -27,6 +27,8 @@ use crate::state::{Image, Txn};
 
 /// What is read at a time.
 const READ_BYTES: usize = 64 << 10;
+/// What is executed before an idle disk gets the first of it.
+const FIRST_BYTES: usize = 16 << 10;
 
 /// What the engine's tasks share. They run on one thread and never hold it across an await.
 pub(super) struct Shell {
@@ -281,7 +283,7 @@ impl Shell {
         } else {
             self.options.requests_outstanding_max.saturating_sub(line.outstanding)
         };
-        let mut count = 0;
+        let (mut count, mut executed) = (0, 0);
         let taken = loop {
             let Some(header) = input.first_chunk::<4>() else { break Taken::All };
             let announced = i32::from_be_bytes(*header);
@@ -322,6 +324,10 @@ impl Shell {
             }
             if closed {
                 line.fate = Fate::Leaving;
+                break Taken::Held;
+            }
+            executed += length;
+            if executed >= FIRST_BYTES && self.groups.keep_the_disk_waiting() {
                 break Taken::Held;
             }
         };
