@@ -72,7 +72,7 @@ impl Pair {
         Ok(Self { reference, subject, judge: Judge::default(), scripts: 0 })
     }
 
-    /// Gets ready for a script below a node of its own. The last one has been [finished](Self::finish).
+    /// Gets ready for a script below a node of its own. The sessions of the last one have been closed.
     pub(super) fn begin_script(&mut self) {
         let root = format!("/r{:04}", self.scripts % 10_000);
         self.scripts += 1;
