@@ -46,18 +46,24 @@ pub(crate) fn run(workspace: &Workspace, judges: &Judges) -> Result<()> {
     match &judges.what {
         None => kazoo::run(workspace, &judges.kazoo),
         Some(What::Kazoo(options)) => kazoo::run(workspace, options),
-        Some(What::Differential(passed)) => {
-            install::zookeeper()?;
-            measure(workspace, "differential", passed)
-        }
+        Some(What::Differential(passed)) => beside_zookeeper(workspace, "differential", passed),
         Some(What::Crash(passed)) => measure(workspace, "crash", passed),
     }
 }
 
 /// `cargo xtask bench keeper`: beside Debian's ZooKeeper, in the same run.
 pub(crate) fn bench(workspace: &Workspace, passed: &Passed) -> Result<()> {
-    install::zookeeper()?;
-    measure(workspace, "bench", passed)
+    beside_zookeeper(workspace, "bench", passed)
+}
+
+/// Options with which ZooKeeper is not asked.
+const ALONE: [&str; 4] = ["--regressions", "--keeper-only", "--help", "-h"];
+
+fn beside_zookeeper(workspace: &Workspace, what: &str, passed: &Passed) -> Result<()> {
+    if !passed.args.iter().any(|arg| ALONE.contains(&arg.as_str())) {
+        install::zookeeper()?;
+    }
+    measure(workspace, what, passed)
 }
 
 /// Builds the binary `conformance` and runs one of its commands.
