@@ -34,6 +34,9 @@ const REACH_WITHIN: Duration = Duration::from_millis(1_500);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// The same for submissions, which wait for the disks of an ensemble.
 const SUBMIT_ATTEMPT: Duration = Duration::from_secs(10);
+/// With less time left a submission is not tried again: no answer would come, and "nothing was queued" would become "it
+/// is not known".
+const SUBMIT_AGAIN_MIN: Duration = Duration::from_millis(100);
 /// Most tasks in one call, so that a batch fits a frame whatever the payloads.
 const BATCH_TASKS_MAX: usize = 1_000;
 /// Most payload bytes in one call.
@@ -225,7 +228,7 @@ impl Client {
                 }
             }
             let settled = answers.iter().all(|answer| is_settled(answer.as_ref()));
-            if settled || Instant::now() + pause >= deadline {
+            if settled || Instant::now() + pause + SUBMIT_AGAIN_MIN >= deadline {
                 break;
             }
             tokio::time::sleep(pause).await;
@@ -431,19 +434,24 @@ impl Client {
     /// again.
     async fn reach(&self, deadline: Instant) -> Result<(String, ApiClient), CallError> {
         let mut pause = PAUSE_FIRST;
-        let mut round = 0;
+        let mut known = None;
         loop {
-            round += 1;
             let mut failures = Vec::new();
             for _ in 0..self.addresses.len() {
                 let address = &self.addresses[self.current.load(Ordering::Relaxed) % self.addresses.len()];
                 // Each address gets one whole try: one that hangs must not use up the time of those that would answer.
-                let until = if round == 1 { Instant::now() + CONNECT_DEADLINE } else { deadline };
+                let until = if known.is_none() { Instant::now() + CONNECT_DEADLINE } else { deadline };
                 match tokio::time::timeout_at(until, self.peers.api(address)).await {
                     Ok(Ok(api)) => return Ok((address.clone(), api)),
                     Ok(Err(error)) => failures.push(error),
-                    Err(_) => failures
-                        .push(ConnectError::Deadline { address: address.clone(), within: CONNECT_DEADLINE }),
+                    Err(_) => match known {
+                        None => failures.push(ConnectError::Deadline {
+                            address: address.clone(),
+                            within: CONNECT_DEADLINE,
+                        }),
+                        // A try that our own deadline cut short found nothing; the one before it did.
+                        Some(failures) => return Err(CallError::Unreachable(Unreachable { failures })),
+                    },
                 }
                 self.next_address();
             }
@@ -453,6 +461,7 @@ impl Client {
             if hopeless || Instant::now() + pause >= deadline {
                 return Err(CallError::Unreachable(Unreachable { failures }));
             }
+            known = Some(failures);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }

@@ -7,11 +7,12 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::node::with_files_of;
 use support::{Cluster, Node, NodeConfig, SOON, free_addresses, run, taskd};
 use testkit::until;
 
@@ -81,21 +82,9 @@ async fn a_failing_disk_ends_the_node_in_time() {
     cluster.healthy(1).await;
     assert_eq!(cluster.nodes[0].stop().await.0.code(), Some(0));
     let largest = largest_file(&cluster.nodes[0].data_dir);
-    cluster.nodes[0].spawn_with_files_of(u32::try_from(largest / 1024).unwrap() + 512);
+    cluster.nodes[0].spawn_with_files_of(largest / 1024 + 512);
     cluster.healthy(1).await;
-    // They wait for ever; what counts is that they are written down.
-    let payload = "x".repeat(64 * 1024);
-    let submit =
-        ["task", "submit", "--addr", &cluster.nodes[0].address, "--kind", "sleep", "--label", "node=n9"];
-    let mut refused = None;
-    for _ in 0..10_000 {
-        let ran = run(&[&submit[..], &["--submit-timeout", "1s", "--payload", &payload]].concat()).await;
-        if ran.code != 0 {
-            refused = Some(ran);
-            break;
-        }
-    }
-    assert!(refused.is_some_and(|ran| matches!(ran.code, 5 | 6)), "the disk was full");
+    fill(&cluster.nodes[0].address).await;
     let (status, took) = cluster.nodes[0].ended(Duration::from_secs(10)).await;
     let log = cluster.nodes[0].log();
     assert_eq!(status.code(), Some(69), "after {took:?}: {log}");
@@ -103,6 +92,20 @@ async fn a_failing_disk_ends_the_node_in_time() {
         log.contains("the node has ended: the embedded keeper failed: the keeper's disk failed"),
         "{log}"
     );
+}
+
+/// Submits tasks that wait for ever until one is not written down.
+async fn fill(address: &str) {
+    let payload = "x".repeat(64 * 1024);
+    let submit = ["task", "submit", "--addr", address, "--kind", "sleep", "--label", "node=n9"];
+    for _ in 0..10_000 {
+        let ran = run(&[&submit[..], &["--submit-timeout", "1s", "--payload", &payload]].concat()).await;
+        if ran.code != 0 {
+            assert!(matches!(ran.code, 5 | 6), "{ran:?}");
+            return;
+        }
+    }
+    panic!("the disk was never full");
 }
 
 fn largest_file(dir: &Path) -> u64 {
@@ -121,8 +124,12 @@ struct Keeper {
 
 impl Keeper {
     fn spawn(dir: &Path, address: &str) -> Self {
+        Self::spawn_by(dir, address, |taskd| taskd)
+    }
+
+    fn spawn_by(dir: &Path, address: &str, by: impl FnOnce(Command) -> Command) -> Self {
         let args = ["keeper", "--data-dir", dir.to_str().unwrap(), "--listen", address, "--tick", "500ms"];
-        let child = taskd(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = by(taskd(&args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child, address: address.to_owned() }
     }
 
@@ -189,13 +196,24 @@ async fn a_keeper_by_itself_serves_nodes_and_keeps_what_they_wrote() {
     let (code, log) = keeper.ended().await;
     assert!(code == Some(0) && asked.elapsed() < Duration::from_secs(5), "{:?}: {log}", asked.elapsed());
     assert!(log.contains("one machine, not highly available"), "{log}");
-    let keeper = Keeper::spawn(&data, &keeper_address);
+    let limit = largest_file(&data) / 1024 + 512;
+    let keeper = Keeper::spawn_by(&data, &keeper_address, |taskd| with_files_of(limit, &taskd));
     keeper.serves().await;
     until("the task is still there", SOON, async || {
         let ran = support::run_at(&address, &["task", "show", &id, "-o", "json"]).await;
         (ran.code == 0 && ran.json()["state"] == "queued").then_some(())
     })
     .await;
+
+    // Its disk is full: that is the end of it, but not of the node.
+    until("a leader serves again", SOON, async || {
+        (node.status().await?["health"] == "healthy").then_some(())
+    })
+    .await;
+    fill(&address).await;
+    let (code, log) = keeper.ended().await;
+    assert_eq!(code, Some(69), "{log}");
+    assert!(log.contains("the keeper has ended: the keeper's disk failed"), "{log}");
     assert_eq!(node.stop().await.0.code(), Some(0));
 }
 

@@ -51,7 +51,7 @@ async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
         tracing::warn!(address = %server.address(), "reachable from other machines, and nothing is encrypted");
     }
     tokio::select! {
-        failure = server.failed() => return Err(died(&chain(&failure))),
+        failure = server.failed() => return Err(ended(&failure)),
         name = signals.next() => tracing::info!(signal = name, "stopping"),
     }
     let stopped = tokio::select! {
@@ -64,7 +64,7 @@ async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
     match stopped {
         Ok(()) => Ok(Exit::Ok),
         Err(StopError::Ended(Died::Stopped)) => Ok(Exit::Ok),
-        Err(StopError::Ended(failure)) => Err(died(&chain(&failure))),
+        Err(StopError::Ended(failure)) => Err(ended(&failure)),
         Err(error) => Err(Failure::new(Exit::StopLate, format!("the keeper: {}", chain(&error)))),
     }
 }
@@ -79,6 +79,11 @@ fn unstarted(error: StartError) -> Failure {
         StartError::Store(_) => died(&format!("{} (--data-dir)", chain(&error))),
         _ => died(&chain(&error)),
     }
+}
+
+/// It served, and cannot any more.
+fn ended(failure: &Died) -> Failure {
+    Failure::new(Exit::Died, format!("the keeper has ended: {}", chain(failure)))
 }
 
 fn died(why: &str) -> Failure {

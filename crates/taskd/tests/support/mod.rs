@@ -1,7 +1,7 @@
 //! Real nodes on loopback in front of a coordination service, and the command line that talks to them.
 #![expect(dead_code, reason = "each test file is a crate of its own and uses part of this")]
 
-mod node;
+pub(crate) mod node;
 pub(crate) use node::{Node, NodeConfig, taskd};
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -26,6 +26,15 @@ pub(crate) fn taskd(args: &[&str]) -> Command {
     command
 }
 
+/// The same command where no file may become larger than `kib`, which to it looks like a disk that fails.
+pub(crate) fn with_files_of(kib: u64, taskd: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    // Ignored, the signal leaves the write to fail; the shell counts in units of 512 bytes.
+    shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2), "sh"]);
+    shell.arg(taskd.get_program()).args(taskd.get_args()).stdin(Stdio::null()).env("NO_COLOR", "1");
+    shell
+}
+
 /// A configuration file: sections of keys with TOML values.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeConfig {
@@ -145,15 +154,9 @@ impl Node {
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
-    /// Starts it where no file may become larger than `kib`, which to it looks like a disk that fails.
-    pub(crate) fn spawn_with_files_of(&mut self, kib: u32) {
-        self.spawn_by(|taskd| {
-            let mut shell = Command::new("sh");
-            // Ignored, the signal leaves the write to fail; the shell counts in units of 512 bytes.
-            shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2), "sh"]);
-            shell.arg(taskd.get_program()).args(taskd.get_args()).stdin(Stdio::null()).env("NO_COLOR", "1");
-            shell
-        });
+    /// Starts it where no file may become larger than `kib`.
+    pub(crate) fn spawn_with_files_of(&mut self, kib: u64) {
+        self.spawn_by(|taskd| with_files_of(kib, &taskd));
     }
 
     pub(crate) fn runs(&self) -> bool {
