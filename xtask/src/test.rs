@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::run::coordinator;
@@ -39,10 +39,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.args.is_empty() {
         shell::run("doctests", &mut workspace.cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
     }
-    if on_ensembles {
+    let on_zookeeper = if on_ensembles {
         let nextest = nextest.as_ref().context("the pass on real ensembles needs cargo-nextest")?;
-        shell::run("tests on ZooKeeper", &mut ensembles(workspace, nextest, &options.args))?;
-    }
+        // What fails here is no reason to know nothing of the rest.
+        shell::run("the tests on ZooKeeper", &mut ensembles(workspace, nextest, &options.args))
+    } else {
+        Ok(())
+    };
     let mut command = match nextest {
         Some(program) => {
             let mut command = Command::new(program);
@@ -52,7 +55,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         None => workspace.cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]),
     };
-    shell::run("tests", command.args(&options.args))
+    let on_the_keeper = shell::run("the tests", command.args(&options.args));
+    match (on_zookeeper, on_the_keeper) {
+        (Err(first), Err(second)) => bail!("{first}; {second}"),
+        (first, second) => first.and(second),
+    }
 }
 
 /// The tests that need a coordination service, on one real ensemble that they share and on ensembles of their own.
