@@ -31,7 +31,10 @@ pub(super) enum Kind {
 /// One way to load a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
+    /// Of the row that says how many a second.
     pub(super) name: &'static str,
+    /// Of the row that says what one costs.
+    pub(super) cost: &'static str,
     pub(super) kind: Kind,
     pub(super) connections: usize,
     /// Requests of each connection on their way.
@@ -49,6 +52,10 @@ pub(super) struct Measured {
 impl Measured {
     pub(super) fn per_second(&self) -> f64 {
         self.operations as f64 / self.seconds
+    }
+
+    pub(super) fn operations(&self) -> f64 {
+        self.operations as f64
     }
 
     /// The latency below which this share of the requests stayed, in microseconds.

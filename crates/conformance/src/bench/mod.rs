@@ -74,17 +74,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn measure(subject: Subject, args: &Args, table: &mut Table) -> anyhow::Result<()> {
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let during = Duration::from_secs_f64(args.seconds);
+    let load = |name, cost, kind, connections, window| Load { name, cost, kind, connections, window };
     let loads = [
-        Load {
-            name: "create/s, 1 connection, window 1000",
-            kind: Kind::Create,
-            connections: 1,
-            window: 1_000,
-        },
-        Load { name: "create/s, 16 connections, window 64", kind: Kind::Create, connections: 16, window: 64 },
-        Load { name: "creates/s in multis of 50, window 20", kind: Kind::Multi, connections: 1, window: 20 },
-        Load { name: "get/s, 1 connection, window 1000", kind: Kind::Get, connections: 1, window: 1_000 },
-        Load { name: "get/s, 16 connections, window 64", kind: Kind::Get, connections: 16, window: 64 },
+        load("create/s, 1 connection, window 1000", "  processor time each, µs (1)", Kind::Create, 1, 1_000),
+        load("create/s, 16 connections, window 64", "  processor time each, µs (16)", Kind::Create, 16, 64),
+        load("creates/s in multis of 50, window 20", "  processor time each, µs (multi)", Kind::Multi, 1, 20),
+        load("get/s, 1 connection, window 1000", "  processor time each, µs (get, 1)", Kind::Get, 1, 1_000),
+        load("get/s, 16 connections, window 64", "  processor time each, µs (get, 16)", Kind::Get, 16, 64),
     ];
     let server = subject.start(&args.dir)?;
     table.add("start to first connect, ms", subject, server.started_within.as_secs_f64() * 1e3, false);
@@ -92,10 +88,14 @@ fn measure(subject: Subject, args: &Args, table: &mut Table) -> anyhow::Result<(
     for load in loads.iter().filter(|load| wanted(load.name)) {
         // Java compiles what it has seen often.
         load.run(server.address, warmth)?;
+        let used = server.cpu_seconds()?;
         let measured = load.run(server.address, during)?;
+        let used = server.cpu_seconds()? - used;
         table.add(load.name, subject, measured.per_second(), true);
+        // What a busy machine does not distort as it does the rate.
+        table.add(load.cost, subject, used / measured.operations() * 1e6, false);
     }
-    let single = Load { name: "one create at a time", kind: Kind::Create, connections: 1, window: 1 };
+    let single = load("one create at a time", "", Kind::Create, 1, 1);
     if wanted(single.name) {
         let measured = single.run(server.address, during)?;
         table.add("one create at a time, p50 µs", subject, measured.percentile_us(50), false);

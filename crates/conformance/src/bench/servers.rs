@@ -127,6 +127,15 @@ impl Running {
         Ok(kib / 1024.0)
     }
 
+    /// The processor time that it has used so far, in seconds, all its threads together.
+    pub(super) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        // utime and stime are the 14th and 15th, in hundredths of a second on every Linux.
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+        Ok(ticks / 100.0)
+    }
+
     fn first_line(&mut self) -> anyhow::Result<String> {
         let stdout = self.child.stdout.take().context("stdout is piped")?;
         let mut line = String::new();

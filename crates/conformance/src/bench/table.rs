@@ -32,6 +32,11 @@ impl Table {
     }
 }
 
+/// As many digits as say something.
+fn short(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
 /// The middle value; the mean of the two in the middle of an even number.
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
@@ -49,14 +54,11 @@ impl Display for Table {
             "median", "ZooKeeper", "keeper", "ratio"
         )?;
         for row in &self.rows {
-            let show =
-                |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+            let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
             let (zookeeper, keeper) = (median(&row.zookeeper), median(&row.keeper));
             let ratio = zookeeper.zip(keeper).map(|(zookeeper, keeper)| keeper / zookeeper);
             let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-            let all = |values: &[f64]| {
-                values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" ")
-            };
+            let all = |values: &[f64]| values.iter().map(|value| short(*value)).collect::<Vec<_>>().join(" ");
             let direction = if row.more_is_better { "more is better" } else { "less is better" };
             writeln!(
                 formatter,
