@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Config, Coordination, Problem, parse_address};
 
 impl Config {
-    /// Checks what no single key shows. [`load`] has done it.
+    /// Checks what no single key shows. [`load`](super::load) has done it.
     ///
     /// # Errors
     /// Every problem that was found, each with its key and what to do.
