@@ -1,16 +1,19 @@
 //! The server around the core: sockets, threads, and the order in which things become known.
 //!
 //! ```text
-//!        clients                    engine thread (keeper)                        log thread (keeper-log)
-//!     ┌──────────┐   ┌──────────────────────────────────────────────┐         ┌──────────────────────────┐
-//!  ──▶│ listener │──▶│ connection tasks      Shell                  │         │                          │
-//!     └──────────┘   │ ┌───────────┐  frame  ┌──────┐ transactions  │  group  │ append all of a group    │
-//!  ══════requests═══▶│ │ read      │────────▶│ Core │──▶ gathered ──┼────────▶│ fdatasync once           │
-//!                    │ │           │         └──────┘    group k+1  │         │                          │
-//!  ◀═════replies═════│ │ write ◀───┼─ outbox ◀── effects of group k ◀┼─────────│ synced                   │
-//!                    │ └───────────┘              (syncing)         │         └───────────┬──────────────┘
-//!                    │  loop: accept, timers, sweep, commit         │                     │ image, when due
-//!                    └──────────────────────────────────────────────┘         ┌───────────▼──────────────┐
+//!       clients                engine thread (keeper)                           log thread (keeper-log)
+//!    ┌──────────┐   ┌───────────────────────────────────────────────┐         ┌──────────────────────────┐
+//! ──▶│ listener │──▶│ main loop: accept, timers, sweep, the end     │         │                          │
+//!    └──────────┘   │                                               │         │                          │
+//!                   │ connection tasks        Shell                 │         │                          │
+//!                   │ ┌───────┐  requests  ┌──────┐  changes        │ groups  │ append all that are there│
+//! ═════requests════▶│ │ read  │───────────▶│ Core │──▶ gathered ────┼────────▶│ fdatasync once           │
+//!                   │ │       │            └──┬───┘    (disk task)  │         │                          │
+//!                   │ │       │    effects    ▼                     │ synced  │                          │
+//! ◀════replies══════│ │ write │◀── outbox ◀── wait beside their ◀───┼─────────│                          │
+//!                   │ └───────┘               group                 │         └───────────┬──────────────┘
+//!                   └───────────────────────────────────────────────┘                     │ image, when due
+//!                                                                             ┌───────────▼──────────────┐
 //!                                                                             │ keeper-snapshot          │
 //!                                                                             └──────────────────────────┘
 //! ```
@@ -51,6 +54,7 @@ mod error;
 mod group;
 mod handle;
 mod limited;
+mod line;
 mod log;
 mod net;
 mod options;

@@ -19,8 +19,8 @@ use super::Options;
 use super::control::Control;
 use super::group::{Group, Groups, Requests};
 use super::limited::Limited;
+use super::line::{Fate, Line};
 use super::net::Stream;
-use super::outbox::Outbox;
 use super::words::{self, Word};
 use crate::core::{ConnId, Core, Effect, Now};
 use crate::state::{Image, Txn};
@@ -54,35 +54,6 @@ pub(super) struct Shell {
     snapshots: u64,
     refused: Limited,
     cut: Limited,
-}
-
-/// The shell's side of a connection; the other is its task's.
-#[derive(Debug)]
-struct Line {
-    peer: SocketAddr,
-    outbox: Outbox,
-    /// Since when its client has taken nothing of what waits for it.
-    stalled: Option<Instant>,
-    opened: Instant,
-    /// Whether its first request has come.
-    greeted: bool,
-    /// Requests executed whose replies wait for the log.
-    outstanding: usize,
-    /// Bytes of a request that has not come wholly.
-    partial: usize,
-    fate: Fate,
-    waker: Option<Waker>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Open,
-    /// The core has closed it, and the disk has yet to agree: nothing is read any more, what was sent before still goes out.
-    Leaving,
-    /// Closed when its outbox is empty; nothing is read any more.
-    Closing,
-    /// Closed now.
-    Cut,
 }
 
 /// Where a connection stands after a flush.
@@ -195,18 +166,7 @@ impl Shell {
         }
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        let line = Line {
-            peer,
-            outbox: Outbox::default(),
-            stalled: None,
-            opened: now.monotonic,
-            greeted: false,
-            outstanding: 0,
-            partial: 0,
-            fate: Fate::Open,
-            waker: None,
-        };
-        self.lines.insert(conn, line);
+        self.lines.insert(conn, Line::new(peer, now.monotonic));
         self.core.open(conn, peer, now);
         Some(conn)
     }
@@ -555,37 +515,4 @@ impl Shell {
 /// The time as the core takes it.
 pub(super) fn now(clock: &dyn Clock) -> Now {
     Now { monotonic: clock.now(), wall_ms: i64::try_from(clock.wall().0).unwrap_or(i64::MAX) }
-}
-
-impl Line {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn follow(&mut self, effect: Effect) {
-        match effect {
-            // What the core sends after it closed would be a bug there; what is cut needs nothing.
-            Effect::Send { frame, .. } => {
-                // What is cut or closed needs nothing more.
-                if matches!(self.fate, Fate::Open | Fate::Leaving) {
-                    self.outbox.push(&frame);
-                }
-            }
-            Effect::Close { .. } => {
-                if self.fate != Fate::Cut {
-                    self.fate = Fate::Closing;
-                }
-            }
-        }
-    }
-}
-
-impl Effect {
-    fn conn(&self) -> ConnId {
-        match self {
-            Self::Send { conn, .. } | Self::Close { conn } => *conn,
-        }
-    }
 }
