@@ -249,7 +249,7 @@ fn trace(step: &Step, said: &[Observed]) -> String {
 fn keep(found: &Found, kinds: Kinds, folder: &Path) -> Result<()> {
     eprintln!("shrinking {} operations ...", tally::operations(&found.script));
     let signature = &found.divergence.signature;
-    let Some(shrunk) = shrink::shrink(kinds, found.script.clone(), signature)? else {
+    let Some(shrunk) = shrink::shrink(kinds, &found.script, signature)? else {
         println!("it does not show on fresh servers: {signature}");
         return Ok(());
     };

@@ -22,17 +22,26 @@ struct Shrinker {
     pair: Pair,
     signature: String,
     deadline: Instant,
+    /// Whether every divergence is followed by fresh servers, which takes a second or two.
+    careful: bool,
 }
 
 /// Shrinks `script`, in which a divergence with `signature` was seen; `None` if fresh servers agree about it.
 ///
 /// # Errors
 /// A server does not start.
-pub(super) fn shrink(kinds: Kinds, script: Script, signature: &str) -> Result<Option<Shrunk>> {
+pub(super) fn shrink(kinds: Kinds, script: &Script, signature: &str) -> Result<Option<Shrunk>> {
+    // Mostly what the two servers keep of a divergence does not matter to the next script, which has a node and sessions of its own.
+    match attempt(kinds, script.clone(), signature, false)? {
+        Some(shrunk) => Ok(Some(shrunk)),
+        None => attempt(kinds, script.clone(), signature, true),
+    }
+}
+
+fn attempt(kinds: Kinds, mut script: Script, signature: &str, careful: bool) -> Result<Option<Shrunk>> {
     let deadline = Instant::now() + ENOUGH;
     let pair = Pair::start(kinds)?;
-    let mut shrinker = Shrinker { kinds, pair, signature: signature.to_owned(), deadline };
-    let mut script = script;
+    let mut shrinker = Shrinker { kinds, pair, signature: signature.to_owned(), deadline, careful };
     match shrinker.shows(&script)? {
         Some(divergence) => script.0.truncate(divergence.index + 1),
         None => return Ok(None),
@@ -57,8 +66,9 @@ impl Shrinker {
     /// The divergence, if `script` shows the one that is looked for.
     fn shows(&mut self, script: &Script) -> Result<Option<Divergence>> {
         let Some(divergence) = self.pair.run(script) else { return Ok(None) };
-        // The servers may have gone different ways for good.
-        self.pair = Pair::start(self.kinds)?;
+        if self.careful {
+            self.pair = Pair::start(self.kinds)?;
+        }
         Ok((divergence.signature == self.signature).then_some(divergence))
     }
 

@@ -340,6 +340,10 @@ impl Side {
         if self.last == before {
             return seen.push(Observed::Silence);
         }
+        let Slot { sent, timeout, .. } = self.slots[slot];
+        if let Some(early) = sent.map(|sent| sent.elapsed()).filter(|silent| *silent < timeout) {
+            seen.push(odd(format!("a session of {timeout:?} expired after {early:?}")));
+        }
         seen.push(Observed::Expired { zxid: self.translator.zxid(self.last) });
         self.slots[slot].alive = false;
         if is_connected {
