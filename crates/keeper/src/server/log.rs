@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug, Formatter};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -20,7 +21,8 @@ const JOBS: usize = GROUPS_MAX + 4;
 enum Job {
     /// Write these and sync; then begin a snapshot of the state after them, if there is an image of it.
     Write(Vec<Txn>, Option<Snapshot>),
-    SnapshotDone(SnapshotDone),
+    /// A snapshot was written, or not, or its thread has panicked.
+    SnapshotDone(Option<SnapshotDone>),
     /// End in order.
     Close,
 }
@@ -116,6 +118,7 @@ impl Writer {
     fn run(mut self, queue: &Receiver<Job>) {
         let last = self.serve(queue);
         if let Some(snapshot) = self.snapshot.take() {
+            self.store.give_up_snapshots();
             // Its result is on the queue or was lost with it; the store says all there is to say about it.
             let _ = snapshot.join();
         }
@@ -171,7 +174,10 @@ impl Writer {
                     }
                 }
                 Some(Job::SnapshotDone(done)) => {
-                    self.store.finished_snapshot(&done);
+                    match done {
+                        Some(done) => self.store.finished_snapshot(&done),
+                        None => self.store.lost_snapshot(),
+                    }
                     if let Some(thread) = self.snapshot.take() {
                         let _ = thread.join();
                     }
@@ -196,16 +202,18 @@ impl Writer {
             return Ok(());
         }
         let zxid = image.last_zxid();
-        let job = self.store.begin_snapshot(image)?;
+        let Some(job) = self.store.begin_snapshot(image)? else { return Ok(()) };
         info!(zxid = %format_args!("{zxid:#x}"), "writes a snapshot");
         let thread = Builder::new().name("keeper-snapshot".to_owned()).spawn(move || {
-            let _ = done.send(Job::SnapshotDone(job.run()));
+            // A bug in there costs this snapshot. The panic has been printed.
+            let written = catch_unwind(AssertUnwindSafe(|| job.run())).ok();
+            let _ = done.send(Job::SnapshotDone(written));
         });
         match thread {
             Ok(thread) => self.snapshot = Some(thread),
             Err(error) => {
-                // The store waits for this snapshot for ever and goes on with its log: nothing is lost.
-                error!(%error, "failed to start the thread that writes snapshots: the log grows from here on");
+                error!(%error, "failed to start the thread that writes snapshots");
+                self.store.lost_snapshot();
             }
         }
         Ok(())

@@ -52,6 +52,9 @@ impl From<ReadError> for TxnError {
 }
 
 impl Txn {
+    /// The version of its format.
+    pub const VERSION: u8 = VERSION;
+
     /// Appends the transaction.
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.write_to(&mut Writer(out)).expect("writing to memory does not fail");

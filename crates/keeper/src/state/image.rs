@@ -127,6 +127,9 @@ impl State {
 }
 
 impl Image {
+    /// The version of its format.
+    pub const VERSION: u8 = VERSION;
+
     /// The last transaction that is in it.
     #[must_use]
     pub const fn last_zxid(&self) -> i64 {

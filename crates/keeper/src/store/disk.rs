@@ -59,11 +59,13 @@ pub(super) struct RealDisk {
 impl RealDisk {
     /// Makes the directory if it is not there, readable only for its owner: it holds password digests.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        if !dir.is_dir() {
+        let made = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
+        if made > 0 {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
+        }
+        // Each directory that was made is named by the one above it.
+        for above in dir.ancestors().skip(1).take(made) {
+            File::open(if above.as_os_str().is_empty() { Path::new(".") } else { above })?.sync_all()?;
         }
         Ok(Self { dir: dir.to_owned() })
     }

@@ -74,6 +74,11 @@ impl OpenError {
         move |source| Self::Io { action, path, source }
     }
 
+    /// A format that is not ours.
+    pub(super) fn version(path: &Path, found: u32, supported: u32) -> Self {
+        Self::Version { path: path.to_owned(), found, supported }
+    }
+
     /// Damage that only a backup repairs.
     pub(super) fn damaged(path: &Path, offset: u64, problem: impl Into<String>) -> Self {
         let remedy = "restore the data directory from a backup (and check the disk)".to_owned();

@@ -79,9 +79,10 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::disk::{Disk, RealDisk};
 pub use self::error::OpenError;
@@ -157,6 +158,8 @@ pub struct Store {
     txns_since_snapshot: u64,
     bytes_since_snapshot: u64,
     snapshot_running: bool,
+    /// Told to the snapshot that is being written: nobody waits for it any more.
+    given_up: Arc<AtomicBool>,
     failed: bool,
     recovery: Recovery,
 }
@@ -194,6 +197,7 @@ impl Store {
             txns_since_snapshot: report.txns_replayed,
             bytes_since_snapshot: report.bytes_replayed,
             snapshot_running: false,
+            given_up: Arc::default(),
             failed: false,
             recovery: report,
         };
@@ -272,10 +276,13 @@ impl Store {
     /// Begins a new segment, and hands out the work of writing `image`, the state after the last appended transaction.
     /// Run it on another thread and give its result to [`Store::finished_snapshot`]; until then no other is begun.
     ///
+    /// Nothing is handed out if there is no room for a new segment, or no file descriptor: the log goes on in the one it
+    /// has, and the next snapshot is due in its time.
+    ///
     /// # Errors
     ///
     /// As [`Store::append`]; also when a snapshot is running, or `image` is of another moment.
-    pub fn begin_snapshot(&mut self, image: Image) -> io::Result<SnapshotJob> {
+    pub fn begin_snapshot(&mut self, image: Image) -> io::Result<Option<SnapshotJob>> {
         self.sync()?;
         self.finally("rotate", |store| {
             let wrong = |message| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -289,21 +296,32 @@ impl Store {
                     store.last
                 ));
             }
+            store.txns_since_snapshot = 0;
+            store.bytes_since_snapshot = 0;
             // Without a transaction since it began, the segment is already the one that goes on from here.
             if store.writer.base() != store.last {
-                let next = Writer::create(&*store.disk, store.last)?;
+                let next = match Writer::prepare(&*store.disk, store.last) {
+                    Ok(next) => next,
+                    Err(error) => {
+                        let zxid = store.last;
+                        tracing::warn!(zxid, %error, "failed to begin a new segment of the log: no snapshot this time");
+                        // Room that the log may need. The next start removes it otherwise.
+                        let _ = store.disk.remove(segment::TEMPORARY);
+                        return Ok(None);
+                    }
+                };
+                let next = next.name(&*store.disk)?;
                 std::mem::replace(&mut store.writer, next).seal(store.last)?;
             }
             store.snapshot_running = true;
-            store.txns_since_snapshot = 0;
-            store.bytes_since_snapshot = 0;
-            Ok(SnapshotJob {
+            Ok(Some(SnapshotJob {
                 disk: Arc::clone(&store.disk),
                 _lock: store.lock.clone(),
                 zxid: store.last,
                 image,
                 kept: store.options.snapshots_kept.max(1),
-            })
+                given_up: Arc::clone(&store.given_up),
+            }))
         })
     }
 
@@ -318,6 +336,17 @@ impl Store {
                 "failed to write a snapshot; the log is kept instead and the next one is tried in its time"
             ),
         }
+    }
+
+    /// The [`SnapshotJob`] that ran is gone without a result: it counts as one that failed.
+    pub fn lost_snapshot(&mut self) {
+        self.snapshot_running = false;
+        tracing::warn!("a snapshot was lost; the log is kept instead and the next one is tried in its time");
+    }
+
+    /// Has the [`SnapshotJob`] that runs, if one does, and all later ones end soon and fail: nobody waits for them any more.
+    pub fn give_up_snapshots(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Ends in order: syncs, and leaves a closing record, which proves to the next start that nothing is missing.
@@ -369,13 +398,16 @@ pub struct SnapshotJob {
     zxid: i64,
     image: Image,
     kept: usize,
+    given_up: Arc<AtomicBool>,
 }
 
 impl SnapshotJob {
     /// Writes the snapshot. Blocks; dropping the job instead of running it is a snapshot that failed.
     #[must_use]
     pub fn run(self) -> SnapshotDone {
-        let result = snapshot::write(&*self.disk, self.zxid, |out| self.image.write_to(out));
+        let result = snapshot::write(&*self.disk, self.zxid, |out| {
+            self.image.write_to(UnlessGivenUp { out, given_up: &self.given_up })
+        });
         let result = match result {
             Ok(bytes) => self.prune().map(|()| bytes),
             Err(error) => {
@@ -401,6 +433,25 @@ impl SnapshotJob {
             self.disk.remove(&segment::name(base))?;
         }
         Ok(())
+    }
+}
+
+/// The output of a snapshot, until it is given up.
+struct UnlessGivenUp<'a> {
+    out: &'a mut dyn Write,
+    given_up: &'a AtomicBool,
+}
+
+impl Write for UnlessGivenUp<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the server ends"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -6,7 +6,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::OpenError;
 use super::segment::{self, Scanned, Writer};
 use super::{Recovery, Torn, snapshot};
-use crate::state::{State, Txn};
+use crate::state::{State, Txn, TxnError};
 
 /// What recovery hands to the store.
 pub(super) struct Recovered {
@@ -135,8 +135,9 @@ fn replay(
     payload: &[u8],
     report: &mut Recovery,
 ) -> Result<(), OpenError> {
-    let txn = Txn::decode(payload).map_err(|error| {
-        OpenError::damaged(path, offset, format!("transaction {zxid:#x} makes no sense: {error}"))
+    let txn = Txn::decode(payload).map_err(|error| match error {
+        TxnError::Version { found } => OpenError::version(path, found.into(), Txn::VERSION.into()),
+        error => OpenError::damaged(path, offset, format!("transaction {zxid:#x} makes no sense: {error}")),
     })?;
     if txn.zxid != zxid {
         let problem = format!("the record of transaction {zxid:#x} holds transaction {:#x}", txn.zxid);

@@ -58,14 +58,24 @@ pub(super) struct Writer {
 impl Writer {
     /// Makes an empty segment, which is safely on disk, under its name, when this returns.
     pub(super) fn create(disk: &dyn Disk, base: i64) -> io::Result<Self> {
+        Self::prepare(disk, base)?.name(disk)
+    }
+
+    /// Makes an empty segment under a temporary name: whatever fails, the log is what it was.
+    pub(super) fn prepare(disk: &dyn Disk, base: i64) -> io::Result<Self> {
         let mut file = disk.create(TEMPORARY)?;
         file.write_at(0, &header(base))?;
         let mut writer = Self { file, base, end: HEADER_BYTES, allocated: HEADER_BYTES };
         writer.zero_ahead()?;
         writer.file.sync()?;
-        disk.rename(TEMPORARY, &name(base))?;
-        disk.sync_names()?;
         Ok(writer)
+    }
+
+    /// Gives a segment that was prepared its name.
+    pub(super) fn name(self, disk: &dyn Disk) -> io::Result<Self> {
+        disk.rename(TEMPORARY, &name(self.base))?;
+        disk.sync_names()?;
+        Ok(self)
     }
 
     /// Goes on in a segment that was read.
@@ -86,7 +96,8 @@ impl Writer {
             self.allocated = self.end;
             match self.zero_ahead() {
                 // The records had room; the next ones will be refused if they have none.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
                 result => result?,
             }
         }
@@ -184,9 +195,7 @@ fn verify_header(window: &mut Window<'_>, path: &Path, base: i64) -> Result<(), 
     let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word));
     let intact = bytes.starts_with(MAGIC) && word(60) == bytes.get(..60).map(crc32fast::hash);
     match word(8) {
-        Some(found) if intact && found != VERSION => {
-            Err(OpenError::Version { path: path.to_owned(), found, supported: VERSION })
-        }
+        Some(found) if intact && found != VERSION => Err(OpenError::version(path, found, VERSION)),
         _ if intact => Err(OpenError::damaged(path, 0, "the file was renamed: its header has another zxid")),
         _ => Err(OpenError::damaged(path, 0, "the header is not that of a log segment")),
     }

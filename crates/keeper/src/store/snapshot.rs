@@ -6,7 +6,7 @@ use std::path::Path;
 use super::disk::{Disk, DiskFile, Window};
 use super::error::OpenError;
 use super::segment;
-use crate::state::State;
+use crate::state::{Image, ImageError, State};
 
 const MAGIC: &[u8; 8] = b"keepsnap";
 const VERSION: u32 = 1;
@@ -111,9 +111,7 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path, zxid: i64) -> Result<State,
         let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word));
         let intact = bytes.starts_with(MAGIC) && word(28) == bytes.get(..28).map(crc32fast::hash);
         return Err(match word(8) {
-            Some(found) if intact && found != VERSION => {
-                OpenError::Version { path: path.to_owned(), found, supported: VERSION }
-            }
+            Some(found) if intact && found != VERSION => OpenError::version(path, found, VERSION),
             _ => OpenError::damaged(path, 0, "the header is not that of this snapshot"),
         });
     }
@@ -129,8 +127,9 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path, zxid: i64) -> Result<State,
         }
         None => {}
     }
-    let state = state.map_err(|error| {
-        OpenError::damaged(path, HEADER_BYTES, format!("the snapshot makes no sense: {error}"))
+    let state = state.map_err(|error| match error {
+        ImageError::Version { found } => OpenError::version(path, found.into(), Image::VERSION.into()),
+        error => OpenError::damaged(path, HEADER_BYTES, format!("the snapshot makes no sense: {error}")),
     })?;
     if !at_end {
         return Err(OpenError::damaged(path, body.offset, "the snapshot goes on where it should end"));

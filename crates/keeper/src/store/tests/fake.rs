@@ -63,6 +63,7 @@ struct Inner {
     ops: Vec<Op>,
     /// The operation that fails, as all after it do; a write does this many bytes before.
     fails_at: Option<(usize, usize)>,
+    refuses_new_files: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,13 +83,18 @@ impl FakeDisk {
         let (start, ops) = (inner.start.clone(), inner.ops[..ops].to_vec());
         let mut now = start.clone();
         ops.iter().for_each(|op| apply(&mut now, op));
-        Self(Arc::new(Mutex::new(Inner { start, now, ops, fails_at: None })))
+        Self(Arc::new(Mutex::new(Inner { start, now, ops, ..Inner::default() })))
     }
 
     pub(super) fn failing(op: usize, bytes: usize) -> Self {
         let disk = Self::default();
         disk.inner().fails_at = Some((op, bytes));
         disk
+    }
+
+    /// Whether there is room for what is there only.
+    pub(super) fn refuse_new_files(&self, refuse: bool) {
+        self.inner().refuses_new_files = refuse;
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -254,6 +260,9 @@ impl Disk for FakeDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        if self.inner().refuses_new_files {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no room for a new file"));
+        }
         let inode = self.inner().now.files.len();
         self.run(Op::Create { name: name.to_owned(), inode })?;
         Ok(Box::new(FakeFile { disk: self.clone(), inode }))

@@ -54,7 +54,7 @@ fn run(disk: &FakeDisk, story: &Story) -> (Vec<Promise>, Option<String>) {
                 store.finished_snapshot(&super::SnapshotJob::run(job));
             }
             if store.snapshot_due() {
-                job = Some(store.begin_snapshot(state.image()).map_err(|error| error.to_string())?);
+                job = store.begin_snapshot(state.image()).map_err(|error| error.to_string())?;
             }
         }
         store.close().map_err(|error| error.to_string())
@@ -183,6 +183,46 @@ fn a_disk_that_fails_stops_the_store_and_loses_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn without_room_for_a_new_segment_the_log_goes_on_in_the_old_one() {
+    let story = Story::new(24, 1300);
+    let disk = FakeDisk::default();
+    let (mut store, mut state) = open(&disk).unwrap();
+    for (range, room) in [(0..10, false), (10..20, true), (20..24, true)] {
+        for txn in &story.txns[range] {
+            store.append(std::slice::from_ref(txn)).unwrap();
+            store.sync().unwrap();
+            state.replay(txn).unwrap();
+        }
+        disk.refuse_new_files(!room);
+        if store.snapshot_due() {
+            let job = store.begin_snapshot(state.image()).unwrap();
+            assert_eq!((job.is_some(), store.snapshot_due()), (room, false));
+            if let Some(job) = job {
+                store.finished_snapshot(&job.run());
+            }
+        }
+    }
+    let (_, _, recovery) = recovers(&disk.now(), &story, 24, "after a rotation that failed");
+    assert_eq!((recovery.snapshot_zxid, recovery.txns_replayed), (Some(20), 4));
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_leaves_nothing() {
+    let story = Story::new(12, 1300);
+    let disk = FakeDisk::default();
+    let (mut store, mut state) = open(&disk).unwrap();
+    store.append(&story.txns).unwrap();
+    story.txns.iter().for_each(|txn| state.replay(txn).unwrap());
+    let job = store.begin_snapshot(state.image()).unwrap().expect("there is room");
+    store.give_up_snapshots();
+    store.finished_snapshot(&job.run());
+    store.close().unwrap();
+    let names: Vec<_> = disk.now().names.into_keys().collect();
+    assert_eq!(names, [segment::name(0), segment::name(12)]);
+    recovers(&disk.now(), &story, 12, "after a snapshot that was given up");
 }
 
 #[test]
@@ -342,7 +382,7 @@ fn a_directory_has_one_server_and_the_files_of_a_real_one_do_as_the_fake() {
     store.append(&story.txns[..10]).unwrap();
     story.txns[..10].iter().for_each(|txn| state.replay(txn).unwrap());
     assert!(store.snapshot_due());
-    let job = store.begin_snapshot(state.image()).unwrap();
+    let job = store.begin_snapshot(state.image()).unwrap().expect("there is room");
     let done = std::thread::spawn(|| job.run()).join().unwrap();
     store.finished_snapshot(&done);
     store.append(&story.txns[10..]).unwrap();
