@@ -2,15 +2,18 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use clock::BootClock;
-use common::{Client, ask, create, data, ephemeral, exists, get, soon, until};
+use common::{Client, ask, create, data, ephemeral, exists, get, sequential, soon, until};
 use keeper::server::{Options, Server, StartError};
-use keeper::wire::{ConnectRequest, Reply, Request};
+use keeper::wire::{ConnectRequest, MultiOp, Reply, Request};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 fn options(dir: &Path) -> Options {
     Options::new(dir, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -261,6 +264,72 @@ async fn a_paused_server_is_silent_and_goes_on_where_it_was() {
     assert_eq!(client.receive().await.expect("the reply").0.err, 0);
     // A paused server can be ended.
     server.pause();
+    server.stop().await.expect("it stops in order");
+}
+
+#[tokio::test]
+async fn a_pause_ends_no_session_whose_client_is_there_afterwards() {
+    let (_dir, server) = serve(|options| options.tick = Duration::from_millis(100)).await;
+    let request = ConnectRequest { timeout_ms: 200, ..Default::default() };
+    let mut client = Client::try_connect(server.address(), &request).await.expect("a session");
+    client.call(&ephemeral("/mine")).await.expect("created");
+    server.pause();
+    assert!(!client.hears_within(Duration::from_millis(300)).await);
+    client.send(&exists("/mine")).await;
+    // Several times its timeout.
+    assert!(!client.hears_within(Duration::from_millis(1_000)).await);
+    server.resume();
+    assert_eq!(client.receive().await.expect("the session lives").0.err, 0);
+    assert_eq!(client.receive().await, None, "until its client is really silent");
+    server.stop().await.expect("it stops in order");
+}
+
+#[tokio::test]
+async fn requests_that_take_long_hold_up_nobody_else() {
+    let (_dir, server) = serve(|_| {}).await;
+    let (mut slow, mut other) =
+        (Client::connect(server.address()).await, Client::connect(server.address()).await);
+    slow.call(&create("/a", b"")).await.expect("created");
+    for _ in 0..10 {
+        let Request::Create(sequential) = sequential("/a/") else { unreachable!() };
+        let ops = vec![MultiOp::Create(sequential); 1_000];
+        slow.call(&Request::Multi(ops)).await.expect("created");
+    }
+    // Each walks over all of them, and is a few bytes in both directions.
+    let count = Request::GetAllChildrenNumber { path: "/a".to_owned() };
+    let last = slow.send_all(&vec![count; 2_000]).await;
+    other.call(&exists("/a")).await.expect("served meanwhile");
+    let srvr = ask(server.address(), b"srvr").await;
+    let received = srvr.lines().find_map(|line| line.strip_prefix("Received: "));
+    let received: usize = received.and_then(|text| text.parse().ok()).expect("a number");
+    assert!(received < 2_000, "{received} requests were read before it");
+    while slow.receive().await.expect("a reply").0.xid < last {}
+    server.stop().await.expect("it stops in order");
+}
+
+#[tokio::test]
+async fn who_holds_little_is_not_closed_for_what_others_hold() {
+    let (_dir, server) = serve(|options| {
+        (options.reply_bytes_max, options.buffered_bytes_max) = (1 << 20, 2 << 20);
+    })
+    .await;
+    let address = server.address();
+    let mut modest = Client::connect(address).await;
+    let mut hoarders = Vec::new();
+    for _ in 0..2 {
+        // Almost all of a request, and almost half of what all may hold.
+        let mut stream = soon("connect", TcpStream::connect(address)).await.expect("it listens");
+        let mut bytes = vec![0; (1 << 20) - 8];
+        bytes[..4].copy_from_slice(&(0xf_ffff_u32 - 4).to_be_bytes());
+        soon("it is taken", stream.write_all(&bytes)).await.expect("written");
+        hoarders.push(stream);
+    }
+    until("one of them is closed", async || {
+        modest.call(&exists("/")).await.expect("who holds little is served");
+        hoarders.iter().any(|stream| !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock))
+    })
+    .await;
+    modest.call(&exists("/")).await.expect("and still is");
     server.stop().await.expect("it stops in order");
 }
 

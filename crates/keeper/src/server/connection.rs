@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
+use tokio::task::yield_now;
 
 use super::net::Stream;
 use super::shell::{Flushed, Shell, Taken};
@@ -77,7 +78,8 @@ impl Connection {
                 }
             }
         }
-        context.waker().wake_by_ref();
+        // Goes on behind those whose sockets have become ready meanwhile: a plain wake-up comes before anybody looks.
+        let _ = pin!(yield_now()).poll(context);
         Poll::Pending
     }
 }

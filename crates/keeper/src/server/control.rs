@@ -67,7 +67,7 @@ impl Control {
         self.aborted.load(Ordering::Acquire)
     }
 
-    /// Blocks the thread while the server is paused: as a stopped process, it neither reads nor answers nor counts time.
+    /// Blocks the thread while the server is paused: as a stopped process, it neither reads nor answers.
     pub(super) fn hold_while_paused(&self) {
         if !self.paused.load(Ordering::Acquire) {
             return;

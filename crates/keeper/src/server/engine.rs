@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -113,6 +114,13 @@ struct Engine {
     sweep_every: Duration,
 }
 
+/// The connections that may be open at a time when so many files may: the log must not want for one because of them,
+/// and neither must the rest of the process.
+fn affordable(connections_max: usize, descriptors: Option<u64>) -> usize {
+    let descriptors = descriptors.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    connections_max.min((descriptors / 4 * 3).max(1))
+}
+
 type Ready = oneshot::Sender<Result<SocketAddr, StartError>>;
 
 /// Why the loop ended.
@@ -124,7 +132,18 @@ enum Left {
 impl Engine {
     /// Recovers and listens. Blocks while it recovers: there is nothing else to do on this thread.
     fn start(setup: Setup) -> Result<(Self, Ready), (StartError, Ready)> {
-        let Setup { options, clock, seed, control, before_sync, ready } = setup;
+        let Setup { mut options, clock, seed, control, before_sync, ready } = setup;
+        let descriptors = getrlimit(Resource::Nofile).current;
+        let connections_max = affordable(options.connections_max, descriptors);
+        if connections_max < options.connections_max {
+            warn!(
+                connections_max,
+                wanted = options.connections_max,
+                descriptors,
+                "takes fewer connections than it was set up for: more open files are not allowed"
+            );
+            options.connections_max = connections_max;
+        }
         let started = (|| {
             let (store, state) =
                 Store::open(&options.data_dir, store_options(&options)).map_err(StartError::Store)?;
@@ -215,12 +234,16 @@ impl Engine {
             if let Some(ending) = self.control.ending() {
                 return Left::Asked(ending);
             }
-            let wake_at = self.wake_at();
+            let wait = self.wait();
+            let wake_at = Instant::now() + wait;
             if wake_at < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(wake_at);
+                self.shell.borrow_mut().hearing.plan(self.clock.now() + wait);
             }
             tokio::select! {
                 () = self.control.changed() => {}
+                // A session that was opened may be due before all others.
+                () = self.synced.notified() => {}
                 ended = self.disk.join_next() => return Left::Failed(disk_ended(ended)),
                 () = &mut timer => {
                     let mut shell = self.shell.borrow_mut();
@@ -237,13 +260,13 @@ impl Engine {
         }
     }
 
-    /// When the timer has something to do. At the latest at the next sweep: a clock need not run as tokio's does.
-    fn wake_at(&self) -> Instant {
+    /// How long the timer has nothing to do. At the longest to the next sweep: a clock need not run as tokio's does.
+    fn wait(&self) -> Duration {
         let shell = self.shell.borrow();
         let sweep = if shell.connections() == 0 { Duration::from_secs(60) } else { self.sweep_every };
-        let expiry = shell.core.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+        let expiry = shell.next_expiry().map(|deadline| deadline.since(self.clock.now()));
         // A millisecond more, since deadlines are in whole ones.
-        Instant::now() + expiry.map_or(sweep, |expiry| sweep.min(expiry + Duration::from_millis(1)))
+        expiry.map_or(sweep, |expiry| sweep.min(expiry + Duration::from_millis(1)))
     }
 
     fn accepted(&mut self, accepted: std::io::Result<(Stream, SocketAddr)>) {
@@ -429,5 +452,19 @@ fn core_settings(options: &Options) -> Settings {
         watches_per_connection_max: options.watches_per_connection_max,
         sessions_max: options.sessions_max,
         ..Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::affordable;
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        for (wanted, descriptors, connections) in
+            [(4_096, None, 4_096), (4_096, Some(1 << 20), 4_096), (4_096, Some(1_024), 768), (10, Some(0), 1)]
+        {
+            assert_eq!(affordable(wanted, descriptors), connections, "{wanted} of {descriptors:?}");
+        }
     }
 }

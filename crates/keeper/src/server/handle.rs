@@ -108,7 +108,8 @@ impl Server {
         self.running.join().await;
     }
 
-    /// Makes it stand still as SIGSTOP does a process: connections stay open, nothing is read or answered, no time passes for it.
+    /// Makes it stand still as SIGSTOP does a process: connections stay open, nothing is read or answered. No session ends for it:
+    /// after the [`resume`](Server::resume) clients have a tick to be heard again.
     pub fn pause(&self) {
         self.running.control.pause(true);
     }

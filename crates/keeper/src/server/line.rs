@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use clock::Instant;
 
+use super::Options;
 use super::outbox::Outbox;
 use crate::core::{ConnId, Effect};
 
@@ -50,6 +51,26 @@ impl Line {
             fate: Fate::Open,
             waker: None,
         }
+    }
+
+    /// Bytes that it holds: unsent and half-received ones.
+    pub(super) fn buffered(&self) -> usize {
+        self.outbox.len() + self.partial
+    }
+
+    /// Closes it now, and drops what it holds: how many bytes that were.
+    pub(super) fn cut(&mut self) -> usize {
+        let held = self.buffered();
+        self.outbox = Outbox::default();
+        self.partial = 0;
+        self.fate = Fate::Cut;
+        self.wake();
+        held
+    }
+
+    /// Whether so many of its requests wait for the disk that no more are read.
+    pub(super) fn waits_for_the_disk(&self, options: &Options) -> bool {
+        self.outstanding >= options.requests_outstanding_max
     }
 
     /// Has its task look at it, unless it is about to.

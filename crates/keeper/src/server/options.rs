@@ -17,7 +17,8 @@ pub struct Options {
     pub session_timeout_min: Option<Duration>,
     /// The longest session a client may ask for. Default `None`: twenty ticks.
     pub session_timeout_max: Option<Duration>,
-    /// Connections open at a time; further ones are closed at once. Default 4,096.
+    /// Connections open at a time; further ones are closed at once. Default 4,096. Never more than three
+    /// quarters of the files that the process may have open.
     pub connections_max: usize,
     /// Sessions alive at a time. Default 65,536.
     pub sessions_max: usize,
@@ -31,7 +32,7 @@ pub struct Options {
     pub reply_bytes_pause: usize,
     /// Unsent bytes of replies and watch events at which a connection is closed: its client does not read. Default 32 MiB.
     pub reply_bytes_max: usize,
-    /// Half-received requests and unsent replies of all connections together. The connection that passes it is closed. Default 256 MiB.
+    /// Half-received requests and unsent replies of all connections together. Beyond it the connection that holds most is closed. Default 256 MiB.
     pub buffered_bytes_max: usize,
     /// Changes that wait for the disk. At the bound no connection is read. Default 20,000.
     pub group_txns_max: usize,

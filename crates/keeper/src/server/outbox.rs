@@ -12,7 +12,8 @@ const KEPT_BYTES: usize = 16 << 10;
 
 impl Outbox {
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        if self.sent > 0 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
+        // Only when it is worth it: what waits may be megabytes, and what was sent a few bytes each time.
+        if self.sent > self.bytes.len() / 2 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }

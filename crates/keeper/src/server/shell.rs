@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use super::Options;
 use super::control::Control;
 use super::group::{Group, Groups, Requests};
+use super::hearing::Hearing;
 use super::limited::Limited;
 use super::line::{Fate, Line};
 use super::net::Stream;
@@ -29,6 +30,9 @@ use crate::state::{Image, Txn};
 const READ_BYTES: usize = 64 << 10;
 /// What is executed before an idle disk gets the first of it.
 const FIRST_BYTES: usize = 16 << 10;
+/// How long the requests of one connection are executed before the others have their turn: some take a thousand times
+/// as long as others, without a byte that would show it.
+const TURN: Duration = Duration::from_millis(5);
 
 /// What the engine's tasks share. They run on one thread and never hold it across an await.
 pub(super) struct Shell {
@@ -39,10 +43,13 @@ pub(super) struct Shell {
     lines: BTreeMap<ConnId, Line>,
     next_conn: u64,
     groups: Groups,
+    pub(super) hearing: Hearing,
     /// Connections that wait until less waits for the disk.
     crowded: Vec<ConnId>,
     /// Tells the committer that there is something for the log thread.
     commit: Rc<Notify>,
+    /// The last change that is on the disk.
+    synced_zxid: i64,
     snapshot_wanted: bool,
     reading: bool,
     buffered_bytes: usize,
@@ -86,6 +93,7 @@ impl Shell {
         commit: Rc<Notify>,
     ) -> Self {
         let started = clock.now();
+        let synced_zxid = core.state().last_zxid();
         Self {
             core,
             options,
@@ -94,8 +102,10 @@ impl Shell {
             lines: BTreeMap::new(),
             next_conn: 1,
             groups: Groups::default(),
+            hearing: Hearing::default(),
             crowded: Vec::new(),
             commit,
+            synced_zxid,
             snapshot_wanted: false,
             reading: true,
             buffered_bytes: 0,
@@ -126,6 +136,11 @@ impl Shell {
     /// Requests of `conn` executed whose replies wait for the log.
     pub(super) fn outstanding_of(&self, conn: ConnId) -> usize {
         self.lines.get(&conn).map_or(0, |line| line.outstanding)
+    }
+
+    /// The last change that is on the disk.
+    pub(super) fn synced_zxid(&self) -> i64 {
+        self.synced_zxid
     }
 
     /// Where it listens.
@@ -174,7 +189,7 @@ impl Shell {
     /// Forgets a connection whose socket is closed.
     pub(super) fn closed(&mut self, conn: ConnId) {
         if let Some(line) = self.lines.remove(&conn) {
-            self.buffered_bytes -= line.outbox.len() + line.partial;
+            self.buffered_bytes -= line.buffered();
             let now = self.now();
             self.core.closed(conn, now);
         }
@@ -215,12 +230,24 @@ impl Shell {
         } else if input.is_empty() {
             *input = BytesMut::new();
         }
-        let Some(line) = self.lines.get_mut(&conn) else { return };
+        let Some(line) = self.lines.get_mut(&conn).filter(|line| line.fate != Fate::Cut) else { return };
         self.buffered_bytes = self.buffered_bytes - line.partial + input.len();
         line.partial = input.len();
-        if self.buffered_bytes > self.options.buffered_bytes_max {
-            line.fate = Fate::Cut;
-            self.complain(conn, "all connections together hold too many unsent and half-received bytes");
+        self.make_room();
+    }
+
+    /// Cuts the connections that hold most bytes until all together hold no more than they may: who holds little is never
+    /// cut for what others hold.
+    fn make_room(&mut self) {
+        while self.buffered_bytes > self.options.buffered_bytes_max {
+            let open = self.lines.iter_mut().filter(|(_, line)| line.fate != Fate::Cut);
+            let Some((conn, line)) = open.max_by_key(|(_, line)| line.buffered()) else { return };
+            let conn = *conn;
+            self.buffered_bytes -= line.cut();
+            self.complain(
+                conn,
+                "all connections together held too many unsent and half-received bytes, it the most",
+            );
         }
     }
 
@@ -290,6 +317,9 @@ impl Shell {
             if executed >= FIRST_BYTES && self.groups.keep_the_disk_waiting() {
                 break Taken::Held;
             }
+            if self.clock.now().since(now.monotonic) >= TURN {
+                break Taken::Held;
+            }
         };
         if count > 0 {
             if let Some(line) = self.lines.get_mut(&conn) {
@@ -330,6 +360,7 @@ impl Shell {
     /// The first `groups` that the log thread had are on the disk.
     pub(super) fn synced(&mut self, groups: usize, txns: Vec<Txn>, snapshot_due: bool) {
         self.snapshot_wanted |= snapshot_due;
+        self.synced_zxid = txns.last().map_or(self.synced_zxid, |txn| txn.zxid);
         for _ in 0..groups {
             if let Some(group) = self.groups.synced() {
                 self.release(group);
@@ -344,9 +375,23 @@ impl Shell {
         self.groups.are_settled()
     }
 
-    /// Expires what is due.
+    /// When the next session is due.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let due = self.core.next_deadline()?;
+        Some(self.hearing.spares_until().map_or(due, |until| until.max(due)))
+    }
+
+    /// Expires what is due, but for the sessions that the server itself does not hear.
     pub(super) fn tick(&mut self) {
         let now = self.now();
+        let crowded = self.crowded.iter();
+        let unread = self.lines.iter().filter(|(_, line)| line.waits_for_the_disk(&self.options));
+        for conn in crowded.chain(unread.map(|(conn, _)| conn)) {
+            self.core.held_back(*conn, now);
+        }
+        if !self.hearing.may_judge(now.monotonic, self.options.tick) {
+            return;
+        }
         let group = &mut self.groups.gathered;
         let (before, changes) = (group.output.effects.len(), group.output.txns.len());
         self.core.tick(now, &mut group.output);
@@ -380,7 +425,7 @@ impl Shell {
             }
             self.buffered_bytes += line.outbox.len() - before;
             let bytes = line.outbox.len();
-            if bytes > self.options.reply_bytes_max || self.buffered_bytes > self.options.buffered_bytes_max {
+            if bytes > self.options.reply_bytes_max {
                 line.fate = Fate::Cut;
                 if let Some(suppressed) = self.cut.due(now) {
                     let peer = line.peer;
@@ -388,6 +433,7 @@ impl Shell {
                 }
             }
             line.wake();
+            self.make_room();
         }
         drop(effects);
         for conn in self.crowded.drain(..) {
@@ -441,8 +487,8 @@ impl Shell {
     /// Whether bounds let the connection be read. If one of them does not, the connection is woken when it may.
     fn readable(&mut self, conn: ConnId, held: Taken) -> Flushed {
         let Some(line) = self.lines.get(&conn) else { return Flushed::Ended };
-        let within = line.outbox.len() < self.options.reply_bytes_pause
-            && line.outstanding < self.options.requests_outstanding_max;
+        let within =
+            line.outbox.len() < self.options.reply_bytes_pause && !line.waits_for_the_disk(&self.options);
         if line.fate != Fate::Open || !self.reading || !within {
             return Flushed::Waiting;
         }

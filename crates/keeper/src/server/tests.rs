@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::log::BeforeSync;
 use super::{Failure, Options, Server, StopError};
+use crate::wire::ConnectRequest;
 
 type Hook = Box<dyn FnMut() -> io::Result<()> + Send>;
 
@@ -112,6 +113,29 @@ async fn bounds_hold_requests_back_while_the_disk_is_slow_and_let_them_go_afterw
         assert!(!client.hears_within(NOTHING_COMES).await);
         let outstanding = outstanding(server.address()).await;
         assert!(outstanding <= 20, "{outstanding}");
+        drop(permits);
+        for xid in 1..=last {
+            let (header, _) = client.receive().await.expect("a reply");
+            assert_eq!((header.xid, header.err), (xid, 0));
+        }
+        server.stop().await.expect("it stops in order");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_ends_no_session_that_is_not_read_because_of_it() {
+    let cases: [fn(&mut Options); 2] =
+        [|options| options.requests_outstanding_max = 2, |options| options.group_txns_max = 2];
+    for change in cases {
+        let (permits, hook) = gate();
+        let (_dir, server) =
+            start(|options| (options.tick = Duration::from_millis(50), change(options)).1, hook).await;
+        permits.send(()).expect("the log thread waits");
+        let request = ConnectRequest { timeout_ms: 100, ..Default::default() };
+        let mut client = Client::try_connect(server.address(), &request).await.expect("a session");
+        let last = client.send_all(&["/1", "/2", "/3", "/4"].map(|path| create(path, b""))).await;
+        // Several times its timeout.
+        assert!(!client.hears_within(Duration::from_millis(700)).await);
         drop(permits);
         for xid in 1..=last {
             let (header, _) = client.receive().await.expect("a reply");

@@ -112,7 +112,7 @@ fn serving(shell: &Shell, text: &mut String, with_clients: Option<ConnId>) -> fm
     writeln!(text, "Sent: {}", stats.packets_sent)?;
     writeln!(text, "Connections: {}", shell.connections())?;
     writeln!(text, "Outstanding: {}", shell.outstanding())?;
-    writeln!(text, "Zxid: {:#x}", shell.core.state().last_zxid())?;
+    writeln!(text, "Zxid: {:#x}", shell.synced_zxid())?;
     writeln!(text, "Mode: standalone")?;
     writeln!(text, "Node count: {}", shell.core.state().counts().znodes)
 }

@@ -146,6 +146,11 @@ pub(crate) fn ephemeral(path: &str) -> Request {
     with_flags(path, b"", 1)
 }
 
+/// A persistent node whose name is numbered.
+pub(crate) fn sequential(path: &str) -> Request {
+    with_flags(path, b"", 2)
+}
+
 fn with_flags(path: &str, data: &[u8], flags: i32) -> Request {
     let data = Some(Bytes::copy_from_slice(data));
     Request::Create(Create { path: path.to_owned(), data, acl: Acl::open(), flags })
