@@ -136,7 +136,7 @@ impl Engine {
         let descriptors = getrlimit(Resource::Nofile).current;
         let connections_max = affordable(options.connections_max, descriptors);
         if connections_max < options.connections_max {
-            warn!(
+            info!(
                 connections_max,
                 wanted = options.connections_max,
                 descriptors,
