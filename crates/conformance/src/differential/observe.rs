@@ -6,6 +6,8 @@
 //! - *Times* differ: a node's are checked against the others of the same server instead (one zxid has one time, and time does not run backwards),
 //!   and left out. What does not fit is [`Observed::Odd`], which the other server will not have said.
 //! - *Children and ephemerals* come out of hash sets: they are sorted.
+//! - *What a multiRead had read* before it came to a path that is null: ZooKeeper answers with an error as a whole and with that behind it. No
+//!   client reads on behind an error; the keeper sends nothing there.
 //! - *Zxids* are compared exactly, as the distance from the last one before the script, which is 0 on a fresh server.
 
 use std::collections::BTreeMap;
@@ -15,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::hex;
 use super::jute::Reader;
 use super::script::{Access, Call, Data, PING_XID};
+
+const MULTI_READ: i32 = 22;
+const MARSHALLING_ERROR: i32 = -5;
 
 /// One thing that a connection saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,8 +135,8 @@ impl Translator {
     }
 
     /// The body of a reply to a request with op code `op`.
-    pub(super) fn answer(&mut self, op: i32, body: &[u8]) -> Answer {
-        if body.is_empty() {
+    pub(super) fn answer(&mut self, op: i32, err: i32, body: &[u8]) -> Answer {
+        if body.is_empty() || (op == MULTI_READ && err == MARSHALLING_ERROR) {
             return Answer::Nothing;
         }
         let mut reader = Reader(body);
