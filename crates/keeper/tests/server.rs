@@ -112,7 +112,12 @@ async fn what_makes_no_sense_does_not_start() {
 
 #[tokio::test]
 async fn sessions_expire_with_their_ephemerals_and_are_refused_afterwards() {
-    let (_dir, server) = serve(|options| options.tick = Duration::from_millis(50)).await;
+    // Who waits for it does not ping either, and lives longer.
+    let short = |options: &mut Options| {
+        (options.tick, options.session_timeout_max) =
+            (Duration::from_millis(50), Some(Duration::from_secs(10)));
+    };
+    let (_dir, server) = serve(short).await;
     let mut watcher = Client::connect(server.address()).await;
     let request = ConnectRequest { timeout_ms: 100, ..Default::default() };
     let mut dying = Client::try_connect(server.address(), &request).await.expect("a session");
