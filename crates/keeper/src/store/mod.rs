@@ -31,7 +31,7 @@
 //!
 //! - **A transaction is acknowledged only after the fdatasync that covers its record**, and a write or a sync that
 //!   failed is the last one: the store refuses everything afterwards. A second fdatasync may report success for
-//!   pages that the kernel has already dropped.
+//!   pages that the kernel has already dropped. (What fails before a new segment has its name concerns no record.)
 //! - **Files appear whole.** A segment and a snapshot are made under a temporary name, synced, renamed, and the
 //!   directory is synced, before anything relies on them.
 //! - **The order of a rotation**: sync the log; make the next segment; seal the old one; only then append to the
@@ -300,18 +300,14 @@ impl Store {
             store.bytes_since_snapshot = 0;
             // Without a transaction since it began, the segment is already the one that goes on from here.
             if store.writer.base() != store.last {
-                let next = match Writer::prepare(&*store.disk, store.last) {
-                    Ok(next) => next,
-                    Err(error) => {
-                        let zxid = store.last;
-                        tracing::warn!(zxid, %error, "failed to begin a new segment of the log: no snapshot this time");
-                        // Room that the log may need. The next start removes it otherwise.
-                        let _ = store.disk.remove(segment::TEMPORARY);
-                        return Ok(None);
-                    }
-                };
-                let next = next.name(&*store.disk)?;
-                std::mem::replace(&mut store.writer, next).seal(store.last)?;
+                if let Some(error) = store.rotate()? {
+                    let zxid = store.last;
+                    tracing::warn!(
+                        zxid, %error,
+                        "failed to begin a new segment of the log; it goes on in the one it has, and the next snapshot is tried in its time"
+                    );
+                    return Ok(None);
+                }
             }
             store.snapshot_running = true;
             Ok(Some(SnapshotJob {
@@ -323,6 +319,29 @@ impl Store {
                 given_up: Arc::clone(&store.given_up),
             }))
         })
+    }
+
+    /// Goes on in a new segment, unless it could not be made: then says why, and the old one goes on as if nothing had been.
+    fn rotate(&mut self) -> io::Result<Option<io::Error>> {
+        let next = match Writer::prepare(&*self.disk, self.last) {
+            Ok(next) => next,
+            Err(error) => {
+                // Room that the log may need. The next start removes it otherwise.
+                let _ = self.disk.remove(segment::TEMPORARY);
+                return Ok(Some(error));
+            }
+        };
+        if let Err(error) = self.disk.rename(segment::TEMPORARY, &segment::name(self.last)) {
+            // Two segments that both go on from here would be a damaged log. That the file can be removed by its
+            // temporary name shows that it did not get the other one.
+            return match self.disk.remove(segment::TEMPORARY) {
+                Ok(()) => Ok(Some(error)),
+                Err(_) => Err(error),
+            };
+        }
+        self.disk.sync_names()?;
+        std::mem::replace(&mut self.writer, next).seal(self.last)?;
+        Ok(None)
     }
 
     /// Takes back the result of the [`SnapshotJob`] that ran. A snapshot that failed costs nothing but the room and the

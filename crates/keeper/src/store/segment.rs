@@ -58,7 +58,10 @@ pub(super) struct Writer {
 impl Writer {
     /// Makes an empty segment, which is safely on disk, under its name, when this returns.
     pub(super) fn create(disk: &dyn Disk, base: i64) -> io::Result<Self> {
-        Self::prepare(disk, base)?.name(disk)
+        let writer = Self::prepare(disk, base)?;
+        disk.rename(TEMPORARY, &name(base))?;
+        disk.sync_names()?;
+        Ok(writer)
     }
 
     /// Makes an empty segment under a temporary name: whatever fails, the log is what it was.
@@ -69,13 +72,6 @@ impl Writer {
         writer.zero_ahead()?;
         writer.file.sync()?;
         Ok(writer)
-    }
-
-    /// Gives a segment that was prepared its name.
-    pub(super) fn name(self, disk: &dyn Disk) -> io::Result<Self> {
-        disk.rename(TEMPORARY, &name(self.base))?;
-        disk.sync_names()?;
-        Ok(self)
     }
 
     /// Goes on in a segment that was read.

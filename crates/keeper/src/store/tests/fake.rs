@@ -63,7 +63,8 @@ struct Inner {
     ops: Vec<Op>,
     /// The operation that fails, as all after it do; a write does this many bytes before.
     fails_at: Option<(usize, usize)>,
-    refuses_new_files: bool,
+    /// What fails for now, while all else works, and how.
+    refuses: Option<(fn(&Op) -> bool, io::ErrorKind)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -92,9 +93,9 @@ impl FakeDisk {
         disk
     }
 
-    /// Whether there is room for what is there only.
-    pub(super) fn refuse_new_files(&self, refuse: bool) {
-        self.inner().refuses_new_files = refuse;
+    /// From now on these operations fail, and only they; `None` makes the disk good again.
+    pub(super) fn refuse(&self, what: Option<(fn(&Op) -> bool, io::ErrorKind)>) {
+        self.inner().refuses = what;
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -118,6 +119,11 @@ impl FakeDisk {
 
     fn run(&self, op: Op) -> io::Result<()> {
         let mut inner = self.inner();
+        if let Some((refused, kind)) = inner.refuses
+            && refused(&op)
+        {
+            return Err(kind.into());
+        }
         if let Some((at, bytes)) = inner.fails_at
             && inner.ops.len() >= at
         {
@@ -260,9 +266,6 @@ impl Disk for FakeDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        if self.inner().refuses_new_files {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no room for a new file"));
-        }
         let inode = self.inner().now.files.len();
         self.run(Op::Create { name: name.to_owned(), inode })?;
         Ok(Box::new(FakeFile { disk: self.clone(), inode }))
@@ -279,6 +282,9 @@ impl Disk for FakeDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        if !self.inner().now.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         self.run(Op::Remove { name: name.to_owned() })
     }
 

@@ -3,6 +3,7 @@
 mod fake;
 mod story;
 
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use rand::rngs::StdRng;
 use self::fake::{Content, Cut, FakeDisk, Op};
 use self::story::{Story, image};
 use super::{OpenError, Options, Recovery, Store, segment, snapshot};
-use crate::state::State;
+use crate::state::{State, Txn};
 
 fn options() -> Options {
     Options { snapshot_every_txns: 9, snapshots_kept: 2, ..Options::default() }
@@ -185,28 +186,76 @@ fn a_disk_that_fails_stops_the_store_and_loses_nothing() {
     }
 }
 
+/// Writes transactions one by one.
+#[track_caller]
+fn go_on(store: &mut Store, state: &mut State, txns: &[Txn]) {
+    for txn in txns {
+        store.append(std::slice::from_ref(txn)).unwrap();
+        store.sync().unwrap();
+        state.replay(txn).unwrap();
+    }
+}
+
+/// Whatever fails before a new segment has its name, the log goes on in the old one.
 #[test]
-fn without_room_for_a_new_segment_the_log_goes_on_in_the_old_one() {
+fn a_rotation_that_fails_is_not_the_end() {
+    let steps: [(fn(&Op) -> bool, ErrorKind); 5] = [
+        (|op| matches!(op, Op::Create { .. }), ErrorKind::StorageFull),
+        // No file descriptor is left.
+        (|op| matches!(op, Op::Create { .. }), ErrorKind::Other),
+        (|op| matches!(op, Op::Write { offset: 0, .. }), ErrorKind::QuotaExceeded),
+        (|op| matches!(op, Op::Sync { inode: 1 }), ErrorKind::QuotaExceeded),
+        (|op| matches!(op, Op::Rename { .. }), ErrorKind::StorageFull),
+    ];
     let story = Story::new(24, 1300);
+    for (step, refused) in steps.into_iter().enumerate() {
+        let disk = FakeDisk::default();
+        let (mut store, mut state) = open(&disk).unwrap();
+        go_on(&mut store, &mut state, &story.txns[..10]);
+        disk.refuse(Some(refused));
+        assert!(store.snapshot_due());
+        let job = store.begin_snapshot(state.image()).unwrap_or_else(|error| panic!("step {step}: {error}"));
+        assert!(job.is_none() && !store.snapshot_due(), "step {step}: tried again in its time");
+        let names: Vec<_> = disk.now().names.into_keys().collect();
+        assert_eq!(names, [segment::name(0)], "step {step}: nothing takes the room of the log");
+        disk.refuse(None);
+        go_on(&mut store, &mut state, &story.txns[10..20]);
+        recovers(&disk.now(), &story, 20, &format!("step {step}"));
+        let job = store.begin_snapshot(state.image()).unwrap().expect("there is room again");
+        store.finished_snapshot(&job.run());
+        go_on(&mut store, &mut state, &story.txns[20..]);
+        let (_, _, recovery) = recovers(&disk.now(), &story, 24, &format!("step {step}, later"));
+        assert_eq!((recovery.snapshot_zxid, recovery.txns_replayed), (Some(20), 4));
+    }
+}
+
+/// A rename that may have been done all the same is the end: the log must not go on in two segments.
+#[test]
+fn a_rename_that_nobody_knows_about_is_the_end() {
+    let story = Story::new(12, 1300);
     let disk = FakeDisk::default();
     let (mut store, mut state) = open(&disk).unwrap();
-    for (range, room) in [(0..10, false), (10..20, true), (20..24, true)] {
-        for txn in &story.txns[range] {
-            store.append(std::slice::from_ref(txn)).unwrap();
-            store.sync().unwrap();
-            state.replay(txn).unwrap();
-        }
-        disk.refuse_new_files(!room);
-        if store.snapshot_due() {
-            let job = store.begin_snapshot(state.image()).unwrap();
-            assert_eq!((job.is_some(), store.snapshot_due()), (room, false));
-            if let Some(job) = job {
-                store.finished_snapshot(&job.run());
-            }
-        }
+    go_on(&mut store, &mut state, &story.txns[..10]);
+    let names: fn(&Op) -> bool = |op| matches!(op, Op::Rename { .. } | Op::Remove { .. });
+    disk.refuse(Some((names, ErrorKind::Other)));
+    assert!(store.begin_snapshot(state.image()).is_err());
+    disk.refuse(None);
+    assert!(store.append(&story.txns[10..]).is_err());
+    recovers(&disk.now(), &story, 10, "after a rename that failed");
+}
+
+#[test]
+fn without_room_for_zeros_ahead_the_log_goes_on() {
+    let story = Story::new(24, 1300);
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let disk = FakeDisk::default();
+        let (mut store, mut state) = open(&disk).unwrap();
+        let zeros: fn(&Op) -> bool =
+            |op| matches!(op, Op::Write { bytes, .. } if bytes.iter().all(|byte| *byte == 0));
+        disk.refuse(Some((zeros, kind)));
+        go_on(&mut store, &mut state, &story.txns);
+        recovers(&disk.now(), &story, 24, "without zeros ahead");
     }
-    let (_, _, recovery) = recovers(&disk.now(), &story, 24, "after a rotation that failed");
-    assert_eq!((recovery.snapshot_zxid, recovery.txns_replayed), (Some(20), 4));
 }
 
 #[test]
