@@ -6,8 +6,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::wire::{ClientInfo, Id};
 
-/// Bytes that the identities of one connection may have together.
-const BYTES_MAX: usize = 16 << 10;
+/// Bytes that the identities of one connection may have together: a znode whose ACL says no more than `auth` stores them
+/// all.
+const BYTES_MAX: usize = 4 << 10;
 
 /// Who a connection is: its address and what it has authenticated as.
 ///

@@ -14,7 +14,8 @@
 //! - Containers, and nodes with a time to live, are refused with [`Code::Unimplemented`](crate::wire::Code): for the
 //!   latter ZooKeeper does the same unless told otherwise. So are the two nodes that make a quota below
 //!   `/zookeeper/quota`: a limit that nobody keeps would be a lie.
-//! - ACLs are bounded, once `auth` has become the caller's identities: to 1,000 entries and 1 MiB. Longer ones are invalid.
+//! - ACLs are bounded, once `auth` has become the caller's identities: to 1,000 entries and 1 MiB, those of one
+//!   multi to 16 MiB. Longer ones are invalid.
 //! - Where ZooKeeper has no order (children, ephemerals, the deletes of a closing session) paths are sorted.
 //! - A multi sees its own changes and those of all writes before it. So does ZooKeeper's, but for one race: the ACL
 //!   that a write checks there may be one that a write in front of it in the pipeline has already replaced.

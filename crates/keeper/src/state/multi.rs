@@ -7,6 +7,10 @@ use super::write::{Checked, CreateKind};
 use super::{Caller, Change, Edit, State, TxnBody, Written};
 use crate::wire::{Code, MultiOp, MultiResult, Reply};
 
+/// Bytes that the ACLs of one multi may have together. Each create that says `auth` in a few bytes logs all identities of
+/// the caller, and a multi holds tens of thousands of them.
+const ACL_BYTES_MAX: usize = 16 << 20;
+
 /// What has been done so far.
 #[derive(Default)]
 struct Progress {
@@ -15,6 +19,7 @@ struct Progress {
     undo: Vec<(Slot, Undo)>,
     results: Vec<MultiResult>,
     changes: Vec<Change>,
+    acl_bytes: usize,
 }
 
 impl State {
@@ -52,6 +57,12 @@ impl State {
             done.results.push(MultiResult::Check);
             return Ok(());
         };
+        if let Edit::Create { acl, .. } = &edit {
+            done.acl_bytes += acl.iter().map(|entry| entry.scheme.len() + entry.id.len()).sum::<usize>();
+            if done.acl_bytes > ACL_BYTES_MAX {
+                return Err(Code::InvalidAcl);
+            }
+        }
         let undo = self.apply(origin, at, &edit);
         self.announce(origin.zxid, at, &edit, &undo, &mut done.changes);
         done.results.push(match &edit {

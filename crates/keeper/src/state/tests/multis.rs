@@ -97,3 +97,20 @@ fn a_refused_op_takes_all_back() {
         Result::Ok(Reply::Path("/n-0000000002".to_owned()))
     );
 }
+
+#[test]
+fn the_acls_of_a_multi_are_bounded_together() {
+    let mut asker = Asker::new();
+    // Few identities are this long, but a multi has room for many more creates.
+    asker.ids.push(id("digest", &"x".repeat(1_000_000)));
+    let mine =
+        |path: &str| MultiOp::Create(Create { acl: vec![entry(31, "auth", "")], ..create(path, "", 2) });
+    let answered =
+        |asker: &mut Asker, count: usize| match asker.result(WriteOp::Multi(vec![mine("/n"); count])) {
+            Ok(Reply::Multi(results)) => results,
+            other => panic!("{other:?}"),
+        };
+    assert!(matches!(answered(&mut asker, 16).last(), Some(MultiResult::Create { .. })));
+    let invalid = MultiResult::Error(Code::InvalidAcl.number());
+    assert_eq!(answered(&mut asker, 17).last(), Some(&invalid));
+}
