@@ -1,5 +1,8 @@
 //! The log thread: one write and one fdatasync for all groups of changes that are there, and the snapshots.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +16,7 @@ use tracing::{error, info};
 use super::control::Control;
 use super::group::GROUPS_MAX;
 use crate::state::{Image, Txn};
-use crate::store::{SnapshotDone, Store};
+use crate::store::{SnapshotDone, SnapshotJob, Store};
 
 /// The groups that the engine may have on their way, a snapshot's end, and the server's: nobody ever waits for room.
 const JOBS: usize = GROUPS_MAX + 4;
@@ -54,6 +57,20 @@ impl Debug for BeforeSync {
     }
 }
 
+/// How a snapshot gets its thread, which tells its end to the sender.
+type StartSnapshot = Box<dyn FnMut(SnapshotJob, SyncSender<Job>) -> io::Result<JoinHandle<()>> + Send>;
+
+fn start_snapshot(
+    work: impl FnOnce() -> SnapshotDone + Send + 'static,
+    done: SyncSender<Job>,
+) -> io::Result<JoinHandle<()>> {
+    Builder::new().name("keeper-snapshot".to_owned()).spawn(move || {
+        // A bug in there costs this snapshot. The panic has been printed.
+        let written = catch_unwind(AssertUnwindSafe(work)).ok();
+        let _ = done.send(Job::SnapshotDone(written));
+    })
+}
+
 /// The way to the log thread.
 #[derive(Clone, Debug)]
 pub(super) struct Jobs(SyncSender<Job>);
@@ -81,9 +98,19 @@ impl Log {
         before_sync: BeforeSync,
         control: Arc<Control>,
     ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
+        let snapshots = Box::new(|job: SnapshotJob, done| start_snapshot(|| job.run(), done));
+        Self::start_with(store, before_sync, control, snapshots)
+    }
+
+    fn start_with(
+        store: Store,
+        before_sync: BeforeSync,
+        control: Arc<Control>,
+        start_snapshot: StartSnapshot,
+    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
         let (jobs, queue) = sync_channel(JOBS);
         let (report, reports) = mpsc::channel(JOBS);
-        let writer = Writer { store, before_sync, control, report, snapshot: None };
+        let writer = Writer { store, before_sync, control, report, start_snapshot, snapshot: None };
         let thread = Builder::new().name("keeper-log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok((Self { jobs: Jobs(jobs), thread }, reports))
     }
@@ -110,6 +137,7 @@ struct Writer {
     before_sync: BeforeSync,
     control: Arc<Control>,
     report: mpsc::Sender<Report>,
+    start_snapshot: StartSnapshot,
     snapshot: Option<JoinHandle<()>>,
 }
 
@@ -118,8 +146,9 @@ impl Writer {
     fn run(mut self, queue: &Receiver<Job>) {
         let last = self.serve(queue);
         if let Some(snapshot) = self.snapshot.take() {
+            // An end that waits for a snapshot of gigabytes is no end in time.
             self.store.give_up_snapshots();
-            // Its result is on the queue or was lost with it; the store says all there is to say about it.
+            // Nobody asks for its result any more.
             let _ = snapshot.join();
         }
         let last = match last {
@@ -204,12 +233,7 @@ impl Writer {
         let zxid = image.last_zxid();
         let Some(job) = self.store.begin_snapshot(image)? else { return Ok(()) };
         info!(zxid = %format_args!("{zxid:#x}"), "writes a snapshot");
-        let thread = Builder::new().name("keeper-snapshot".to_owned()).spawn(move || {
-            // A bug in there costs this snapshot. The panic has been printed.
-            let written = catch_unwind(AssertUnwindSafe(|| job.run())).ok();
-            let _ = done.send(Job::SnapshotDone(written));
-        });
-        match thread {
+        match (self.start_snapshot)(job, done) {
             Ok(thread) => self.snapshot = Some(thread),
             Err(error) => {
                 error!(%error, "failed to start the thread that writes snapshots");

@@ -348,12 +348,19 @@ impl Store {
     /// time that the log takes until the next one; it is logged.
     pub fn finished_snapshot(&mut self, done: &SnapshotDone) {
         self.snapshot_running = false;
-        match &done.result {
-            Ok(bytes) => tracing::debug!(zxid = done.zxid, bytes, "wrote a snapshot"),
+        let zxid = done.zxid;
+        match &done.written {
+            Ok(bytes) => tracing::debug!(zxid, bytes, "wrote a snapshot"),
             Err(error) => tracing::warn!(
-                zxid = done.zxid, %error,
+                zxid, %error,
                 "failed to write a snapshot; the log is kept instead and the next one is tried in its time"
             ),
+        }
+        if let Err(error) = &done.pruned {
+            tracing::warn!(
+                zxid, %error,
+                "failed to remove the files that a new snapshot makes superfluous; tried again after the next one"
+            );
         }
     }
 
@@ -421,21 +428,26 @@ pub struct SnapshotJob {
 }
 
 impl SnapshotJob {
+    #[cfg(test)]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     /// Writes the snapshot. Blocks; dropping the job instead of running it is a snapshot that failed.
     #[must_use]
     pub fn run(self) -> SnapshotDone {
-        let result = snapshot::write(&*self.disk, self.zxid, |out| {
+        let written = snapshot::write(&*self.disk, self.zxid, |out| {
             self.image.write_to(UnlessGivenUp { out, given_up: &self.given_up })
         });
-        let result = match result {
-            Ok(bytes) => self.prune().map(|()| bytes),
-            Err(error) => {
+        let pruned = match &written {
+            Ok(_) => self.prune(),
+            Err(_) => {
                 // Room that the log may need. The next start removes it otherwise.
                 let _ = self.disk.remove(snapshot::TEMPORARY);
-                Err(error)
+                Ok(())
             }
         };
-        SnapshotDone { zxid: self.zxid, result }
+        SnapshotDone { zxid: self.zxid, written, pruned }
     }
 
     fn prune(&self) -> io::Result<()> {
@@ -478,5 +490,8 @@ impl Write for UnlessGivenUp<'_> {
 #[derive(Debug)]
 pub struct SnapshotDone {
     zxid: i64,
-    result: io::Result<u64>,
+    /// Its length in bytes.
+    written: io::Result<u64>,
+    /// Whether what it makes superfluous could be removed.
+    pruned: io::Result<()>,
 }

@@ -14,6 +14,9 @@ const HEADER_BYTES: u64 = 32;
 /// Each piece of the body has its own checksum, so that nothing is read that was not verified.
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECE_HEADER_BYTES: usize = 8;
+/// So much is written between two syncs. A snapshot that is given up ends after one of them at the latest, and one of
+/// gigabytes does not stand before the log's syncs in the disk's queue.
+pub(super) const SYNC_EVERY_BYTES: u64 = 8 * 1024 * 1024;
 pub(super) const TEMPORARY: &str = "snapshot.tmp";
 
 /// The name of the snapshot of the state after `zxid`.
@@ -53,7 +56,8 @@ pub(super) fn write(
 ) -> io::Result<u64> {
     let mut file = disk.create(TEMPORARY)?;
     file.write_at(0, &header(zxid))?;
-    let mut pieces = Pieces { file, offset: HEADER_BYTES, piece: Vec::with_capacity(PIECE_BYTES) };
+    let mut pieces =
+        Pieces { file, offset: HEADER_BYTES, unsynced: 0, piece: Vec::with_capacity(PIECE_BYTES) };
     body(&mut pieces)?;
     pieces.flush()?;
     // An empty piece ends the body.
@@ -68,6 +72,7 @@ pub(super) fn write(
 struct Pieces {
     file: Box<dyn DiskFile>,
     offset: u64,
+    unsynced: u64,
     piece: Vec<u8>,
 }
 
@@ -80,6 +85,11 @@ impl Pieces {
         out.append(&mut self.piece);
         self.file.write_at(self.offset, &out)?;
         self.offset += out.len() as u64;
+        self.unsynced += out.len() as u64;
+        if self.unsynced >= SYNC_EVERY_BYTES {
+            self.file.sync()?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 }

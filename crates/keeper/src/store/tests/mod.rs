@@ -274,6 +274,44 @@ fn a_snapshot_that_is_given_up_leaves_nothing() {
     recovers(&disk.now(), &story, 12, "after a snapshot that was given up");
 }
 
+/// Or one that is given up would still wait for the disk to take gigabytes.
+#[test]
+fn a_snapshot_is_synced_as_it_grows() {
+    let disk = FakeDisk::default();
+    let body = vec![1; 20 << 20];
+    let bytes = snapshot::write(&disk, 1, |out| out.write_all(&body)).unwrap();
+    assert!(bytes > body.len() as u64);
+    let (mut unsynced, mut most) = (0, 0);
+    for op in disk.ops() {
+        match op {
+            Op::Write { bytes, .. } => unsynced += bytes.len() as u64,
+            Op::Sync { .. } => unsynced = 0,
+            _ => {}
+        }
+        most = most.max(unsynced);
+    }
+    assert!(most < snapshot::SYNC_EVERY_BYTES * 5 / 4, "{most} bytes at once");
+}
+
+/// The snapshot counts, and the next one removes what this one could not.
+#[test]
+fn files_that_cannot_be_removed_are_no_failure_of_the_snapshot() {
+    let story = Story::new(36, 1300);
+    let disk = FakeDisk::default();
+    let (mut store, mut state) = open(&disk).unwrap();
+    let removes: fn(&Op) -> bool = |op| matches!(op, Op::Remove { .. });
+    for (at, refuse) in [(0, false), (9, false), (18, true), (27, false)] {
+        go_on(&mut store, &mut state, &story.txns[at..at + 9]);
+        let job = store.begin_snapshot(state.image()).unwrap().expect("there is room");
+        disk.refuse(refuse.then_some((removes, ErrorKind::PermissionDenied)));
+        let done = job.run();
+        assert_eq!((done.written.is_ok(), done.pruned.is_err()), (true, refuse), "{done:?}");
+        store.finished_snapshot(&done);
+    }
+    let snapshots = disk.now().names.keys().filter_map(|name| snapshot::zxid_of(name)).collect::<Vec<_>>();
+    assert_eq!(snapshots, [27, 36]);
+}
+
 #[test]
 fn after_a_failed_sync_nothing_is_taken() {
     let story = Story::new(4, 1300);
