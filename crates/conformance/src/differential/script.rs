@@ -257,6 +257,15 @@ impl Call {
         }
     }
 
+    /// Whether the server may close the connection without having read everything that was sent.
+    pub(super) fn may_close(&self) -> bool {
+        match self {
+            Self::Length { .. } | Self::Frame { .. } => true,
+            Self::Create { data: Data::Fill(length), .. } => *length > 1_000_000,
+            _ => false,
+        }
+    }
+
     pub(super) fn op(&self) -> i32 {
         match self {
             Self::Create { .. } => 1,
