@@ -59,16 +59,22 @@ pub(super) struct RealDisk {
 impl RealDisk {
     /// Makes the directory if it is not there, readable only for its owner: it holds password digests.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        let made = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
-        if made > 0 {
+        let to_sync = above_missing(dir);
+        if !to_sync.is_empty() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        // Each directory that was made is named by the one above it.
-        for above in dir.ancestors().skip(1).take(made) {
-            File::open(if above.as_os_str().is_empty() { Path::new(".") } else { above })?.sync_all()?;
+        for above in to_sync {
+            File::open(above)?.sync_all()?;
         }
         Ok(Self { dir: dir.to_owned() })
     }
+}
+
+/// The directories that will name those that have to be made for `dir`: what is in them lasts once they are synced.
+fn above_missing(dir: &Path) -> Vec<&Path> {
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
+    let above = dir.ancestors().skip(1).take(missing);
+    above.map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
 }
 
 impl Disk for RealDisk {
@@ -206,5 +212,27 @@ impl<'a> Window<'a> {
     /// Whether all `wanted` bytes at `offset` are zero; those past the end of the file count as zero.
     pub(super) fn all_zero(&mut self, offset: u64, wanted: usize) -> io::Result<bool> {
         Ok(self.at(offset, wanted)?.iter().all(|byte| *byte == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_that_is_made_is_made_to_last() {
+        let here = tempfile::tempdir().unwrap();
+        let here = here.path();
+        let check = |dir: &Path, expected: &[&Path]| assert_eq!(above_missing(dir), expected, "{dir:?}");
+        check(here, &[]);
+        check(&here.join("a"), &[here]);
+        check(&here.join("a/b/c"), &[&here.join("a/b"), &here.join("a"), here]);
+        check(Path::new("."), &[]);
+        check(Path::new("never-made/a"), &[Path::new("never-made"), Path::new(".")]);
+
+        let dir = here.join("a/b/c");
+        RealDisk::new(&dir).unwrap();
+        assert!(dir.is_dir());
+        check(&dir, &[]);
     }
 }
