@@ -192,12 +192,7 @@ fn last_segment(
         });
     }
     if scanned.torn_bytes > 0 {
-        let torn = Torn { path: path.to_owned(), offset: scanned.end, bytes: scanned.torn_bytes };
-        tracing::warn!(
-            path = %torn.path.display(), offset = torn.offset, bytes = torn.bytes,
-            "a write that a crash interrupted was taken off the end of the log; nobody had been told of it"
-        );
-        report.torn = Some(torn);
+        report.torn = Some(Torn { path: path.to_owned(), offset: scanned.end, bytes: scanned.torn_bytes });
         segment::truncate(&mut *file, &mut scanned).map_err(OpenError::io("truncate", path))?;
     }
     let last = scanned.last;

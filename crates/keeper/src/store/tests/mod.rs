@@ -435,6 +435,42 @@ fn refusals_say_what_to_do() {
     );
 }
 
+/// Formats inside of the files: neither is damage, nor is an older snapshot taken instead.
+#[test]
+fn what_a_later_version_wrote_is_told_from_damage() {
+    let (_, content) = busy(Story::new(31, 1300), false);
+    let expect = |content: Content, file: &str| {
+        let error = open(&FakeDisk::with(content)).map(|_| ()).unwrap_err();
+        match &error {
+            OpenError::Version { path, found: 9, supported: 1 } if path.ends_with(file) => {}
+            _ => panic!("{file}: {error}"),
+        }
+    };
+
+    let at = content.names.keys().filter_map(|name| snapshot::zxid_of(name)).max().unwrap();
+    let log = segment::name(at);
+    let mut newer = content.clone();
+    let record = &mut newer.file(&log)[64..];
+    let payload_bytes = u32::from_le_bytes(*record[4..].first_chunk().unwrap()) as usize;
+    record[48] = 9;
+    let crc = crc32fast::hash(&record[48..48 + payload_bytes]);
+    record[32..36].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&record[..40]);
+    record[40..44].copy_from_slice(&crc.to_le_bytes());
+    expect(newer, &log);
+
+    let newest = snapshot::name(at);
+    let mut newer = content;
+    let piece = &mut newer.file(&newest)[32..];
+    let piece_bytes = u32::from_le_bytes(*piece.first_chunk().unwrap()) as usize;
+    piece[8 + 8] = 9;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&32_u64.to_le_bytes());
+    hasher.update(&piece[8..8 + piece_bytes]);
+    piece[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+    expect(newer, &newest);
+}
+
 #[test]
 fn a_damaged_snapshot_is_passed_over_while_an_older_one_leads_here() {
     let (story, mut content) = busy(Story::new(31, 1300), false);
