@@ -60,7 +60,15 @@ async fn a_restart_keeps_znodes_and_sessions_on_the_same_port() {
 
 #[tokio::test]
 async fn snapshots_bound_the_files_and_lose_nothing() {
-    let (dir, server) = serve(|options| options.snapshot_every_txns = 40).await;
+    let cases: [fn(&mut Options); 2] =
+        [|options| options.snapshot_every_txns = 40, |options| options.snapshot_every_bytes = 4_096];
+    for change in cases {
+        snapshots_bound_the_files(change).await;
+    }
+}
+
+async fn snapshots_bound_the_files(change: fn(&mut Options)) {
+    let (dir, server) = serve(change).await;
     let mut client = Client::connect(server.address()).await;
     for round in 0..30 {
         let requests: Vec<_> =

@@ -440,7 +440,11 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 }
 
 fn store_options(options: &Options) -> store::Options {
-    store::Options { snapshot_every_txns: options.snapshot_every_txns, ..store::Options::default() }
+    store::Options {
+        snapshot_every_txns: options.snapshot_every_txns,
+        snapshot_every_bytes: options.snapshot_every_bytes,
+        ..store::Options::default()
+    }
 }
 
 fn core_settings(options: &Options) -> Settings {

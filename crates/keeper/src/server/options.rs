@@ -44,6 +44,8 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Changes after which a snapshot is written and the log is cut. Default 100,000.
     pub snapshot_every_txns: u64,
+    /// Bytes of log after which that is done too: they are what a start has to read. Default 64 MiB.
+    pub snapshot_every_bytes: u64,
 }
 
 impl Options {
@@ -68,6 +70,7 @@ impl Options {
             write_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(3),
             snapshot_every_txns: 100_000,
+            snapshot_every_bytes: 64 << 20,
         }
     }
 
@@ -104,8 +107,12 @@ impl Options {
         if let Some((name, _)) = waits.iter().find(|(_, value)| value.is_zero()) {
             return Err(InvalidOptions::Zero(name));
         }
-        if self.snapshot_every_txns == 0 {
-            return Err(InvalidOptions::Zero("snapshot_every_txns"));
+        let every = [
+            ("snapshot_every_txns", self.snapshot_every_txns),
+            ("snapshot_every_bytes", self.snapshot_every_bytes),
+        ];
+        if let Some((name, _)) = every.iter().find(|(_, value)| *value == 0) {
+            return Err(InvalidOptions::Zero(name));
         }
         if self.data_dir.as_os_str().is_empty() {
             return Err(InvalidOptions::NoDataDir);
@@ -179,6 +186,7 @@ mod tests {
         check(|options| options.connections_max = 0, "connections_max");
         check(|options| options.write_timeout = Duration::ZERO, "write_timeout");
         check(|options| options.snapshot_every_txns = 0, "snapshot_every_txns");
+        check(|options| options.snapshot_every_bytes = 0, "snapshot_every_bytes");
         check(|options| options.data_dir = PathBuf::new(), "data directory");
         check(|options| options.session_timeout_min = Some(Duration::from_secs(41)), "no longer than");
         check(|options| options.frame_bytes_max = 100, "1 KiB");
