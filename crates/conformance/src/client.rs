@@ -1,7 +1,7 @@
 //! A connection to a server as its bytes: frames with a length of four bytes, sent and received by one thread.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// No server sends a larger frame in these tests; a larger length means that the two sides lost each other.
@@ -70,6 +70,14 @@ impl Connection {
                     _ => return Err(error),
                 },
             }
+        }
+    }
+
+    /// Ends the connection from this side and waits until the server has ended it too: it has forgotten the connection's watches by then, which
+    /// other connections can otherwise see for a moment.
+    pub(crate) fn cut(mut self, deadline: Instant) {
+        if self.stream.shutdown(Shutdown::Write).is_ok() {
+            while let Ok(Received::Frame(_)) = self.receive(deadline) {}
         }
     }
 

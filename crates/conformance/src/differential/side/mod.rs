@@ -135,7 +135,7 @@ impl Side {
             self.ping(*slot, &mut early);
             self.early = early;
             if *cut {
-                self.slots[*slot].connection = None;
+                self.cut(*slot);
             }
         }
         if let Step::Burst { slot, calls } = step {
@@ -164,7 +164,7 @@ impl Side {
             Step::Burst { slot, calls } => self.burst(*slot, calls, &mut seen),
             Step::Cut { slot } => {
                 self.ping(*slot, &mut seen);
-                self.slots[*slot].connection = None;
+                self.cut(*slot);
             }
             Step::Expire { slot, witness, .. } => self.expire(*slot, *witness, &mut seen),
             Step::Hello { hex } => self.hello(&super::hex::decode(hex), &mut seen),
@@ -201,6 +201,12 @@ impl Side {
                 }
                 self.slots[slot].connection = None;
             }
+        }
+    }
+
+    fn cut(&mut self, slot: usize) {
+        if let Some(connection) = self.slots[slot].connection.take() {
+            connection.cut(Instant::now() + CLOSE_WITHIN);
         }
     }
 
