@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use clock::Instant;
@@ -59,13 +60,29 @@ impl Word {
             _ => return None,
         })
     }
+
+    /// What is answered to `peer`. Words that show session ids, or change something, are for people on this machine:
+    /// with the id of a session anybody can have its connection closed, by resuming it with a wrong password.
+    fn asked_by(self, peer: Option<IpAddr>) -> Self {
+        if peer.is_some_and(|peer| peer.to_canonical().is_loopback()) {
+            return self;
+        }
+        match self {
+            Self::Cons => Self::Refused("cons"),
+            Self::Dump => Self::Refused("dump"),
+            Self::Srst => Self::Refused("srst"),
+            Self::Crst => Self::Refused("crst"),
+            other => other,
+        }
+    }
 }
 
 /// The answer to `word`, which came on `asker`.
 pub(super) fn answer(shell: &mut Shell, asker: ConnId, word: Word) -> String {
     let mut text = String::new();
+    let peer = shell.core.connections().find(|info| info.conn == asker).map(|info| info.peer.ip());
     // Writing to a string cannot fail.
-    let _ = match word {
+    let _ = match word.asked_by(peer) {
         Word::Ruok => text.write_str("imok"),
         Word::Isro => text.write_str("rw"),
         Word::Srvr => serving(shell, &mut text, None),
@@ -342,5 +359,16 @@ mod tests {
         assert_eq!(Word::of(*b"ruok"), Some(Word::Ruok));
         assert_eq!(Word::of(*b"RUOK"), None);
         assert_eq!(Word::of(45_i32.to_be_bytes()), None);
+    }
+    #[test]
+    fn session_ids_are_shown_on_this_machine_only() {
+        let (here, away) = (["127.0.0.1", "::1", "::ffff:127.0.0.1"], ["10.0.0.1", "fe80::1"]);
+        let peers = |texts: &[&str]| texts.iter().map(|text| text.parse().ok()).collect::<Vec<_>>();
+        for word in [b"cons", b"dump", b"srst", b"crst"].map(|word| Word::of(*word).unwrap()) {
+            assert!(peers(&here).into_iter().all(|peer| word.asked_by(peer) == word), "{word:?}");
+            let refused = |peer| matches!(word.asked_by(peer), Word::Refused(_));
+            assert!(peers(&away).into_iter().all(refused) && refused(None), "{word:?}");
+        }
+        assert!(peers(&away).into_iter().all(|peer| Word::Srvr.asked_by(peer) == Word::Srvr));
     }
 }
