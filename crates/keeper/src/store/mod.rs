@@ -299,15 +299,14 @@ impl Store {
             store.txns_since_snapshot = 0;
             store.bytes_since_snapshot = 0;
             // Without a transaction since it began, the segment is already the one that goes on from here.
-            if store.writer.base() != store.last {
-                if let Some(error) = store.rotate()? {
-                    let zxid = store.last;
-                    tracing::warn!(
-                        zxid, %error,
-                        "failed to begin a new segment of the log; it goes on in the one it has, and the next snapshot is tried in its time"
-                    );
-                    return Ok(None);
-                }
+            if store.writer.base() != store.last
+                && let Some(error) = store.rotate()?
+            {
+                tracing::warn!(
+                    zxid = store.last, %error,
+                    "failed to begin a new segment of the log; it goes on in the one it has, and the next snapshot is tried in its time"
+                );
+                return Ok(None);
             }
             store.snapshot_running = true;
             Ok(Some(SnapshotJob {

@@ -60,15 +60,14 @@ impl Fixture {
 
 #[test]
 fn a_snapshot_that_cannot_be_begun_or_panics_is_not_the_last_one() {
-    let first_goes_wrong: [fn(SnapshotJob, SyncSender<Job>) -> io::Result<JoinHandle<()>>; 2] = [
-        |_, _| Err(io::Error::other("too many threads")),
-        |_, done| start_snapshot(|| panic!("a bug"), done),
-    ];
+    type Start = fn(SyncSender<Job>) -> io::Result<JoinHandle<()>>;
+    let first_goes_wrong: [Start; 2] =
+        [|_| Err(io::Error::other("too many threads")), |done| start_snapshot(|| panic!("a bug"), done)];
     for wrong in first_goes_wrong {
         let mut begun = 0;
         let mut fixture = Fixture::new(Box::new(move |job, done| {
             begun += 1;
-            if begun == 1 { wrong(job, done) } else { start_snapshot(|| job.run(), done) }
+            if begun == 1 { wrong(done) } else { start_snapshot(|| job.run(), done) }
         }));
         let deadline = Instant::now() + PATIENCE;
         while fixture.snapshots() == 0 {

@@ -56,6 +56,9 @@ pub(super) enum Op {
     SyncNames,
 }
 
+/// Which operations fail, and how.
+pub(super) type Refusal = (fn(&Op) -> bool, io::ErrorKind);
+
 #[derive(Debug, Default)]
 struct Inner {
     start: Content,
@@ -64,7 +67,7 @@ struct Inner {
     /// The operation that fails, as all after it do; a write does this many bytes before.
     fails_at: Option<(usize, usize)>,
     /// What fails for now, while all else works, and how.
-    refuses: Option<(fn(&Op) -> bool, io::ErrorKind)>,
+    refuses: Option<Refusal>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,7 +97,7 @@ impl FakeDisk {
     }
 
     /// From now on these operations fail, and only they; `None` makes the disk good again.
-    pub(super) fn refuse(&self, what: Option<(fn(&Op) -> bool, io::ErrorKind)>) {
+    pub(super) fn refuse(&self, what: Option<Refusal>) {
         self.inner().refuses = what;
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use self::fake::{Content, Cut, FakeDisk, Op};
+use self::fake::{Content, Cut, FakeDisk, Op, Refusal};
 use self::story::{Story, image};
 use super::{OpenError, Options, Recovery, Store, segment, snapshot};
 use crate::state::{State, Txn};
@@ -199,7 +199,7 @@ fn go_on(store: &mut Store, state: &mut State, txns: &[Txn]) {
 /// Whatever fails before a new segment has its name, the log goes on in the old one.
 #[test]
 fn a_rotation_that_fails_is_not_the_end() {
-    let steps: [(fn(&Op) -> bool, ErrorKind); 5] = [
+    let steps: [Refusal; 5] = [
         (|op| matches!(op, Op::Create { .. }), ErrorKind::StorageFull),
         // No file descriptor is left.
         (|op| matches!(op, Op::Create { .. }), ErrorKind::Other),
