@@ -8,7 +8,7 @@ mod load;
 mod servers;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -26,9 +26,10 @@ pub(crate) struct Args {
     /// How long each measurement lasts, in seconds.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Where the servers keep their data, on the disk that counts.
-    #[arg(long, default_value_os_t = std::env::temp_dir())]
-    dir: PathBuf,
+    /// Where the servers keep their data, on the disk that counts: beside this program, unless told otherwise, since what
+    /// is temporary is often kept in memory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Znodes in memory when its use is measured.
     #[arg(long, default_value_t = 100_000)]
     znodes: usize,
@@ -56,11 +57,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         subjects.push(Subject::ZooKeeper);
     }
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => {
+            let program = std::env::current_exe().context("failed to find this program")?;
+            program.parent().context("this program is in no directory")?.join("bench")
+        }
+    };
+    std::fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     let mut table = Table::default();
     for round in 1..=args.rounds {
         for subject in &subjects {
             eprintln!("round {round} of {}: {subject}", args.rounds);
-            measure(*subject, args, &mut table).with_context(|| format!("failed to measure {subject}"))?;
+            measure(*subject, args, &dir, &mut table)
+                .with_context(|| format!("failed to measure {subject}"))?;
         }
         // Neither always comes first.
         subjects.reverse();
@@ -71,7 +81,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(subject: Subject, args: &Args, table: &mut Table) -> anyhow::Result<()> {
+fn measure(subject: Subject, args: &Args, dir: &Path, table: &mut Table) -> anyhow::Result<()> {
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let during = Duration::from_secs_f64(args.seconds);
     let load = |name, cost, kind, connections, window| Load { name, cost, kind, connections, window };
@@ -82,7 +92,7 @@ fn measure(subject: Subject, args: &Args, table: &mut Table) -> anyhow::Result<(
         load("get/s, 1 connection, window 1000", "  processor time each, µs (get, 1)", Kind::Get, 1, 1_000),
         load("get/s, 16 connections, window 64", "  processor time each, µs (get, 16)", Kind::Get, 16, 64),
     ];
-    let server = subject.start(&args.dir)?;
+    let server = subject.start(dir)?;
     table.add("start to first connect, ms", subject, server.started_within.as_secs_f64() * 1e3, false);
     let warmth = during.min(Duration::from_secs(3));
     for load in loads.iter().filter(|load| wanted(load.name)) {
@@ -103,7 +113,7 @@ fn measure(subject: Subject, args: &Args, table: &mut Table) -> anyhow::Result<(
     }
     drop(server);
     if wanted("resident") {
-        let server = subject.start(&args.dir)?;
+        let server = subject.start(dir)?;
         load::fill(server.address, args.znodes)?;
         table.add("resident with the znodes, MiB", subject, server.resident_mib()?, false);
     }
