@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -41,6 +42,10 @@ const LISTED_TEST_WITHIN: u64 = 40;
 /// More failures than these are no accident: they are not tried again.
 const TRIED_AGAIN_MAX: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// This test connects to ZooKeeper's usual port and counts on it that nobody is there.
+const COUNTS_ON_NOBODY: &str = "::test_slow_connect";
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2181);
 
 /// `$1` of the harness's command line is an option, the last argument the configuration.
 const STAND_IN: &str = r#"#!/bin/sh
@@ -105,6 +110,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     if collected.is_empty() {
         bail!("no test was found");
+    }
+    if collected.iter().any(|id| id.ends_with(COUNTS_ON_NOBODY))
+        && TcpStream::connect_timeout(&NOBODY, Duration::from_secs(1)).is_ok()
+    {
+        bail!(
+            "something listens on {NOBODY}, where kazoo's test_slow_connect counts on nobody: end it first"
+        );
     }
     let name = match options.against {
         Against::Keeper => "the keeper",
