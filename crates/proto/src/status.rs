@@ -151,7 +151,11 @@ impl fmt::Display for CoordinationService {
             CoordinationKind::StandaloneZookeeper => write!(f, "standalone ZooKeeper {}", self.version)?,
             CoordinationKind::Ensemble => write!(f, "ZooKeeper {} ensemble", self.version)?,
         }
-        f.write_str(if self.highly_available { "" } else { " (one machine, not highly available)" })
+        f.write_str(if self.highly_available {
+            ""
+        } else {
+            " (one machine, not highly available; for more, ZooKeeper)"
+        })
     }
 }
 

@@ -66,7 +66,7 @@ mod tests {
         let rows = [
             (
                 "Zookeeper version: 3.8.0-6a76182b, built on 2022-02-25\nLatency min/avg/max: 0/0.0/0\nMode: standalone\n",
-                "standalone ZooKeeper 3.8.0 (one machine, not highly available)",
+                "standalone ZooKeeper 3.8.0 (one machine, not highly available; for more, ZooKeeper)",
             ),
             ("Zookeeper version: 3.6.3--6401e4a, built on x\nMode: follower\n", "ZooKeeper 3.6.3 ensemble"),
             (
@@ -75,7 +75,7 @@ mod tests {
             ),
             (
                 "Zookeeper version: 3.8.0-taskd-keeper-0.1.0, built on x\nMode: standalone\n",
-                "keeper (one machine, not highly available)",
+                "keeper (one machine, not highly available; for more, ZooKeeper)",
             ),
             ("This ZooKeeper instance is not currently serving requests\n", ""),
             ("srvr is not executed because it is not in the whitelist.\n", ""),

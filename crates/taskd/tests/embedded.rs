@@ -24,7 +24,10 @@ async fn one_node_is_enough_and_kill_9_costs_no_task() {
     cluster.healthy(1).await;
     let words = cluster.cli(&["cluster", "status"]).await;
     assert!(words.code == 0 && words.stdout.starts_with("HEALTHY: n1 leads"), "{words:?}");
-    assert!(words.stdout.contains("embedded keeper (one machine, not highly available)"), "{words:?}");
+    assert!(
+        words.stdout.contains("embedded keeper (one machine, not highly available; for more, ZooKeeper)"),
+        "{words:?}"
+    );
     let status = cluster.nodes[0].status().await.unwrap();
     let service = &status["coordination"]["service"];
     assert_eq!((&service["kind"], &service["highly_available"]), (&"embedded_keeper".into(), &false.into()));
@@ -57,7 +60,12 @@ async fn one_node_is_enough_and_kill_9_costs_no_task() {
     let page = cluster.cli(&["task", "list", "-o", "json"]).await.json();
     assert_eq!(page["total"], 3, "{page:#}");
     let log = cluster.nodes[0].log();
-    assert!(log.contains("coordination: embedded keeper (one machine, not highly available)"), "{log}");
+    assert!(
+        log.contains(
+            "coordination: embedded keeper (one machine, not highly available; for more, ZooKeeper)"
+        ),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -175,7 +183,7 @@ async fn a_keeper_by_itself_serves_nodes_and_keeps_what_they_wrote() {
     let config = NodeConfig::new("n1", &address, &keeper_address, &dir.path().join("n1"));
     let mut node = Node::new(config, dir.path());
     node.spawn();
-    let one_machine = "keeper (one machine, not highly available)";
+    let one_machine = "keeper (one machine, not highly available; for more, ZooKeeper)";
     let words = until("the node says what it is connected to", SOON, async || {
         let ran = support::run_at(&address, &["cluster", "status"]).await;
         (ran.code == 0 && ran.stdout.contains(one_machine)).then_some(ran.stdout)
@@ -192,10 +200,16 @@ async fn a_keeper_by_itself_serves_nodes_and_keeps_what_they_wrote() {
     let keeper = Keeper::spawn(&data, &keeper_address);
     keeper.serves().await;
     let asked = Instant::now();
-    kill(Pid::from_raw(i32::try_from(keeper.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let pid = Pid::from_raw(i32::try_from(keeper.child.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    // As `timeout` does it, which tells the process and its group. It may have ended already.
+    let _ = kill(pid, Signal::SIGTERM);
     let (code, log) = keeper.ended().await;
     assert!(code == Some(0) && asked.elapsed() < Duration::from_secs(5), "{:?}: {log}", asked.elapsed());
     assert!(log.contains("one machine, not highly available"), "{log}");
+    let (code, log) = Keeper::spawn(dir.path(), &keeper_address).ended().await;
+    let hint = format!("use --data-dir {}", data.display());
+    assert!(code == Some(69) && log.contains(&hint), "the directory around its data is not its own: {log}");
     let limit = largest_file(&data) / 1024 + 512;
     let keeper = Keeper::spawn_by(&data, &keeper_address, |taskd| with_files_of(limit, &taskd));
     keeper.serves().await;

@@ -163,7 +163,7 @@ impl Engine {
                 warn!(
                     path = %torn.path.display(),
                     bytes = torn.bytes,
-                    "took off the end of the log what a crash had left half-written; nobody had been told of it"
+                    "took off the end of the log what is half-written; if a crash left it so, nobody had been told of it"
                 );
             }
             let (log, reports) =

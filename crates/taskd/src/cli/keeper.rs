@@ -1,6 +1,7 @@
 //! `taskd keeper`: the coordination service by itself.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clock::BootClock;
 use keeper::server::{Failure as Died, Options, Server, StartError, StopError};
@@ -14,6 +15,9 @@ use crate::exit::Exit;
 
 /// How long a stop may take; the process ends then, whatever is left.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Signals this close to each other ask for one stop.
+const SAME_REQUEST: Duration = Duration::from_millis(300);
 
 pub(super) fn main(args: &KeeperArgs) -> Result<Exit, Failure> {
     // The server has threads of its own; this one waits for it and for signals.
@@ -38,6 +42,7 @@ pub(super) fn main(args: &KeeperArgs) -> Result<Exit, Failure> {
 /// Runs the server until it is told to stop, or fails.
 async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let data_dir = args.data_dir.clone().unwrap_or_else(|| config::data_dir().join("keeper"));
+    not_a_nodes(&data_dir)?;
     let mut options = Options::new(data_dir, args.listen);
     options.tick = args.tick;
     options.connections_max = args.connections_max;
@@ -56,7 +61,7 @@ async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
     }
     let stopped = tokio::select! {
         stopped = tokio::time::timeout(STOP_WITHIN, server.stop()) => stopped.unwrap_or(Err(StopError::TooSlow)),
-        name = signals.next() => {
+        name = again(&mut signals) => {
             tracing::warn!(signal = name, "told twice: ending at once");
             return Ok(Exit::StopLate);
         }
@@ -67,6 +72,31 @@ async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
         Err(StopError::Ended(failure)) => Err(ended(&failure)),
         Err(error) => Err(Failure::new(Exit::StopLate, format!("the keeper: {}", chain(&error)))),
     }
+}
+
+/// The next signal that is another request to stop: one that comes at once is the same, told to the process and to its
+/// group, as `timeout` and terminals do.
+async fn again(signals: &mut Signals) -> &'static str {
+    let told = Instant::now();
+    loop {
+        let name = signals.next().await;
+        if told.elapsed() > SAME_REQUEST {
+            return name;
+        }
+    }
+}
+
+/// A node's data directory has its keeper's inside; taking it for the keeper's own would begin an empty one beside it.
+fn not_a_nodes(data_dir: &Path) -> Result<(), Failure> {
+    let inside = data_dir.join("keeper");
+    if !inside.is_dir() {
+        return Ok(());
+    }
+    Err(died(&format!(
+        "{} is the data directory of a node, whose keeper has its data inside: use --data-dir {}",
+        data_dir.display(),
+        inside.display()
+    )))
 }
 
 /// What to do about a server that does not start.
