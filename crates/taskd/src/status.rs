@@ -13,7 +13,9 @@ use futures::StreamExt;
 use futures::stream;
 use proto::NodeId;
 use proto::api::Via;
-use proto::status::{ClusterStatus, CoordinationStatus, Health, LeaderStatus, MemberStatus, Slots};
+use proto::status::{
+    ClusterStatus, CoordinationKind, CoordinationStatus, Health, LeaderStatus, MemberStatus, Slots,
+};
 use quorum::{Role, View};
 
 use crate::supervisor::published::{Board, Published};
@@ -365,9 +367,12 @@ pub(crate) fn why_no_leader(published: &Published, now: Instant) -> String {
 }
 
 fn remedy(published: &Published, identity: &Identity) -> Option<String> {
+    let keeper = published.service.as_ref().is_some_and(|service| service.kind == CoordinationKind::Keeper);
     let coordination = || {
         if identity.embedded {
             "look at this node's log: it runs the coordination service itself".to_owned()
+        } else if keeper {
+            format!("see that the keeper runs at {}: `taskd keeper` on its data directory", published.hosts)
         } else {
             format!("check that ZooKeeper answers at {}: echo srvr | nc HOST PORT", published.hosts)
         }

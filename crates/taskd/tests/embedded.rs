@@ -197,6 +197,11 @@ async fn a_keeper_by_itself_serves_nodes_and_keeps_what_they_wrote() {
     // Killed and started again; told to stop and started again.
     kill(Pid::from_raw(i32::try_from(keeper.child.id()).unwrap()), Signal::SIGKILL).unwrap();
     keeper.ended().await;
+    until("the node says what to do", SOON, async || {
+        let ran = support::run_at(&address, &["cluster", "status"]).await;
+        format!("{}{}", ran.stdout, ran.stderr).contains("see that the keeper runs at").then_some(())
+    })
+    .await;
     let keeper = Keeper::spawn(&data, &keeper_address);
     keeper.serves().await;
     let asked = Instant::now();
@@ -251,4 +256,5 @@ async fn a_keeper_that_cannot_start_says_why() {
     std::fs::write(&file, "").unwrap();
     start(&file, &other, &[]).await.refused(69, &[file.to_str().unwrap(), "--data-dir"]);
     start(&dir.path().join("another"), &other, &["--tick", "0s"]).await.refused(2, &["tick"]);
+    start(&dir.path().join("another"), "0.0.0.0:0", &[]).await.refused(2, &["other machines", "--insecure"]);
 }

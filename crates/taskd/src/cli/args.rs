@@ -111,9 +111,12 @@ pub(super) struct KeeperArgs {
     /// Where to keep the data [default: keeper in /var/lib/taskd, or in ~/.local/state/taskd if that is not yours]
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
-    /// Where to listen; nothing is encrypted
+    /// Where to listen; beyond loopback only with --insecure
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2181")]
     pub(super) listen: SocketAddr,
+    /// Nothing is encrypted: say that the network is trusted
+    #[arg(long)]
+    pub(super) insecure: bool,
     /// The unit of session timeouts, which may be 2 to 20 of it; the nodes' coordination.tick says the same
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(super) tick: Duration,

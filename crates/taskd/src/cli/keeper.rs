@@ -43,6 +43,14 @@ pub(super) fn main(args: &KeeperArgs) -> Result<Exit, Failure> {
 async fn run(args: &KeeperArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let data_dir = args.data_dir.clone().unwrap_or_else(|| config::data_dir().join("keeper"));
     not_a_nodes(&data_dir)?;
+    if !args.listen.ip().is_loopback() && !args.insecure {
+        let why = format!(
+            "--listen: {} is reachable from other machines, and nothing there is encrypted: listen on 127.0.0.1, or say \
+             --insecure if the network is trusted",
+            args.listen
+        );
+        return Err(Failure::new(Exit::Usage, why));
+    }
     let mut options = Options::new(data_dir, args.listen);
     options.tick = args.tick;
     options.connections_max = args.connections_max;
