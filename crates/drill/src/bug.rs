@@ -1,0 +1,69 @@
+/// A protection that a test takes out, to see that the suite notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bug {
+    /// The lease flag holds for ever.
+    NoLease,
+    /// A lease is proved by a read instead of a committed write.
+    ReadProbe,
+    /// A runner takes orders of any leader, however old its token.
+    NoTokenCheck,
+    /// Whoever is first in line takes itself for the leader, without a claim.
+    ImpliedLeadership,
+    /// The supervisor's loop waits for a component's stop itself.
+    InlineStop,
+    /// A watch is armed once and never again.
+    WatchNotRearmed,
+    /// A segment of the log does not check the one before it.
+    NoChainCheck,
+    /// `leader` is deleted before what it fenced has ended.
+    EarlyDelete,
+    /// A write that nobody wants any more stays when it is executed late.
+    UndoForgotten,
+    /// A session is closed although what it fences may be alive.
+    CloseOnAbandon,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::NoLease,
+        Self::ReadProbe,
+        Self::NoTokenCheck,
+        Self::ImpliedLeadership,
+        Self::InlineStop,
+        Self::WatchNotRearmed,
+        Self::NoChainCheck,
+        Self::EarlyDelete,
+        Self::UndoForgotten,
+        Self::CloseOnAbandon,
+    ];
+
+    /// How a specification names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoLease => "no-lease",
+            Self::ReadProbe => "read-probe",
+            Self::NoTokenCheck => "no-token-check",
+            Self::ImpliedLeadership => "implied-leadership",
+            Self::InlineStop => "inline-stop",
+            Self::WatchNotRearmed => "watch-not-rearmed",
+            Self::NoChainCheck => "no-chain-check",
+            Self::EarlyDelete => "early-delete",
+            Self::UndoForgotten => "undo-forgotten",
+            Self::CloseOnAbandon => "close-on-abandon",
+        }
+    }
+
+    /// A drill that plants nothing but this.
+    ///
+    /// # Panics
+    /// In a build that is not armed: such a test would prove nothing.
+    #[must_use]
+    pub fn planted(self) -> crate::Drill {
+        match crate::Drill::parse(&format!("plant:{}", self.name())) {
+            Ok(drill) => drill,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
