@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord::{LinkState, Session};
+use election::{Generation, Terms};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -12,13 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Options;
 use crate::driver::Driver;
-use crate::election::Generation;
 use crate::error::{ConnectFailure, JoinFailure};
 use crate::handle::{Handle, Inbox};
 use crate::join::{self, Membership, Uuids};
 use crate::leave::{self, Report};
 use crate::phase::PhaseId;
-use crate::record::Terms;
 use crate::view::{Publisher, Readiness, Role, View};
 
 /// Options, the published view, both ends of the handle's channels.

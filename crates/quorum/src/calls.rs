@@ -7,16 +7,15 @@ use clock::Instant;
 use coord::{
     CallError, Layout, Link, Mode, Op, OpResult, ReadBack, Rejection, SessionId, Undo, Write, WriteError,
 };
+use election::{Candidate, LeaderRecord, LeaderSeen, Release, Seen, Survey, Terms, TermsChange};
 use proto::{Epoch, NodeId};
 
 use crate::config::Options;
-use crate::election::event::{Candidate, Release, TermsChange};
-use crate::election::{LeaderSeen, Seen, Survey};
 use crate::error::PriorityError;
 use crate::join::{self, Place};
 use crate::record::{
-    CandidateRecord, EpochRecord, LeaderRecord, MemberRecord, PriorityRecord, Terms, candidate_name,
-    decode_or_default, encode, parse_candidate, parse_member,
+    CandidateRecord, EpochRecord, MemberRecord, PriorityRecord, candidate_name, decode_or_default, encode,
+    parse_candidate, parse_member,
 };
 use crate::view::Member;
 
@@ -469,7 +468,7 @@ mod tests {
             incarnation: proto::Incarnation::from_u128(1),
             sequence: 1,
             epoch: Epoch(7),
-            uuid: crate::record::MemberUuid(1),
+            uuid: election::MemberUuid(1),
         };
         let node = |data: &[u8], owner: Option<i64>| coord::Node {
             data: data.to_vec(),

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
+use election::{HoldDown, Settings};
 use proto::{ClusterId, Incarnation, NodeId};
 
-use crate::election::Settings;
 use crate::identity::IdentityStore;
-use crate::record::HoldDown;
 
 /// What a node brings along.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clock::Instant;
 use coord::{Layout, Lease, LeaseTiming, Session, Term};
+use election::{Effect, Election, Event, Generation, HandoverError, Seen, Standing};
 use proto::{Epoch, FencingToken, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -18,8 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::calls::{Calls, epoch_of};
 use crate::config::Options;
-use crate::election::event::HandoverError;
-use crate::election::{Effect, Election, Event, Generation, Seen, Standing};
 use crate::explain;
 use crate::handle::{Inbox, Local, Request};
 use crate::join::{self, Fresh, Membership, Uuids};

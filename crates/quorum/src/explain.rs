@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clock::Instant;
+use election::Election;
 
-use crate::election::Election;
 use crate::view::{Leader, Place, Readiness, View};
 
 /// Takes over what the election knows.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use election::HandoverError;
 use proto::{Epoch, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::election::event::HandoverError;
 use crate::error::PriorityError;
 use crate::view::{Publisher, Readiness, View};
 

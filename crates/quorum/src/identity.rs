@@ -7,10 +7,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use coord::SessionId;
+use election::MemberUuid;
 use proto::ClusterId;
 use serde::{Deserialize, Serialize};
-
-use crate::record::MemberUuid;
 
 /// Who a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use coord::{
     CallError, CallFailure, Layout, Link, Mode, Op, OpResult, ReadBack, Rejection, Session, SessionId,
 };
 use coord::{Undo, Write, WriteError};
+use election::{LeaderRecord, MemberUuid};
 use proto::ClusterId;
 use tokio::time::{Instant as Deadline, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -12,8 +13,7 @@ use crate::config::Options;
 use crate::error::{ConnectFailure, JoinError, JoinFailure};
 use crate::identity::{Identity, Life};
 use crate::record::{
-    ClusterRecord, FEATURE_LEVEL, FORMAT, LeaderRecord, MemberRecord, MemberUuid, encode, member_prefix,
-    parse_member,
+    ClusterRecord, FEATURE_LEVEL, FORMAT, MemberRecord, encode, member_prefix, parse_member,
 };
 
 /// Pauses between attempts, growing.

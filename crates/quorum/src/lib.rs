@@ -3,7 +3,7 @@
 //! ```text
 //!  Quorum<P>    phases: Initializing → Connected → Joined → Running → Stopped
 //!    driver     one loop: owns the session, the lease and every task; awaits none of them
-//!      election sans-IO: events in, effects out; decides everything
+//!      election sans-IO, a crate of its own: events in, effects out; decides everything
 //!      calls    effects as reads and writes on one session
 //!      watchers what others change, as events
 //!  Handle       how the supervisor tells (ready, serving, effects ended) and asks (handover, priority)
@@ -45,15 +45,14 @@ mod identity;
 pub use identity::{FileIdentity, Identity, IdentityStore, Life};
 
 mod record;
-pub use record::{
-    ClusterRecord, FEATURE_LEVEL, FORMAT, FailedTerm, HoldDown, InvalidUuid, MemberUuid, TermRecord, Terms,
-};
+pub use record::{ClusterRecord, FEATURE_LEVEL, FORMAT};
 
 mod error;
 pub use error::{ConnectFailure, JoinError, JoinFailure, PriorityError};
 
-mod election;
-pub use election::event::{Generation, HandoverError};
+pub use election::{
+    FailedTerm, Generation, HandoverError, HoldDown, InvalidUuid, MemberUuid, TermRecord, Terms,
+};
 
 mod calls;
 mod driver;

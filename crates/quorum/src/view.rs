@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clock::Instant;
 use coord::{LinkState, SessionId, Term};
+use election::{Generation, Terms};
 use proto::{ClusterId, Epoch, FencingToken, Incarnation, NodeId};
 use tokio::sync::watch;
 
-use crate::election::Generation;
 use crate::phase::PhaseId;
-use crate::record::Terms;
 
 /// What this node may and must do.
 #[derive(Clone, Debug)]

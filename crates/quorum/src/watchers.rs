@@ -1,12 +1,12 @@
 //! Tasks that follow what others change, and report it with the generation of their session.
 
 use coord::{Lease, LeaseState, Link, LinkState};
+use election::{Generation, Seen};
 use proto::Epoch;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::calls::{Calls, leader_seen};
-use crate::election::{Generation, Seen};
 
 /// What a watcher reports.
 #[derive(Debug)]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use election::Generation;
 use tokio::time::Instant as Timer;
 
 use super::{Done, Driver};
 use crate::calls::Calls;
-use crate::election::Generation;
 use crate::join;
 use crate::view::Member;
 

@@ -7,16 +7,28 @@ use super::event::{Effect, HandoverError, Release, TermsChange};
 use super::{Candidacy, Election, Ranked, State, Ticket};
 
 /// Why a term ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// Not by its deadline.
     NotServing,
+    /// The node is no longer ready to lead.
     NotReady,
+    /// By [`Event::Resign`](crate::Event::Resign).
     Asked(String),
+    /// They ended before anybody had asked for it.
     EffectsEnded,
-    Handover { to: NodeId },
+    /// Somebody else is to lead.
+    Handover {
+        /// Who.
+        to: NodeId,
+    },
+    /// `leader` or `epoch` is not ours any more.
     Deposed(String),
+    /// Longer than a session lasts.
     SuspendedTooLong,
+    /// Expired, or given up.
     SessionLost(String),
+    /// The node leaves.
     Stopping,
 }
 
@@ -50,15 +62,17 @@ impl std::fmt::Display for Why {
 }
 
 /// A term that is being given up.
-#[derive(Debug)]
-pub(crate) struct Resignation {
-    pub(crate) epoch: Epoch,
-    pub(crate) why: Why,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resignation {
+    /// Which.
+    pub epoch: Epoch,
+    /// Why.
+    pub why: Why,
     /// Everything that the term fenced has ended.
-    pub(crate) ended: bool,
+    pub ended: bool,
     /// It had not by `until`. Then the lease flag is down, `leader` alone is deleted, and the node stays out of the
     /// line until its effects have ended.
-    pub(crate) overdue: bool,
+    pub overdue: bool,
     pub(super) until: Instant,
     lease_dropped: bool,
     /// The session that owned `leader` is over, or `leader` is deleted.

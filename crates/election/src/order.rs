@@ -15,21 +15,26 @@ const HOLD_MAX: Duration = Duration::from_secs(600);
 
 /// A candidate in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ranked {
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) sequence: u64,
-    pub(crate) priority: i32,
-    pub(crate) mine: bool,
+pub struct Ranked {
+    /// Who.
+    pub node: NodeId,
+    /// Which life of its daemon.
+    pub incarnation: Incarnation,
+    /// Of its member node.
+    pub sequence: u64,
+    /// Higher leads.
+    pub priority: i32,
+    /// It is this node.
+    pub mine: bool,
     /// Until when it may not claim.
-    pub(crate) held_until: Option<Instant>,
+    pub held_until: Option<Instant>,
 }
 
 /// Until when nodes whose terms failed stay out of the line, by our own clock.
 ///
 /// A hold-down is counted from when *we* learn of the failed term: wall clocks of several machines decide nothing.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HoldDowns(BTreeMap<NodeId, (Epoch, Instant)>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HoldDowns(BTreeMap<NodeId, (Epoch, Instant)>);
 
 impl HoldDowns {
     /// Takes over what `terms` says now.
@@ -50,7 +55,7 @@ impl HoldDowns {
     }
 
     /// Those that are out of the line now.
-    pub(crate) fn active(&self, now: Instant) -> impl Iterator<Item = (&NodeId, Instant)> {
+    pub fn active(&self, now: Instant) -> impl Iterator<Item = (&NodeId, Instant)> {
         self.0.iter().map(|(node, (_, until))| (node, *until)).filter(move |(_, until)| *until > now)
     }
 }

@@ -19,41 +19,41 @@ impl std::fmt::Display for Generation {
 }
 
 /// How the election behaves.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
     /// This node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Whether it may lead at all.
-    pub(crate) eligible: bool,
+    pub eligible: bool,
     /// How long each candidate further ahead in the line has before it is passed over.
-    pub(crate) claim_grace: Duration,
+    pub claim_grace: Duration,
     /// From elected to serving.
-    pub(crate) serve_deadline: Duration,
+    pub serve_deadline: Duration,
     /// From resigning to effects ended.
-    pub(crate) end_deadline: Duration,
+    pub end_deadline: Duration,
     /// How long a better candidate must be there before the leader hands over to it.
-    pub(crate) hysteresis: Duration,
+    pub hysteresis: Duration,
     /// How long a term may stay suspended.
-    pub(crate) suspend_max: Duration,
+    pub suspend_max: Duration,
     /// A session that has been disconnected for this long is given up, whatever the client says.
-    pub(crate) give_up: Duration,
+    pub give_up: Duration,
     /// The driver answers every other effect within this time.
-    pub(crate) answer: Duration,
+    pub answer: Duration,
     /// The driver answers [`Effect::Join`] within this time.
-    pub(crate) join: Duration,
+    pub join: Duration,
     /// Between two attempts at something that failed.
-    pub(crate) retry: Duration,
+    pub retry: Duration,
     /// Between two looks at what nobody reports to us.
-    pub(crate) refresh: Duration,
+    pub refresh: Duration,
     /// How long a leader must have served before earlier failures are forgiven.
-    pub(crate) forgive_after: Duration,
+    pub forgive_after: Duration,
     /// Spreads the refreshes of many nodes.
-    pub(crate) seed: u64,
+    pub seed: u64,
 }
 
 /// Something that happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
     /// On a session.
     Seen(Generation, Seen),
     /// This node can, or cannot, lead.
@@ -63,9 +63,17 @@ pub(crate) enum Event {
     /// Everything that this term fenced has ended.
     EffectsEnded(Epoch),
     /// Somebody asks the leader to hand over.
-    Handover { ticket: u64, to: Option<NodeId> },
+    Handover {
+        /// Given back with [`Effect::HandoverDone`].
+        ticket: u64,
+        /// To whom; otherwise to the next in line.
+        to: Option<NodeId>,
+    },
     /// The term cannot go on.
-    Resign { reason: String },
+    Resign {
+        /// For people.
+        reason: String,
+    },
     /// Leave the cluster.
     Stop,
     /// A deadline may have passed.
@@ -73,18 +81,23 @@ pub(crate) enum Event {
 }
 
 /// Something that happened on a session.
-#[derive(Clone, Debug)]
-pub(crate) enum Seen {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Seen {
     /// Answers [`Effect::Join`]: our member node is in place.
     Joined {
+        /// Of the member node.
         sequence: u64,
     },
+    /// Answers [`Effect::Join`]: it did not come about.
     JoinFailed,
     /// Our member node was lost and is there again.
     Restored {
+        /// Of the member node.
         sequence: u64,
     },
+    /// The session is connected (again).
     Connected,
+    /// The session is out of touch; it may be over or not.
     Disconnected,
     /// The session is over for good.
     Ended,
@@ -94,56 +107,77 @@ pub(crate) enum Seen {
     Stir,
     /// Answers [`Effect::Survey`].
     Surveyed(Box<Survey>),
+    /// Answers [`Effect::Survey`]: there is nothing to see.
     SurveyFailed,
     /// Answers [`Effect::Register`].
     Registered,
+    /// Answers [`Effect::Register`]: it is not there.
     RegisterFailed,
     /// There are as many candidates as are allowed.
     RegisterRefused,
     /// Answers [`Effect::Withdraw`].
     Withdrawn,
+    /// Answers [`Effect::Withdraw`]: it may be there yet.
     WithdrawFailed,
     /// Answers [`Effect::Claim`].
     Claimed {
+        /// The term it is.
         epoch: Epoch,
     },
-    /// `unknown`: it may yet be found done, and is undone then.
+    /// Answers [`Effect::Claim`].
     ClaimFailed {
+        /// It may yet be found done, and is undone then.
         unknown: bool,
     },
+    /// A probe was committed after the lease had lapsed.
     LeaseHeld {
+        /// Whose.
         epoch: Epoch,
     },
+    /// No probe was committed in time.
     LeaseLapsed {
+        /// Whose.
         epoch: Epoch,
     },
+    /// A probe was refused: the authority is gone.
     LeaseLost {
+        /// Whose.
         epoch: Epoch,
+        /// For people.
         reason: String,
     },
-    /// Answers [`Effect::CheckResume`]; `None` if it could not be found out.
+    /// Answers [`Effect::CheckResume`].
     ResumeChecked {
+        /// Which term was asked about.
         epoch: Epoch,
+        /// `None` if it could not be found out.
         unchanged: Option<bool>,
     },
     /// Answers [`Effect::Release`].
     Released {
+        /// Which term is over.
         epoch: Epoch,
     },
+    /// Answers [`Effect::Release`]: `leader` may be there yet.
     ReleaseFailed {
+        /// Which term was to be over.
         epoch: Epoch,
     },
     /// Answers [`Effect::WriteTerms`].
     TermsWritten {
+        /// Otherwise it may have been written or not.
         ok: bool,
     },
 }
 
 /// What the driver must do. Each that has an answer gets it within [`Settings::answer`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
     /// Close what is left of the session before and join with a new one.
-    Join { generation: Generation },
+    Join {
+        /// Of the new session.
+        generation: Generation,
+    },
     /// `sync`, then read `epoch`, `leader`, candidates, `priority` and `terms`, in this order.
     Survey,
     /// Create our candidate node.
@@ -151,90 +185,133 @@ pub(crate) enum Effect {
     /// Delete our candidate node.
     Withdraw,
     /// One `multi`: check our candidate, create `leader`, compare-and-set `epoch`.
-    Claim { expect: i32 },
+    Claim {
+        /// The version of `epoch` that is compared.
+        expect: i32,
+    },
     /// The term begins: start its lease from the claim's send instant.
-    StartLease { epoch: Epoch },
+    StartLease {
+        /// Which term.
+        epoch: Epoch,
+    },
     /// Authority is over: flag down at once, no more probes.
-    DropLease { epoch: Epoch },
+    DropLease {
+        /// Which term.
+        epoch: Epoch,
+    },
     /// Read `leader` and `epoch`: are they still this term's, on this session?
-    CheckResume { epoch: Epoch },
+    CheckResume {
+        /// Which term.
+        epoch: Epoch,
+    },
     /// Delete `leader`.
-    Release { epoch: Epoch, how: Release },
+    Release {
+        /// Which term.
+        epoch: Epoch,
+        /// And what goes along with it.
+        how: Release,
+    },
     /// Rewrite `terms`, fenced by `epoch`.
-    WriteTerms { epoch: Epoch, change: TermsChange },
+    WriteTerms {
+        /// The writer's term.
+        epoch: Epoch,
+        /// What is written.
+        change: TermsChange,
+    },
     /// Compare our session's ephemerals with what we know of; remove the rest, restore the member.
     Audit,
     /// Tell whoever asked.
-    HandoverDone { ticket: u64, outcome: Result<NodeId, HandoverError> },
+    HandoverDone {
+        /// Of [`Event::Handover`].
+        ticket: u64,
+        /// Who leads now.
+        outcome: Result<NodeId, HandoverError>,
+    },
     /// Nothing is left but the member node and the session.
     Leave,
 }
 
 /// How `leader` is deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Release {
     /// Alone.
     Plain,
     /// With the term remembered as failed.
-    Failed { reason: String },
+    Failed {
+        /// For people.
+        reason: String,
+    },
     /// With `epoch` naming `to`, and our own candidate.
-    Handover { to: NodeId },
+    Handover {
+        /// Who is meant to claim next.
+        to: NodeId,
+    },
 }
 
 /// A change to `terms`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TermsChange {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TermsChange {
     /// This term serves.
     Serving,
     /// Earlier failures of these are forgiven.
-    Forgive { nodes: Vec<NodeId> },
+    Forgive {
+        /// Whose.
+        nodes: Vec<NodeId>,
+    },
 }
 
 /// `leader` as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LeaderSeen {
-    pub(crate) record: LeaderRecord,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaderSeen {
+    /// What it says.
+    pub record: LeaderRecord,
     /// Whether our present session owns it.
-    pub(crate) mine: bool,
+    pub mine: bool,
     /// The session that owns it, as text for people.
-    pub(crate) session: String,
+    pub session: String,
 }
 
 /// The state of the election, as read in one go (not atomically: `epoch` comes first, and the claim compares it).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Survey {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Survey {
     /// The version of `epoch`.
-    pub(crate) epoch: i32,
+    pub epoch: i32,
     /// Whom `epoch` names.
-    pub(crate) target: Option<NodeId>,
-    pub(crate) leader: Option<LeaderSeen>,
+    pub target: Option<NodeId>,
+    /// Who leads.
+    pub leader: Option<LeaderSeen>,
     /// Why nobody can lead before a person has acted.
-    pub(crate) obstacle: Option<String>,
-    pub(crate) candidates: Vec<Candidate>,
-    pub(crate) priorities: BTreeMap<NodeId, i32>,
-    pub(crate) terms: Terms,
+    pub obstacle: Option<String>,
+    /// Who stands, in no order.
+    pub candidates: Vec<Candidate>,
+    /// Those that are not 0; higher leads.
+    pub priorities: BTreeMap<NodeId, i32>,
+    /// Recent terms, failed ones.
+    pub terms: Terms,
 }
 
 impl Survey {
     /// Whether a claim may succeed, and should.
-    pub(crate) fn is_free(&self) -> bool {
+    pub fn is_free(&self) -> bool {
         self.leader.is_none() && self.obstacle.is_none()
     }
 }
 
 /// A candidate as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: Incarnation,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// Who.
+    pub node: NodeId,
+    /// Which life of its daemon.
+    pub incarnation: Incarnation,
     /// Its member sequence.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// Whether our present session owns it.
-    pub(crate) mine: bool,
+    pub mine: bool,
 }
 
 /// Why a handover did not happen.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum HandoverError {
     /// Only the leader can hand over.
     #[error("this node does not lead{}", .leader.as_ref().map(|node| format!("; {node} does")).unwrap_or_default())]

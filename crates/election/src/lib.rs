@@ -1,4 +1,4 @@
-//! The election, sans IO: events in, effects out, no clock of its own, ordered maps only.
+//! The leader election of D5, sans IO: events in, effects out, no clock of its own, ordered maps only.
 //!
 //! ```text
 //!             claim                 claimed                 serving by its deadline, or else
@@ -14,14 +14,18 @@
 //! ```
 //!
 //! [`Election::step`] first takes in what happened, then looks at the whole state and asks for whatever is due
-//! ([`Election::advance`]): nothing depends on an event arriving twice or in a certain order, and a lost one costs a
+//! (`Election::advance`): nothing depends on an event arriving twice or in a certain order, and a lost one costs a
 //! deadline, not the cluster. Each effect that has an answer is outstanding at most once.
+//!
+//! Whoever drives it (`quorum` in production, a simulated world in the tests here, a model checker in `model`) feeds it
+//! what happened, carries out what it asks for, and wakes it at its deadline.
 //!
 //! **Invariant**: every state but `Left` has a [`Election::deadline`].
 
-pub(crate) mod event;
+mod event;
 mod look;
 mod order;
+mod record;
 mod resign;
 mod seen;
 #[cfg(test)]
@@ -32,13 +36,17 @@ mod world;
 use clock::Instant;
 use proto::{Epoch, NodeId};
 
-pub(crate) use event::{Effect, Event, Generation, LeaderSeen, Seen, Settings, Survey};
-pub(crate) use order::{HoldDowns, Ranked};
-pub(crate) use resign::{Resignation, Why};
+pub use event::{
+    Candidate, Effect, Event, Generation, HandoverError, LeaderSeen, Release, Seen, Settings, Survey,
+    TermsChange,
+};
+pub use order::{HoldDowns, Ranked};
+pub use record::{FailedTerm, HoldDown, InvalidUuid, LeaderRecord, MemberUuid, TermRecord, Terms};
+pub use resign::{Resignation, Why};
 
 /// The election of one node.
-#[derive(Debug)]
-pub(crate) struct Election {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Election {
     settings: Settings,
     generation: Generation,
     session: Session,
@@ -66,13 +74,13 @@ pub(crate) struct Election {
 }
 
 /// An effect that was asked for and not answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Pending {
     since: Instant,
     until: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Session {
     /// None; a join is under way, or is retried.
     Joining {
@@ -85,7 +93,7 @@ enum Session {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     Follower,
     Claiming { until: Instant },
@@ -96,7 +104,7 @@ enum State {
 }
 
 /// A term that we hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Tenure {
     epoch: Epoch,
     serve_by: Instant,
@@ -109,7 +117,7 @@ struct Tenure {
 }
 
 /// Whether our candidate node is there.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Candidacy {
     Absent { retry_at: Instant },
     Registering { until: Instant },
@@ -118,7 +126,7 @@ enum Candidacy {
 }
 
 /// Somebody waits for a handover.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ticket {
     ticket: u64,
     to: Option<NodeId>,
@@ -128,17 +136,21 @@ struct Ticket {
 }
 
 /// What the election is, for the role that is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Leads nothing, and nothing that it fenced is alive.
     Follower,
+    /// Leads, and may act while its lease lasts.
     Elected(Epoch),
+    /// Holds a term and must not act: disconnected, or the lease lapsed.
     Suspended(Epoch),
+    /// Gives a term up; what it fenced has to end.
     Resigning(Epoch),
 }
 
 impl Election {
     /// A node that has just joined: `generation` and the member's `sequence` are those of its first session.
-    pub(crate) fn new(settings: Settings, generation: Generation, sequence: u64, now: Instant) -> Self {
+    pub fn new(settings: Settings, generation: Generation, sequence: u64, now: Instant) -> Self {
         Self {
             jitter: settings.seed,
             settings,
@@ -165,7 +177,7 @@ impl Election {
     }
 
     /// Takes in one event. An event of another generation changes nothing.
-    pub(crate) fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut out = Vec::new();
         if matches!(self.state, State::Left) {
             return out;
@@ -196,7 +208,7 @@ impl Election {
     }
 
     /// When [`Event::Tick`] is due at the latest; none once we have left.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         if matches!(self.state, State::Left) {
             return None;
         }

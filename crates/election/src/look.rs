@@ -8,11 +8,13 @@ use super::{
 };
 
 impl Election {
-    pub(crate) fn generation(&self) -> Generation {
+    /// The present session's, or that of the join under way.
+    pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    pub(crate) fn standing(&self) -> Standing {
+    /// What it is now.
+    pub fn standing(&self) -> Standing {
         match &self.state {
             State::Elected(tenure) => Standing::Elected(tenure.epoch),
             State::Suspended { tenure, .. } => Standing::Suspended(tenure.epoch),
@@ -23,12 +25,13 @@ impl Election {
         }
     }
 
-    pub(crate) fn leader(&self) -> Option<&LeaderSeen> {
+    /// Who leads, as last seen.
+    pub fn leader(&self) -> Option<&LeaderSeen> {
         self.leader.as_ref()
     }
 
     /// Whether the present leader is known to serve.
-    pub(crate) fn leader_serves(&self) -> bool {
+    pub fn leader_serves(&self) -> bool {
         let Some(leader) = &self.leader else { return false };
         let ours = self
             .tenure()
@@ -36,37 +39,41 @@ impl Election {
         ours || self.survey.as_ref().is_some_and(|survey| survey.terms.serves(leader.record.epoch))
     }
 
-    pub(crate) fn leaderless_since(&self) -> Option<Instant> {
+    /// Since when nobody was seen to lead.
+    pub fn leaderless_since(&self) -> Option<Instant> {
         self.leaderless_since
     }
 
-    pub(crate) fn survey(&self) -> Option<&Survey> {
+    /// The line as last read.
+    pub fn survey(&self) -> Option<&Survey> {
         self.survey.as_ref()
     }
 
-    pub(crate) fn sequence(&self) -> Option<u64> {
+    /// Of our member node, while there is a session.
+    pub fn sequence(&self) -> Option<u64> {
         match self.session {
             Session::Joined { sequence, .. } => Some(sequence),
             Session::Joining { .. } => None,
         }
     }
 
-    pub(crate) fn holds(&self) -> &HoldDowns {
+    /// Who is held down.
+    pub fn holds(&self) -> &HoldDowns {
         &self.holds
     }
 
     /// The line as last read, with today's hold-downs.
-    pub(crate) fn line(&self, now: Instant) -> Vec<Ranked> {
+    pub fn line(&self, now: Instant) -> Vec<Ranked> {
         self.survey.as_ref().map(|survey| order::line(survey, &self.holds, now)).unwrap_or_default()
     }
 
     /// When whoever stands at `rank` may claim, while there is no leader.
-    pub(crate) fn claim_at(&self, rank: usize, ranked: &Ranked) -> Option<Instant> {
+    pub fn claim_at(&self, rank: usize, ranked: &Ranked) -> Option<Instant> {
         self.leaderless_since.map(|since| order::claim_at(since, self.settings.claim_grace, rank, ranked))
     }
 
     /// Why we are giving up a term, if we are.
-    pub(crate) fn resigning(&self) -> Option<&Resignation> {
+    pub fn resigning(&self) -> Option<&Resignation> {
         match &self.state {
             State::Resigning(resignation) => Some(resignation),
             _ => None,
@@ -74,17 +81,17 @@ impl Election {
     }
 
     /// Whether `leader` may be ours: then the session must not be closed before it is deleted.
-    pub(crate) fn may_own_leader(&self) -> bool {
+    pub fn may_own_leader(&self) -> bool {
         !matches!(self.state, State::Follower | State::Left)
     }
 
     /// Whether our candidate node may be there: one that is found although it should not be is nobody's.
-    pub(crate) fn may_be_candidate(&self) -> bool {
+    pub fn may_be_candidate(&self) -> bool {
         !matches!(self.candidacy, Candidacy::Absent { .. })
     }
 
     /// Whether effects of a term may still be alive.
-    pub(crate) fn effects_may_live(&self) -> bool {
+    pub fn effects_may_live(&self) -> bool {
         match &self.state {
             State::Elected(_) | State::Suspended { .. } => true,
             State::Resigning(resignation) => !resignation.ended,
