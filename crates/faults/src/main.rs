@@ -1,0 +1,3 @@
+//! Runs the faults.
+
+fn main() {}
