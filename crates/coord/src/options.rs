@@ -24,6 +24,8 @@ pub struct Options {
     /// Scheme and credentials, `("digest", b"user:password")`. With them everything created is for its creator
     /// alone; without, for everyone who reaches the ensemble.
     pub auth: Option<(String, Vec<u8>)>,
+    /// Faults that a test switches on; none by default.
+    pub drill: drill::Drill,
 }
 
 impl Options {
@@ -38,6 +40,7 @@ impl Options {
             margin: tick + Duration::from_millis(100),
             call_deadline: Duration::from_secs(2),
             auth: None,
+            drill: drill::Drill::none(),
         }
     }
 
@@ -83,6 +86,7 @@ impl fmt::Debug for Options {
             .field("margin", &self.margin)
             .field("call_deadline", &self.call_deadline)
             .field("auth", &self.auth.as_ref().map(|(scheme, _)| scheme))
+            .field("drill", &self.drill)
             .finish()
     }
 }

@@ -56,6 +56,11 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
         go_on()?;
         time::sleep(LOOK_AGAIN).await;
     };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = options.drill.hold("runner.boot") => {}
+    }
     go_on()?;
     let (machine_id, incarnation) = (options.machine_id.clone(), options.incarnation);
     let mut lives = {

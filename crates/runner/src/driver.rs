@@ -186,6 +186,7 @@ impl Driver {
     pub(crate) async fn run(mut self) -> Report {
         tracing::info!(node = %self.options.node, incarnation = %self.options.incarnation, "the runner runs");
         loop {
+            self.options.drill.hold("runner.run").await;
             self.due();
             self.publish();
             if self.is_finished() {
@@ -194,6 +195,14 @@ impl Driver {
             let event = self.next().await;
             self.handle(event);
         }
+    }
+
+    fn spawn_job(
+        &mut self,
+        what: &'static str,
+        job: impl Future<Output = Job> + Send + 'static,
+    ) -> AbortHandle {
+        self.jobs.spawn(self.options.pulse.watch(what, job))
     }
 
     /// # Cancel safety

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
+use drill::Drill;
 use proto::{Incarnation, NodeId};
+use pulse::Pulse;
 
 use crate::{LeaderLink, Retention, Services};
 
@@ -50,6 +52,10 @@ pub struct Options {
     pub leader: Arc<dyn LeaderLink>,
     /// What to do when work inside the daemon cannot be ended by the deadline of its fence.
     pub exit_policy: Option<ExitPolicy>,
+    /// Where whoever watches the runner from outside sees that it blocks a thread; nobody does by default.
+    pub pulse: Pulse,
+    /// Faults that a test switches on; none by default.
+    pub drill: Drill,
 }
 
 impl Options {
@@ -85,6 +91,8 @@ impl Options {
             clock,
             leader,
             exit_policy: None,
+            pulse: Pulse::default(),
+            drill: Drill::none(),
         }
     }
 

@@ -1,7 +1,11 @@
 //! The runner's phases. What exists only in one of them is owned by it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use clock::SharedClock;
+use drill::Drill;
+use pulse::Pulse;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time;
@@ -23,6 +27,15 @@ struct Core {
     mode: watch::Sender<Mode>,
     /// One task: the owner's loop. Dropping it aborts the loop; shims then end their trees at their deadlines.
     owner: JoinSet<Report>,
+    pulse: Pulse,
+    clock: SharedClock,
+    drill: Drill,
+}
+
+impl Core {
+    fn enter(&self, phase: PhaseId) {
+        self.pulse.phase(phase.as_str(), self.clock.now());
+    }
 }
 
 /// What a runner left when it stopped.
@@ -44,19 +57,24 @@ impl Report {
 }
 
 async fn start(options: Options, cancel: CancellationToken) -> Result<Core, BootFailure> {
+    options.pulse.phase(PhaseId::Booting.as_str(), options.clock.now());
     let ground = boot::prepare(&options, &cancel).await?;
+    let (pulse, clock, drill) = (options.pulse.clone(), Arc::clone(&options.clock), options.drill.clone());
+    pulse.phase(PhaseId::Running.as_str(), clock.now());
     let (mode, mode_seen) = watch::channel(Mode::Running);
     let (driver, handle) = Driver::new(options, ground, mode_seen);
     let mut owner = JoinSet::new();
-    owner.spawn(driver.run());
-    Ok(Core { handle, mode, owner })
+    owner.spawn(pulse.watch("its loop", driver.run()));
+    Ok(Core { handle, mode, owner, pulse, clock, drill })
 }
 
 async fn finish(mut core: Core, within: Duration) -> Report {
     let deadline = time::Instant::now() + within;
+    core.enter(PhaseId::Draining);
+    core.drill.hold("runner.stop").await;
     core.mode.send_replace(Mode::Stopping { deadline });
     let unknown = Report { aborted: true, ..Report::default() };
-    match time::timeout_at(deadline, core.owner.join_next()).await {
+    let report = match time::timeout_at(deadline, core.owner.join_next()).await {
         Ok(Some(Ok(report))) => report,
         Ok(Some(Err(error))) => {
             tracing::error!(%error, "the runner's loop ended badly");
@@ -68,7 +86,9 @@ async fn finish(mut core: Core, within: Duration) -> Report {
             core.owner.abort_all();
             unknown
         }
-    }
+    };
+    core.enter(PhaseId::Stopped);
+    report
 }
 
 /// The machine.
@@ -146,6 +166,7 @@ mod machine {
         #[edge(to = Draining)]
         pub fn drain(self) -> Runner<Draining> {
             let core = self.phase.core;
+            core.enter(PhaseId::Draining);
             core.mode.send_replace(Mode::Draining);
             Runner { phase: Draining { core } }
         }

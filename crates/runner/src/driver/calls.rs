@@ -103,18 +103,13 @@ impl Driver {
             Work::InProcess(work) => {
                 let timeout = spec.run_timeout_ms.map(Duration::from_millis);
                 let grace = self.options.kill_grace;
-                self.attempts.spawn(attempt::in_process(attempt, work, cancelled, timeout, grace, control))
+                let work = attempt::in_process(attempt, work, cancelled, timeout, grace, control);
+                self.attempts.spawn(self.options.pulse.watch("the work of an attempt", work))
             }
             Work::Process(process) => {
                 let shims = Arc::clone(&self.shims);
-                self.attempts.spawn(process::run(
-                    shims,
-                    attempt,
-                    token,
-                    process,
-                    spec.run_timeout_ms,
-                    control,
-                ))
+                let work = process::run(shims, attempt, token, process, spec.run_timeout_ms, control);
+                self.attempts.spawn(self.options.pulse.watch("the supervision of an attempt", work))
             }
         };
         self.ids.insert(spawned.id(), attempt);
@@ -164,7 +159,7 @@ impl Driver {
             return;
         }
         self.refusing += 1;
-        self.jobs.spawn(async move {
+        self.spawn_job("the writing of refusals", async move {
             match blocking(write).await {
                 Ok(()) => {
                     let _ = reply.send(Ok(answers));
@@ -191,7 +186,7 @@ impl Driver {
         }
         self.reading += 1;
         let shims = Arc::clone(&self.shims);
-        self.jobs.spawn(async move {
+        self.spawn_job("the reading of output", async move {
             let read = blocking(move || {
                 let dir = shims.store.attempt(attempt);
                 // Before the reading: the loop may not have heard yet that the attempt has ended.

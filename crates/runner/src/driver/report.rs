@@ -40,7 +40,7 @@ impl Driver {
         if !self.watching_leader {
             self.watching_leader = true;
             let leader = Arc::clone(&self.options.leader);
-            self.jobs.spawn(async move {
+            self.spawn_job("the watch on the leader", async move {
                 leader.changed().await;
                 Job::LeaderChanged
             });
@@ -60,7 +60,7 @@ impl Driver {
         let (leader, clock) = (Arc::clone(&self.options.leader), Arc::clone(&self.options.clock));
         let deadline = (self.options.heartbeat * 2).max(Duration::from_millis(500));
         self.beat_at = time::Instant::now() + self.options.heartbeat;
-        self.beating = Some(self.jobs.spawn(async move {
+        self.beating = Some(self.spawn_job("a heartbeat", async move {
             let sent = clock.now();
             let result = match time::timeout(deadline, leader.heartbeat(beat)).await {
                 Ok(result) => result,
@@ -111,7 +111,7 @@ impl Driver {
             outcomes,
         };
         let leader = Arc::clone(&self.options.leader);
-        let job = self.jobs.spawn(async move {
+        let job = self.spawn_job("a report", async move {
             let result = match time::timeout(REPORT_DEADLINE, leader.outcomes(report)).await {
                 Ok(result) => result,
                 Err(_) => Err(LinkError::Unreachable(format!("no answer within {REPORT_DEADLINE:?}"))),
@@ -148,7 +148,7 @@ impl Driver {
         self.tidying = true;
         let (acknowledged, surplus) = std::mem::take(&mut self.untidy);
         let shims = Arc::clone(&self.shims);
-        self.jobs.spawn(async move {
+        self.spawn_job("the tidying up", async move {
             let tidied = blocking(move || {
                 let store = &shims.store;
                 let noted = acknowledged.into_iter().map(|attempt| (attempt, store.acknowledge(attempt)));
