@@ -39,7 +39,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::published::Publisher;
+use self::published::{Ending, Publisher, Work};
 use self::slot::Slot;
 use self::watchdog::Pulse;
 use crate::wiring::Parts;
@@ -214,13 +214,10 @@ impl Supervisor {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let stage = self.stage();
+            let (work, stage) = self.stage();
             self.pulse.beat(&stage);
-            self.published.send_if_modified(|published| {
-                let changed = published.stage != stage;
-                published.stage = stage;
-                changed
-            });
+            let (ending, now) = (self.ending_now(), self.clock.now());
+            self.published.send_if_modified(|published| published.turn(stage, &work, ending, now));
             tokio::select! {
                 () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(StopCause::Requested),
                 Some(done) = self.transitions.join_next_with_id() => self.returned(done),
@@ -240,27 +237,38 @@ impl Supervisor {
         }
     }
 
-    /// What the node is doing, for the watchdog's message and for `cluster status`.
-    fn stage(&self) -> String {
-        let state = |at_rest: bool, what| if at_rest { None } else { Some(what) };
-        let stopping = self.stopping.is_some();
-        let booting = [
-            state(!matches!(self.keeper, Slot::Booting { .. }), "starting the embedded keeper"),
-            state(!matches!(self.runner, Slot::Booting { .. }), "booting the runner"),
-            state(!matches!(self.quorum, Slot::Booting { .. }), "joining the cluster"),
-            state(!matches!(self.dispatcher, Slot::Booting { .. }), "recovering the task database"),
-            state(!matches!(self.dispatcher, Slot::Stopping { .. }), "ending the dispatcher"),
-            state(!matches!(self.runner, Slot::Stopping { .. }), "draining the runner"),
-            state(!matches!(self.quorum, Slot::Stopping { .. }), "leaving the quorum"),
-            state(!matches!(self.keeper, Slot::Stopping { .. }), "stopping the embedded keeper"),
+    /// What the node is doing, for `cluster status` and for the watchdog's message.
+    fn stage(&self) -> (Vec<Work>, String) {
+        let all = [
+            (matches!(self.keeper, Slot::Booting { .. }), Work::StartKeeper),
+            (matches!(self.runner, Slot::Booting { .. }), Work::BootRunner),
+            (matches!(self.quorum, Slot::Booting { .. }), Work::Join),
+            (matches!(self.dispatcher, Slot::Booting { .. }), Work::Recover),
+            (matches!(self.dispatcher, Slot::Stopping { .. }), Work::EndDispatcher),
+            (matches!(self.runner, Slot::Stopping { .. }), Work::DrainRunner),
+            (matches!(self.quorum, Slot::Stopping { .. }), Work::LeaveQuorum),
+            (matches!(self.keeper, Slot::Stopping { .. }), Work::StopKeeper),
         ];
-        let parts: Vec<_> = booting.into_iter().flatten().collect();
-        match (stopping, parts.is_empty()) {
+        let work: Vec<_> = all.into_iter().filter(|(now, _)| *now).map(|(_, work)| work).collect();
+        let parts = work.iter().map(|work| work.doing()).collect::<Vec<_>>().join(", ");
+        let stage = match (self.stopping.is_some(), work.is_empty()) {
             (true, true) => "stopping".to_owned(),
-            (true, false) => format!("stopping: {}", parts.join(", ")),
+            (true, false) => format!("stopping: {parts}"),
             (false, true) => "running".to_owned(),
-            (false, false) => parts.join(", "),
-        }
+            (false, false) => parts,
+        };
+        (work, stage)
+    }
+
+    fn ending_now(&self) -> Option<Ending> {
+        self.stopping.as_ref().map(|stopping| Ending {
+            since: stopping.since,
+            by: stopping.since + self.stop_within,
+            failure: match &stopping.cause {
+                StopCause::Requested => None,
+                StopCause::Failed(why) | StopCause::Refused(why) => Some(why.clone()),
+            },
+        })
     }
 }
 

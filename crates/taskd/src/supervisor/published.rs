@@ -2,15 +2,80 @@
 
 use std::sync::Arc;
 
+use clock::Instant;
 use proto::Epoch;
 use proto::status::CoordinationService;
 use tokio::sync::watch;
+
+/// Something that a node does besides running: it ends, or keeps the node from leading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    StartKeeper,
+    BootRunner,
+    Join,
+    Recover,
+    EndDispatcher,
+    DrainRunner,
+    LeaveQuorum,
+    StopKeeper,
+}
+
+impl Work {
+    /// As people read it: "is …".
+    pub(crate) const fn doing(self) -> &'static str {
+        match self {
+            Self::StartKeeper => "starting the embedded keeper",
+            Self::BootRunner => "booting the runner",
+            Self::Join => "joining the cluster",
+            Self::Recover => "recovering the task database",
+            Self::EndDispatcher => "ending the dispatcher",
+            Self::DrainRunner => "draining the runner",
+            Self::LeaveQuorum => "leaving the quorum",
+            Self::StopKeeper => "stopping the embedded keeper",
+        }
+    }
+}
+
+/// Work under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy {
+    pub(crate) with: Work,
+    pub(crate) since: Instant,
+}
+
+/// A stop under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) since: Instant,
+    /// When the process ends at the latest.
+    pub(crate) by: Instant,
+    /// What failed, if nobody asked for it.
+    pub(crate) failure: Option<String>,
+}
+
+/// A component that blocks its thread, as the watchdog sees it from outside of the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wedged {
+    pub(crate) component: &'static str,
+    pub(crate) phase: &'static str,
+    pub(crate) since: Instant,
+    /// When the process ends because of it.
+    pub(crate) ends_at: Instant,
+}
 
 /// The handles of the components that exist now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
     /// What the node is doing, for people.
     pub(crate) stage: String,
+    /// The same for `cluster status`, in the order in which things come up and go down.
+    pub(crate) busy: Vec<Busy>,
+    /// Once the node stops.
+    pub(crate) ending: Option<Ending>,
+    /// While a component blocks its thread.
+    pub(crate) wedged: Option<Wedged>,
+    /// Tries to join that have failed since the last one that did not.
+    pub(crate) joins_failed: u32,
     /// Once the runner runs.
     pub(crate) runner: Option<runner::Handle>,
     /// Once the quorum runs.
@@ -28,6 +93,21 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// Takes note of what the owner loop is about to do; whether that is news. What goes on keeps its beginning.
+    pub(crate) fn turn(
+        &mut self,
+        stage: String,
+        work: &[Work],
+        ending: Option<Ending>,
+        now: Instant,
+    ) -> bool {
+        let since = |with| self.busy.iter().find(|busy| busy.with == with).map_or(now, |busy| busy.since);
+        let busy: Vec<_> = work.iter().map(|with| Busy { with: *with, since: since(*with) }).collect();
+        let news = self.stage != stage || self.busy != busy || self.ending != ending;
+        (self.stage, self.busy, self.ending) = (stage, busy, ending);
+        news
+    }
+
     /// What the node is doing, or `otherwise` if it has not said yet.
     pub(crate) fn stage_or<'a>(&'a self, otherwise: &'a str) -> &'a str {
         if self.stage.is_empty() { otherwise } else { &self.stage }

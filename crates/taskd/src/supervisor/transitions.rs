@@ -289,6 +289,7 @@ impl Supervisor {
                 self.published.send_modify(|published| {
                     published.quorum = Some(handle);
                     published.trouble = None;
+                    published.joins_failed = 0;
                 });
                 self.quorum = Slot::Running(running);
             }
@@ -304,7 +305,10 @@ impl Supervisor {
                 if self.published.borrow().trouble.as_deref() != Some(&*trouble) {
                     tracing::warn!(error = %trouble, "cannot join the cluster yet; trying again");
                 }
-                self.published.send_modify(|published| published.trouble = Some(trouble));
+                self.published.send_modify(|published| {
+                    published.trouble = Some(trouble);
+                    published.joins_failed = published.joins_failed.saturating_add(1);
+                });
                 self.quorum = Slot::Idle;
                 self.boot_quorum(RECONNECT_PAUSE);
             }
