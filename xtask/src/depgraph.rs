@@ -16,6 +16,8 @@ const SIBLINGS: [&str; 4] = ["quorum", "runner", "dispatcher", "vip"];
 const LEAVES: [&str; 3] = ["clock", "proto", "typestate-derive"];
 /// Who starts a keeper. Everybody else speaks to one, in ZooKeeper's protocol.
 const STARTS_KEEPERS: [&str; 3] = ["taskd", "testkit", "conformance"];
+/// What only tests do: it measures, breaks or models, and nobody builds on it.
+const TEST_CRATES: [&str; 3] = ["conformance", "faults", "model"];
 const ZOOKEEPER: &str = "zookeeper-client";
 
 /// Compares the graph with its snapshot, or writes the snapshot, and checks the rules.
@@ -76,6 +78,7 @@ fn violations(packages: &[Package]) -> Vec<String> {
         let from = package.name.as_str();
         for dependency in &package.dependencies {
             let to = dependency.name.as_str();
+            let dev = dependency.kind.as_deref() == Some("dev");
             let reason = if from != to && SIBLINGS.contains(&from) && SIBLINGS.contains(&to) {
                 "siblings never import each other"
             } else if from == "runner" && to == "coord" {
@@ -84,7 +87,15 @@ fn violations(packages: &[Package]) -> Vec<String> {
                 "only coord names the ZooKeeper client"
             } else if LEAVES.contains(&from) && own.contains(to) {
                 "it is a leaf: everybody uses it, it uses nobody"
-            } else if to == "taskd" && from != "xtask" {
+            } else if to == "drill"
+                && dependency.features.iter().any(|feature| feature == "armed")
+                && !dev
+                && !TEST_CRATES.contains(&from)
+            {
+                "a product build must have no fault to switch on: armed only as a dev-dependency"
+            } else if from == "election" && own.contains(to) && !["clock", "drill", "proto"].contains(&to) {
+                "the election is without IO"
+            } else if to == "taskd" && from != "xtask" && !TEST_CRATES.contains(&from) {
                 "taskd is the composition root: nobody builds on it"
             } else if from == "keeper" && own.contains(to) && to != "clock" {
                 "the keeper knows nobody but the clock"
@@ -92,9 +103,9 @@ fn violations(packages: &[Package]) -> Vec<String> {
                 "what every test uses, uses the keeper at most"
             } else if to == "keeper" && !STARTS_KEEPERS.contains(&from) {
                 "only taskd and what tests it start a keeper, the others speak to one"
-            } else if to == "conformance" {
-                "it measures: nobody builds on it"
-            } else if to == "testkit" && dependency.kind.as_deref() != Some("dev") && from != "conformance" {
+            } else if TEST_CRATES.contains(&to) {
+                "it is for tests: nobody builds on it"
+            } else if to == "testkit" && !dev && !TEST_CRATES.contains(&from) {
                 "it is for tests alone"
             } else if to == "xtask" {
                 "xtask is automation: nobody builds on it"
@@ -120,10 +131,15 @@ mod tests {
     use super::*;
     use crate::workspace::Dependency;
 
+    /// A dependency whose name ends in `!` is armed.
     fn package(name: &str, uses: &[(&str, Option<&str>)]) -> Package {
         let dependencies = uses
             .iter()
-            .map(|(name, kind)| Dependency { name: (*name).to_owned(), kind: kind.map(str::to_owned) })
+            .map(|(name, kind)| Dependency {
+                name: name.trim_end_matches('!').to_owned(),
+                kind: kind.map(str::to_owned),
+                features: if name.ends_with('!') { vec!["armed".to_owned()] } else { Vec::new() },
+            })
             .collect();
         Package { name: name.to_owned(), dependencies }
     }
@@ -141,7 +157,7 @@ mod tests {
 
     #[test]
     fn forbidden_edges_are_named() {
-        let rows: [(&str, &str, Option<&str>, &str); 18] = [
+        let rows: [(&str, &str, Option<&str>, &str); 23] = [
             ("quorum", "testkit", None, "for tests alone"),
             ("quorum", "testkit", Some("dev"), ""),
             ("quorum", "runner", None, "siblings"),
@@ -159,10 +175,16 @@ mod tests {
             ("taskd", "keeper", None, ""),
             ("coord", "keeper", Some("dev"), "speak to one"),
             ("conformance", "testkit", None, ""),
-            ("taskd", "conformance", Some("dev"), "it measures"),
+            ("taskd", "conformance", Some("dev"), "it is for tests"),
+            ("coord", "drill", None, ""),
+            ("coord", "drill!", None, "no fault to switch on"),
+            ("coord", "drill!", Some("dev"), ""),
+            ("faults", "drill!", None, ""),
+            ("election", "coord", None, "without IO"),
         ];
         for (from, to, kind, reason) in rows {
-            let packages = [package(from, &[(to, kind)]), package("clock", &[]), package(to, &[])];
+            let packages =
+                [package(from, &[(to, kind)]), package("clock", &[]), package(to.trim_end_matches('!'), &[])];
             let found = violations(&packages);
             if reason.is_empty() {
                 assert!(found.is_empty(), "{found:?}");

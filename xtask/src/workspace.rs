@@ -42,6 +42,9 @@ pub(crate) struct Dependency {
     pub(crate) name: String,
     /// `None` is a normal dependency; else `dev` or `build`.
     pub(crate) kind: Option<String>,
+    /// What of it is switched on.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
 }
 
 #[derive(Deserialize)]
