@@ -49,7 +49,7 @@ pub use keeper::Keeper;
 mod ports;
 
 mod proxy;
-pub use proxy::{Faults, Flow, Proxy};
+pub use proxy::{Faults, Flow, Proxy, Traffic};
 
 mod zookeeper;
 pub use zookeeper::{Ensemble, Zoo, ZooKeeper, missing};
