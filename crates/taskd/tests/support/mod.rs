@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{Coordinator, until};
+use testkit::{Coordinator, Proxy, until};
 
 /// What the testkit's tick of 500 ms allows: a leader that is killed is replaced within 3 s.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +46,26 @@ impl Cluster {
     /// The same, with a coordination service that the test may stop.
     pub(crate) async fn prepare_own(count: usize) -> Self {
         Self::configured(testkit::own_coordinator().await, count, |_| ())
+    }
+
+    /// The same as [`prepare`](Self::prepare), each node behind a proxy of its own, in their order.
+    pub(crate) async fn behind_proxies(
+        count: usize,
+        change: impl Fn(&mut NodeConfig),
+    ) -> (Self, Vec<Proxy>) {
+        let coordinator = testkit::coordinator().await;
+        let mut proxies = Vec::new();
+        for _ in 0..count {
+            proxies.push(Proxy::start(coordinator.hosts()).await);
+        }
+        let nth = std::cell::Cell::new(0);
+        let cluster = Self::configured(coordinator, count, |config| {
+            let hosts = proxies[nth.replace(nth.get() + 1)].hosts();
+            let server = hosts.split('/').next().unwrap();
+            config.set("coordination.hosts", &format!("{server:?}"));
+            change(config);
+        });
+        (cluster, proxies)
     }
 
     /// One node that runs its own coordination service; not started.

@@ -159,6 +159,14 @@ impl Node {
         self.spawn_by(|taskd| with_files_of(kib, &taskd));
     }
 
+    /// Starts it with faults switched on.
+    pub(crate) fn spawn_drilled(&mut self, drill: &str) {
+        self.spawn_by(|mut taskd| {
+            taskd.env("TASKD_DRILL", drill);
+            taskd
+        });
+    }
+
     pub(crate) fn runs(&self) -> bool {
         self.child.is_some()
     }
@@ -186,6 +194,15 @@ impl Node {
         let status = until(&what, within, async || self.child.as_mut().unwrap().try_wait().unwrap()).await;
         self.child = None;
         (status, since.elapsed())
+    }
+
+    /// How it has ended by itself, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap();
+        if status.is_some() {
+            self.child = None;
+        }
+        status
     }
 
     /// SIGTERM, and waits for the end.
