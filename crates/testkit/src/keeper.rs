@@ -9,6 +9,15 @@ use tempfile::TempDir;
 
 use crate::{Zoo, ports};
 
+/// What clients have at a keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Sessions that have neither been closed nor expired.
+    pub sessions: usize,
+    /// The ephemerals that they own.
+    pub ephemerals: usize,
+}
+
 /// One keeper, on a loopback port unless told otherwise, with its data in a temporary directory. It ends when this is
 /// dropped.
 #[derive(Debug)]
@@ -61,6 +70,19 @@ impl Keeper {
     /// The answer to a four-letter word, if it gives one within a second.
     pub async fn ask(&self, word: &str) -> Option<String> {
         crate::ask(self.address.into(), word).await
+    }
+
+    /// How many sessions are alive there, and how many ephemerals they own together.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn alive(&self) -> Alive {
+        let answer = self.ask("mntr").await.expect("the keeper answers");
+        let value = |name: &str| {
+            let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+            line.and_then(|value| value.trim().parse().ok()).expect("mntr says how many there are")
+        };
+        Alive { sessions: value("zk_global_sessions"), ephemerals: value("zk_ephemerals_count") }
     }
 
     /// Ends it in an orderly way.

@@ -44,12 +44,14 @@ mod coordinator;
 pub use coordinator::{COORDINATION, Coordinator, ENSEMBLE};
 
 mod keeper;
-pub use keeper::Keeper;
+pub use keeper::{Alive, Keeper};
 
 mod ports;
 
 mod proxy;
 pub use proxy::{Faults, Flow, Proxy, Traffic};
+
+pub mod sweep;
 
 mod zookeeper;
 pub use zookeeper::{Ensemble, Zoo, ZooKeeper, missing};

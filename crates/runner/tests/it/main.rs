@@ -7,4 +7,5 @@ mod host;
 mod lifecycle;
 mod process;
 mod refusals;
+mod sweep;
 mod typestate;
