@@ -12,7 +12,7 @@ pub(super) fn of(lives: &[Parsed<'_>], tenures: &Tenures<'_>, timing: Timing) ->
     let mut led = Vec::new();
     for tenure in tenures.all() {
         let Some(begun) = tenure.effects.first().map(|effect| effect.at) else { continue };
-        let spans = tenure.entitled(timing).filter(|(_, until)| *until > begun);
+        let spans = tenure.entitled(timing).filter(|(_, until)| *until >= begun);
         led.extend(spans.map(|(from, until)| (from.max(begun), until, tenure.epoch)));
     }
     led.sort_unstable();
