@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use drill::Drill;
 use proto::{Epoch, Incarnation, NodeId};
 
 use crate::record::{LeaderRecord, Terms};
@@ -19,7 +20,7 @@ impl std::fmt::Display for Generation {
 }
 
 /// How the election behaves.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
     pub node: NodeId,
@@ -49,6 +50,8 @@ pub struct Settings {
     pub forgive_after: Duration,
     /// Spreads the refreshes of many nodes.
     pub seed: u64,
+    /// Faults that tests switch on.
+    pub drill: Drill,
 }
 
 /// Something that happened.
@@ -68,6 +71,11 @@ pub enum Event {
         ticket: u64,
         /// To whom; otherwise to the next in line.
         to: Option<NodeId>,
+    },
+    /// A term is to be given up at once, whatever of it is alive: nobody can end that before the process ends.
+    GiveUp {
+        /// Why.
+        reason: String,
     },
     /// The term cannot go on.
     Resign {

@@ -22,6 +22,8 @@
 //!
 //! **Invariant**: every state but `Left` has a [`Election::deadline`].
 
+#[cfg(feature = "canonical")]
+mod canonical;
 mod event;
 mod look;
 mod order;
@@ -33,7 +35,10 @@ mod tests;
 #[cfg(test)]
 mod world;
 
+use std::sync::Arc;
+
 use clock::Instant;
+use drill::Bug;
 use proto::{Epoch, NodeId};
 
 pub use event::{
@@ -45,9 +50,9 @@ pub use record::{FailedTerm, HoldDown, InvalidUuid, LeaderRecord, MemberUuid, Te
 pub use resign::{Resignation, Why};
 
 /// The election of one node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Election {
-    settings: Settings,
+    settings: Arc<Settings>,
     generation: Generation,
     session: Session,
     state: State,
@@ -153,7 +158,7 @@ impl Election {
     pub fn new(settings: Settings, generation: Generation, sequence: u64, now: Instant) -> Self {
         Self {
             jitter: settings.seed,
-            settings,
+            settings: Arc::new(settings),
             generation,
             session: Session::Joined { sequence, disconnected_since: None },
             state: State::Follower,
@@ -200,6 +205,7 @@ impl Election {
                     self.resign(epoch, Why::Asked(reason), now, &mut out);
                 }
             }
+            Event::GiveUp { reason } => self.give_up(reason, now, &mut out),
             Event::Stop => self.stopping = true,
             Event::Tick => {}
         }
@@ -397,6 +403,11 @@ impl Election {
         let Some((rank, ranked)) = mine else { return };
         if self.claim_at(rank, &ranked).is_some_and(|turn| turn <= now) {
             self.state = State::Claiming { until: now + self.settings.answer };
+            if rank == 0 && self.settings.drill.plants(Bug::ImpliedLeadership) {
+                // The seed's rule: whoever comes first leads.
+                let implied = Epoch(u64::try_from(expect).unwrap_or_default() + 1);
+                return self.claimed(implied, now, out);
+            }
             out.push(Effect::Claim { expect });
         }
     }

@@ -72,6 +72,22 @@ impl Election {
         self.leaderless_since.map(|since| order::claim_at(since, self.settings.claim_grace, rank, ranked))
     }
 
+    /// By when a term of ours that does not serve yet has to.
+    pub fn serve_by(&self) -> Option<Instant> {
+        match &self.state {
+            State::Elected(tenure) => tenure.serving.is_none().then_some(tenure.serve_by),
+            _ => None,
+        }
+    }
+
+    /// Since when a term of ours is suspended, and until when it may be.
+    pub fn suspended(&self) -> Option<(Instant, Instant)> {
+        match &self.state {
+            State::Suspended { since, .. } => Some((*since, *since + self.settings.suspend_max)),
+            _ => None,
+        }
+    }
+
     /// Why we are giving up a term, if we are.
     pub fn resigning(&self) -> Option<&Resignation> {
         match &self.state {

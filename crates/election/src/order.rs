@@ -54,6 +54,11 @@ impl HoldDowns {
         self.0.get(node).map(|(_, until)| *until).filter(|until| *until > now)
     }
 
+    #[cfg(feature = "canonical")]
+    pub(super) fn instants(&mut self) -> impl Iterator<Item = &mut Instant> {
+        self.0.values_mut().map(|(_, until)| until)
+    }
+
     /// Those that are out of the line now.
     pub fn active(&self, now: Instant) -> impl Iterator<Item = (&NodeId, Instant)> {
         self.0.iter().map(|(node, (_, until))| (node, *until)).filter(move |(_, until)| *until > now)

@@ -1,6 +1,7 @@
 //! Terms: from serving to handing over, resigning and what is left of a term afterwards.
 
 use clock::Instant;
+use drill::Bug;
 use proto::{Epoch, NodeId};
 
 use super::event::{Effect, HandoverError, Release, TermsChange};
@@ -15,6 +16,8 @@ pub enum Why {
     NotReady,
     /// By [`Event::Resign`](crate::Event::Resign).
     Asked(String),
+    /// By [`Event::GiveUp`](crate::Event::GiveUp).
+    GivenUp(String),
     /// They ended before anybody had asked for it.
     EffectsEnded,
     /// Somebody else is to lead.
@@ -35,12 +38,14 @@ pub enum Why {
 impl Why {
     /// Whether the authority is gone already, so that nothing may wait for anything.
     fn at_once(&self) -> bool {
-        matches!(self, Self::Deposed(_) | Self::SuspendedTooLong | Self::SessionLost(_))
+        matches!(self, Self::GivenUp(_) | Self::Deposed(_) | Self::SuspendedTooLong | Self::SessionLost(_))
     }
 
     fn release(&self) -> Release {
         match self {
-            Self::NotServing | Self::Asked(_) => Release::Failed { reason: self.to_string() },
+            Self::NotServing | Self::Asked(_) | Self::GivenUp(_) => {
+                Release::Failed { reason: self.to_string() }
+            }
             Self::Handover { to } => Release::Handover { to: to.clone() },
             _ => Release::Plain,
         }
@@ -52,7 +57,10 @@ impl std::fmt::Display for Why {
         match self {
             Self::NotServing => f.write_str("it did not come to serve by its deadline"),
             Self::NotReady => f.write_str("it is no longer ready to lead"),
-            Self::Asked(reason) | Self::Deposed(reason) | Self::SessionLost(reason) => f.write_str(reason),
+            Self::Asked(reason)
+            | Self::GivenUp(reason)
+            | Self::Deposed(reason)
+            | Self::SessionLost(reason) => f.write_str(reason),
             Self::EffectsEnded => f.write_str("its effects were ended"),
             Self::Handover { to } => write!(f, "it hands over to {to}"),
             Self::SuspendedTooLong => f.write_str("it was suspended for too long"),
@@ -73,7 +81,8 @@ pub struct Resignation {
     /// It had not by `until`. Then the lease flag is down, `leader` alone is deleted, and the node stays out of the
     /// line until its effects have ended.
     pub overdue: bool,
-    pub(super) until: Instant,
+    /// When they have to have ended.
+    pub until: Instant,
     lease_dropped: bool,
     /// The session that owned `leader` is over, or `leader` is deleted.
     leader_gone: bool,
@@ -123,6 +132,11 @@ impl Resignation {
         !self.overdue && !matches!(self.why, Why::NotReady | Why::Stopping)
     }
 
+    #[cfg(feature = "canonical")]
+    pub(super) fn instants(&mut self) -> impl Iterator<Item = &mut Instant> {
+        [&mut self.until, &mut self.retry_at].into_iter().chain(&mut self.releasing)
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         match (self.releasing, self.ended || self.overdue) {
             (Some(until), _) => until,
@@ -144,6 +158,19 @@ impl Election {
             out.push(Effect::DropLease { epoch });
         }
         self.state = State::Resigning(resignation);
+    }
+
+    /// Gives up whatever term there is, also one that is being given up in good order. Nothing waits for its effects: the
+    /// lease flag goes down and `leader` is deleted, which is all that may be deleted while they may live.
+    pub(super) fn give_up(&mut self, reason: String, now: Instant, out: &mut Vec<Effect>) {
+        if let Some(epoch) = self.tenure().map(|tenure| tenure.epoch) {
+            self.resign(epoch, Why::GivenUp(reason.clone()), now, out);
+        }
+        if let State::Resigning(resignation) = &mut self.state
+            && !resignation.ended
+        {
+            (resignation.why, resignation.overdue) = (Why::GivenUp(reason), true);
+        }
     }
 
     /// Terms that we hold: suspended, served, handed over in time.
@@ -350,7 +377,8 @@ impl Election {
         if !resignation.ended && resignation.until <= now {
             resignation.overdue = true;
         }
-        if !resignation.ended && !resignation.overdue {
+        let early = self.settings.drill.plants(Bug::EarlyDelete);
+        if !resignation.ended && !resignation.overdue && !early {
             return;
         }
         if !resignation.lease_dropped {
@@ -365,7 +393,7 @@ impl Election {
                 resignation.releasing = Some(now + answer);
                 let how = if resignation.plain {
                     Release::Plain
-                } else if !resignation.ended {
+                } else if !resignation.ended && !matches!(resignation.why, Why::GivenUp(_)) {
                     let reason =
                         format!("{}, and its effects did not end by their deadline", resignation.why);
                     Release::Failed { reason }

@@ -180,7 +180,7 @@ impl Election {
 
     /// How long until the next look, if nothing is reported before.
     pub(super) fn survey_pause(&mut self, now: Instant) -> Duration {
-        let Settings { claim_grace, .. } = self.settings;
+        let Settings { claim_grace, .. } = *self.settings;
         // Whoever does not stand as a candidate only shows it: the leader's watch and a refresh tell in time.
         let stands = matches!(self.candidacy, Candidacy::Present { .. });
         let refresh = self.settings.refresh * if stands { 1 } else { 6 };

@@ -32,6 +32,7 @@ pub(super) fn settings(node: &str) -> Settings {
         refresh: ms(10_000),
         forgive_after: ms(120_000),
         seed: 1,
+        drill: drill::Drill::none(),
     }
 }
 
@@ -288,6 +289,35 @@ fn effects_that_do_not_end_cost_the_lease_and_the_place_in_the_line() {
         assert_eq!(bench.core.standing(), Standing::Resigning(Epoch(1)));
     }
     assert!(bench.event(Event::EffectsEnded(Epoch(1))).contains(&Effect::Register));
+}
+
+/// Something blocks a thread: nobody can end the effects, so nothing waits for them.
+#[test]
+fn a_term_that_is_given_up_waits_for_nothing() {
+    let before: [fn(&mut Bench) -> Vec<Effect>; 3] = [
+        |_| Vec::new(),
+        |bench| bench.event(Event::Resign { reason: "log".into() }),
+        |bench| bench.seen(Seen::LeaseLost { epoch: Epoch(1), reason: "it was given up".into() }),
+    ];
+    for before in before {
+        let mut bench = Bench::serving();
+        let mut effects = before(&mut bench);
+        effects.extend(bench.event(Event::GiveUp { reason: "wedged".into() }));
+        effects.extend(bench.event(Event::Ready(false)));
+        let dropped = effects.iter().position(|e| *e == Effect::DropLease { epoch: Epoch(1) });
+        let how = Release::Failed { reason: "wedged".into() };
+        let released =
+            effects.iter().position(|e| *e == Effect::Release { epoch: Epoch(1), how: how.clone() });
+        assert!(dropped.is_some() && dropped < released, "{effects:?}");
+        assert!(effects.contains(&Effect::Withdraw), "{effects:?}");
+        bench.seen(Seen::Released { epoch: Epoch(1) });
+        bench.seen(Seen::Withdrawn);
+        // It comes back: ready, but nothing of the term may be alive before it stands again.
+        assert!(!bench.event(Event::Ready(true)).contains(&Effect::Register));
+        assert!(bench.event(Event::EffectsEnded(Epoch(1))).contains(&Effect::Register));
+    }
+    let mut idle = Bench::new();
+    assert_eq!(idle.event(Event::GiveUp { reason: "wedged".into() }), idle.event(Event::Tick));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clock::SharedClock;
 use election::{HoldDown, Settings};
 use proto::{ClusterId, Incarnation, NodeId};
+use pulse::Pulse;
 
 use crate::identity::IdentityStore;
 
@@ -23,7 +24,7 @@ pub struct Options {
     pub incarnation: Incarnation,
     /// Its release, for people.
     pub version: String,
-    /// How to reach ZooKeeper, and how sessions and leases behave.
+    /// How to reach ZooKeeper, and how sessions and leases behave; and the faults that a test switches on.
     pub coord: coord::Options,
     /// Whether it may lead at all.
     pub eligible: bool,
@@ -47,6 +48,8 @@ pub struct Options {
     pub runtime: Arc<coord::ClientRuntime>,
     /// The cluster that this node belongs to, if the caller knows; otherwise the identity's counts.
     pub expected_cluster: Option<ClusterId>,
+    /// Where whoever watches the quorum from outside sees that it blocks a thread; nobody does by default.
+    pub pulse: Pulse,
 }
 
 impl Options {
@@ -83,6 +86,7 @@ impl Options {
             identity,
             runtime,
             expected_cluster: None,
+            pulse: Pulse::default(),
         }
     }
 
@@ -113,6 +117,7 @@ impl Options {
             refresh: Duration::from_secs(10),
             forgive_after: self.hold_down.max * 2,
             seed: self.rng_seed,
+            drill: coord.drill.clone(),
         }
     }
 }
