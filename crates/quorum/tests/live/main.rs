@@ -6,3 +6,5 @@ mod cluster;
 mod life;
 #[cfg(test)]
 mod node;
+#[cfg(test)]
+mod sweep;
