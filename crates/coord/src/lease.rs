@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clock::{Instant, SharedClock};
+use drill::{Bug, Drill};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use proto::Epoch;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -28,6 +30,9 @@ use crate::{Link, Op, Rejection, WriteError};
 
 /// Probes on their way at the same time; an answer that is older proves nothing any more.
 const IN_FLIGHT_MAX: usize = 16;
+
+/// For how long a lease holds with the bug planted that there is none.
+const NEVER: Duration = Duration::from_secs(86_400);
 
 /// The three durations of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +93,9 @@ struct Shared {
     dropped: AtomicBool,
     drop_noticed: Notify,
     clock: SharedClock,
+    /// The term that it is about.
+    epoch: Epoch,
+    drill: Drill,
 }
 
 impl fmt::Debug for LeaseFlag {
@@ -97,10 +105,10 @@ impl fmt::Debug for LeaseFlag {
 }
 
 impl LeaseFlag {
-    fn new(gap: Duration, clock: SharedClock) -> Self {
+    fn new(gap: Duration, clock: SharedClock, epoch: Epoch, drill: Drill) -> Self {
         let beat = AtomicU64::new(clock.now().as_nanos());
         let (until, dropped, drop_noticed) = (AtomicU64::new(0), AtomicBool::new(false), Notify::new());
-        Self { shared: Arc::new(Shared { until, beat, gap, dropped, drop_noticed, clock }) }
+        Self { shared: Arc::new(Shared { until, beat, gap, dropped, drop_noticed, clock, epoch, drill }) }
     }
 
     /// Whether authority holds at this moment.
@@ -111,6 +119,9 @@ impl LeaseFlag {
     /// For how long authority still holds if nothing is heard any more; zero if it does not.
     pub fn remaining(&self) -> Duration {
         let shared = &self.shared;
+        if shared.drill.plants(Bug::NoLease) {
+            return NEVER;
+        }
         if shared.dropped.load(Ordering::SeqCst) {
             return Duration::ZERO;
         }
@@ -120,21 +131,43 @@ impl LeaseFlag {
         until.min(missed).since(shared.clock.now())
     }
 
+    /// The last question before an effect of the term leaves: whether authority holds. `kind` names the effect in the
+    /// history of a drill.
+    pub fn lets_out(&self, kind: &'static str) -> bool {
+        let holds = self.holds();
+        if holds {
+            let Shared { drill, clock, epoch, .. } = &*self.shared;
+            drill.record(clock.now(), || format!("effect epoch={} kind={kind}", epoch.0));
+        }
+        holds
+    }
+
     /// Gives authority up, at once and for good: no later probe brings it back.
     pub fn drop_now(&self) {
-        self.shared.dropped.store(true, Ordering::SeqCst);
+        if !self.shared.dropped.swap(true, Ordering::SeqCst) {
+            let Shared { drill, clock, epoch, .. } = &*self.shared;
+            drill.record(clock.now(), || format!("lease-dropped epoch={}", epoch.0));
+        }
         self.shared.drop_noticed.notify_one();
     }
 
     /// A flag that holds until `until` and has no lease behind it, for tests of what reads it.
     pub fn fixed_for_tests(until: Instant, clock: SharedClock) -> Self {
-        let flag = Self::new(Duration::MAX, clock);
+        let flag = Self::new(Duration::MAX, clock, Epoch::default(), Drill::none());
         flag.shared.until.store(until.as_nanos(), Ordering::SeqCst);
         flag
     }
 
-    fn is_dropped(&self) -> bool {
+    pub(crate) fn is_dropped(&self) -> bool {
         self.shared.dropped.load(Ordering::SeqCst)
+    }
+
+    /// A probe that was sent at `sent` has been committed.
+    fn note_probe(&self, sent: Instant, term: Duration) {
+        let Shared { drill, clock, epoch, .. } = &*self.shared;
+        let (sent_ns, until_ns) = (sent.as_nanos(), (sent + term).as_nanos());
+        drill
+            .record(clock.now(), || format!("probe epoch={} sent={sent_ns} valid_until={until_ns}", epoch.0));
     }
 
     fn extend(&self, until: Instant) {
@@ -160,7 +193,7 @@ pub struct Lease {
 
 impl Lease {
     /// Starts probing. `authority` are the checks that must hold, `probe_path` a node that nobody watches (it is
-    /// created if missing), `first_proof` the send instant of the committed write that took the authority.
+    /// created if missing), `first_proof` the send instant of the committed write that took the authority in `epoch`.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -168,11 +201,12 @@ impl Lease {
         link: Link,
         authority: Vec<Op>,
         probe_path: String,
+        epoch: Epoch,
         first_proof: Instant,
         timing: LeaseTiming,
         clock: SharedClock,
     ) -> Lease {
-        let flag = LeaseFlag::new(timing.gap(), clock.clone());
+        let flag = LeaseFlag::new(timing.gap(), clock.clone(), epoch, link.drill().clone());
         flag.extend(first_proof + timing.term());
         let first = if flag.holds() { LeaseState::Held } else { LeaseState::Lapsed };
         let (publish, states) = watch::channel(first);
@@ -247,8 +281,13 @@ impl Prober {
                 () = self.flag.shared.drop_noticed.notified() => return "it was given up".into(),
                 ended = &mut over => return ended.to_string(),
                 Some(proof) = probes.next(), if !probes.is_empty() => match proof {
-                    Ok(Some(sent)) if sent >= not_before => self.flag.extend(sent + self.timing.term()),
-                    Ok(_) => {}
+                    Ok(Some(sent)) => {
+                        self.flag.note_probe(sent, self.timing.term());
+                        if sent >= not_before {
+                            self.flag.extend(sent + self.timing.term());
+                        }
+                    }
+                    Ok(None) => {}
                     Err(reason) => return reason,
                 },
                 _ = ticks.tick() => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clock::{BootClock, Clock};
 use common::{SOON, ephemeral, layout, options, reached};
 use coord::{ClientRuntime, Lease, LeaseTiming, Op, Session};
+use proto::Epoch;
 
 #[tokio::test]
 async fn a_session_and_its_writes_survive_the_leading_server() {
@@ -23,7 +24,7 @@ async fn a_session_and_its_writes_survive_the_leading_server() {
         LeaseTiming::new(link.session_timeout(), Duration::from_millis(600), Duration::from_millis(500));
     let authority = vec![Op::Check { path: "/test/leader".into(), version: 0 }];
     let probe = layout().probe(&"n1".parse().unwrap());
-    let lease = Lease::start(link.clone(), authority, probe, sent, timing, BootClock::shared());
+    let lease = Lease::start(link.clone(), authority, probe, Epoch(1), sent, timing, BootClock::shared());
     let leader = ensemble.leader().await;
     let writes = (0..20).map(|n| link.write(ephemeral(&format!("/test/{n}")), SOON * 2)).collect::<Vec<_>>();
     ensemble.servers[leader].kill().await;

@@ -21,7 +21,7 @@ async fn claim(link: &Link, clock: SharedClock) -> Lease {
     assert!(matches!(&done[..], [OpResult::Created { .. }]));
     let authority = vec![Op::Check { path: "/test/leader".into(), version: 0 }];
     let probe = layout().probe(&"n1".parse().expect("a node id"));
-    Lease::start(link.clone(), authority, probe, sent, timing(link), clock)
+    Lease::start(link.clone(), authority, probe, proto::Epoch(1), sent, timing(link), clock)
 }
 
 async fn state(lease: &Lease, what: &str, reached: impl Fn(&LeaseState) -> bool) -> LeaseState {

@@ -119,7 +119,7 @@ impl Clients {
                 return StartResult::NotSent(format!("node {node} could not be reached: {error}"));
             }
         };
-        if !lease.holds() {
+        if !lease.lets_out("start") {
             return StartResult::NotSent("the leader's lease had lapsed".to_owned());
         }
         let request = StartBatch { token, incarnation, grant, starts: ready };

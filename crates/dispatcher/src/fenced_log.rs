@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clock::SharedClock;
 use coord::log::{AppendRefused, BodyError, CommitError, LogFailure, LogHandle, LogOptions, TaskLog};
-use coord::{ClientRuntime, Fence, Layout, LeaseFlag, Session, Term};
+use coord::{ClientRuntime, Layout, LeaseFlag, Session, Term};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::status::LogStatus;
@@ -26,6 +26,10 @@ impl Authority for LeaseFlag {
     fn holds(&self) -> bool {
         LeaseFlag::holds(self)
     }
+
+    fn lets_out(&self, kind: &'static str) -> bool {
+        LeaseFlag::lets_out(self, kind)
+    }
 }
 
 /// The log of one term, not yet open or open.
@@ -35,7 +39,7 @@ pub(crate) struct FencedLog {
     options: LogOptions,
     runtime: Arc<ClientRuntime>,
     clock: SharedClock,
-    fence: Fence,
+    term: Term,
     session: Option<Session>,
     log: Option<TaskLog>,
     /// Translates the log's failure for as long as the log is open.
@@ -49,7 +53,7 @@ impl FencedLog {
             options: options.log.clone(),
             runtime: Arc::clone(&options.runtime),
             clock: Arc::clone(&options.clock),
-            fence: term.fence,
+            term,
             session: None,
             log: None,
             relay: JoinSet::new(),
@@ -73,7 +77,7 @@ impl FencedLog {
         };
         let session_timeout = link.session_timeout().max(self.coord.session_timeout);
         let layout = Layout::of(&self.coord);
-        let opened = TaskLog::open(link, layout, self.fence.clone(), self.options.clone()).await;
+        let opened = TaskLog::open_under(link, layout, &self.term, self.options.clone()).await;
         let (log, live) = opened.map_err(|error| error.to_string())?;
         let handle = log.handle();
         self.log = Some(log);

@@ -5,7 +5,7 @@ use clock::Instant;
 use crate::{Bug, HISTORY_VAR, SPEC_VAR, SpecError};
 
 /// No faults.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Drill;
 
 impl Drill {

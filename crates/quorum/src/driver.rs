@@ -204,6 +204,10 @@ impl Driver {
         if generation == self.election.generation() {
             self.seen_epoch = self.seen_epoch.max(epoch);
         }
+        if let Seen::Released { epoch } = &seen {
+            let now = self.options.clock.now();
+            self.options.coord.drill.record(now, || format!("released epoch={}", epoch.0));
+        }
         if matches!(seen, Seen::Leader(_)) {
             self.members_due = self.members_due.min(Timer::now() + self.spread(MEMBERS_SPREAD));
         }
@@ -447,10 +451,14 @@ impl Driver {
             calls.link.clone(),
             authority,
             probe,
+            epoch,
             first_proof,
             timing,
             self.options.clock.clone(),
         );
+        let (sent, until) = (first_proof.as_nanos(), (first_proof + timing.term()).as_nanos());
+        let claimed = || format!("claimed epoch={} sent={sent} valid_until={until}", epoch.0);
+        coord.drill.record(self.options.clock.now(), claimed);
         let token = FencingToken { cluster: calls.place.cluster, epoch };
         self.term = Some(Term { token, fence, lease: lease.flag() });
         self.seen_epoch = self.seen_epoch.max(Some(epoch));

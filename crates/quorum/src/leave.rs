@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord::{Lease, Session};
+use drill::Bug;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -58,7 +59,7 @@ pub(crate) async fn leave(remains: Remains) -> Report {
     drop(lease);
     let report = match held {
         None => Report::NoSession,
-        Some((session, _)) if effects_may_live => {
+        Some((session, _)) if effects_may_live && !options.coord.drill.plants(Bug::CloseOnAbandon) => {
             session.abandon();
             let why = "effects of its last term had not ended in time".to_owned();
             tracing::error!(

@@ -151,7 +151,7 @@ impl Driver {
             starting: Semaphore::new(STARTING_MAX),
         });
         let driver = Self {
-            fence: Fence::new(options.incarnation, options.kill_grace),
+            fence: Fence::new(options.incarnation, options.kill_grace, options.drill.clone()),
             options,
             shims,
             ended_incarnations: ground.ended,

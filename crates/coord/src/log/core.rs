@@ -328,6 +328,13 @@ impl<T> Core<T> {
         (self.flight.len(), self.queue.len())
     }
 
+    /// Whether something is to be sent, and every answer to what was sent is in.
+    pub(super) fn waits(&self) -> bool {
+        let unsent =
+            self.flight.iter().any(|flight| flight.stage == Stage::Waiting) || !self.queue.is_empty();
+        unsent && self.sent() == 0
+    }
+
     fn sent(&self) -> usize {
         self.flight.iter().filter(|flight| flight.stage == Stage::Sent).count()
     }

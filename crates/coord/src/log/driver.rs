@@ -12,16 +12,19 @@ use super::codec;
 use super::core::{Answer, Sealed, Take};
 use super::error::LogFailure;
 use super::handle::Shared;
-use super::names::{CHAIN, CREATE, FENCE, Names};
+use super::names::{CHAIN, CREATE, FENCE, Leave, Names};
 use super::store::{Connection, ReadError, Refusal, Why};
 
 /// Pause before a look-up that failed while connected is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// How often a lapsed lease is looked at while there is something to write.
+const LAPSED: Duration = Duration::from_millis(20);
+
 type Answers = FuturesOrdered<BoxFuture<'static, (u64, Result<(), Refusal>)>>;
 
-/// Runs until the log is stopped and flushed, or fails. As long as the session lives, it waits for its connection:
-/// how long a term may be without one, its owner decides.
+/// Runs until the log is stopped and flushed, or fails. As long as the session lives, it waits for its connection, and
+/// for its lease: how long a term may be without one, its owner decides.
 pub(super) async fn run(shared: Arc<Shared>, linger: Duration) {
     let _alive = Alive(shared.clone());
     let mut answers = Answers::new();
@@ -29,7 +32,8 @@ pub(super) async fn run(shared: Arc<Shared>, linger: Duration) {
     loop {
         let connection = shared.store.connection();
         let mut lingering = false;
-        if connection == Connection::Up {
+        let leave = shared.names.leave();
+        if connection == Connection::Up && leave == Leave::Granted {
             loop {
                 let take = shared.core().take(sealed_at.elapsed() >= linger);
                 match take {
@@ -52,6 +56,11 @@ pub(super) async fn run(shared: Arc<Shared>, linger: Duration) {
         if finished {
             return;
         }
+        let waits = leave != Leave::Granted && shared.core().waits();
+        if waits && leave == Leave::Over {
+            shared.fail(LogFailure::LeaseOver);
+            continue;
+        }
         if let Some(doubtful) = doubtful {
             resolve(&shared, &doubtful).await;
             continue;
@@ -67,6 +76,7 @@ pub(super) async fn run(shared: Arc<Shared>, linger: Duration) {
                 }
             }
             () = sleep_until(sealed_at + linger), if lingering => {}
+            () = sleep(LAPSED), if waits => {}
         }
     }
 }
@@ -85,6 +95,11 @@ impl Drop for Alive {
 
 fn send(shared: &Shared, sealed: &Sealed, answers: &mut Answers) {
     let sequence = sealed.sequence;
+    if !shared.names.lets_out() {
+        // It lapsed in this very moment: taken back, by way of a look at what there is.
+        shared.core().answered(sequence, Answer::Doubtful { maybe: false });
+        return;
+    }
     let answer = shared.store.submit(shared.names.commit(sealed));
     answers.push_back(Box::pin(async move { (sequence, answer.await) }));
     // Segments must leave in order, and a future leaves when it is first polled: `FuturesOrdered` polls those that

@@ -11,6 +11,9 @@ pub enum OpenError {
     /// Another term has begun: this one must not write.
     #[error("another term has begun since this one was elected")]
     Deposed,
+    /// The term was over before its first segment was written.
+    #[error("the term was given up before its log was open")]
+    LeaseOver,
     /// The data session ended.
     #[error("the data session ended while the log was being opened")]
     SessionEnded,
@@ -95,6 +98,9 @@ pub enum LogFailure {
     /// Another term has begun.
     #[error("another term has begun")]
     Deposed,
+    /// The term's lease was given up while something was to be written.
+    #[error("the term was given up")]
+    LeaseOver,
     /// The data session ended.
     #[error("the data session ended")]
     SessionEnded,

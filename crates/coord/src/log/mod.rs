@@ -58,7 +58,7 @@ use self::core::Core;
 use self::handle::Shared;
 use self::names::Names;
 use self::store::Store;
-use crate::{Fence, Layout, Link};
+use crate::{Fence, Layout, LeaseFlag, Link, Term};
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,13 +107,37 @@ impl TaskLog {
         fence: Fence,
         options: LogOptions,
     ) -> Result<(TaskLog, Vec<Live>), OpenError> {
-        let names = Names {
+        let names = Self::names(&link, &layout, fence, None);
+        Self::open_on(Arc::new(link), names, options).await
+    }
+
+    /// As [`open`](Self::open), for a term of leadership: whatever is sent, is sent inside of its lease. Outside of it
+    /// segments wait; once it was given up, the log fails if it has anything left to write.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    ///
+    /// # Cancel safety
+    /// As [`open`](Self::open).
+    pub async fn open_under(
+        link: Link,
+        layout: Layout,
+        term: &Term,
+        options: LogOptions,
+    ) -> Result<(TaskLog, Vec<Live>), OpenError> {
+        let names = Self::names(&link, &layout, term.fence.clone(), Some(term.lease.clone()));
+        Self::open_on(Arc::new(link), names, options).await
+    }
+
+    fn names(link: &Link, layout: &Layout, fence: Fence, lease: Option<LeaseFlag>) -> Names {
+        Names {
             log: layout.log_dir(),
             bodies: layout.bodies_dir(),
             epoch_path: fence.epoch_path,
             epoch: fence.version,
-        };
-        Self::open_on(Arc::new(link), names, options).await
+            lease,
+            drill: link.drill().clone(),
+        }
     }
 
     async fn open_on(

@@ -14,7 +14,7 @@ use super::codec::{self, Encoder, Header};
 use super::core::Sealed;
 use super::error::OpenError;
 use super::index::Index;
-use super::names::{CHAIN, CREATE, FENCE, Names};
+use super::names::{CHAIN, CREATE, FENCE, Leave, Names};
 use super::store::{ReadError, Refusal, Store, Why};
 
 /// How long opening may take, replay included.
@@ -39,7 +39,7 @@ pub(super) struct Opened {
 enum Setback {
     /// What was read is not what there is (any more): read again.
     Stale,
-    /// Not connected, or no answer in time.
+    /// Not connected, no answer in time, or outside of the lease.
     Lost,
     Fatal(OpenError),
 }
@@ -84,6 +84,12 @@ async fn attempt(store: &dyn Store, names: &Names) -> Result<Opened, Setback> {
     let bytes = Encoder::new().finish(header);
     index.end_segment(bytes.len());
     let sealed = Sealed { sequence: opening, bytes, deletes: opening..opening };
+    if !names.lets_out() {
+        return Err(match names.leave() {
+            Leave::Over => Setback::Fatal(OpenError::LeaseOver),
+            Leave::Lapsed | Leave::Granted => Setback::Lost,
+        });
+    }
     match store.submit(names.commit(&sealed)).await {
         Ok(()) => Ok(Opened { index, body_bytes, opening }),
         Err(Refusal::Rejected { step: FENCE, why: Why::BadVersion | Why::NoNode }) => {

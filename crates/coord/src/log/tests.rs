@@ -29,8 +29,14 @@ async fn open_with(
     epoch: i32,
     options: LogOptions,
 ) -> Result<(TaskLog, Vec<Live>), OpenError> {
-    let names =
-        Names { log: "/tasks".into(), bodies: "/tasks/bodies".into(), epoch_path: "/epoch".into(), epoch };
+    let names = Names {
+        log: "/tasks".into(),
+        bodies: "/tasks/bodies".into(),
+        epoch_path: "/epoch".into(),
+        epoch,
+        lease: None,
+        drill: drill::Drill::none(),
+    };
     TaskLog::open_on(Arc::new(session.clone()), names, options).await
 }
 

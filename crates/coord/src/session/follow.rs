@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use drill::Bug;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use zookeeper_client as zk;
@@ -101,6 +102,8 @@ struct Core {
     /// The connection on which everything since has been seen: another one means `sync` first.
     synced: Option<u64>,
     armed: Option<BoxFuture<'static, ()>>,
+    /// Whether an event has come, for the bug that forgets to arm again.
+    deaf: bool,
 }
 
 impl fmt::Debug for Core {
@@ -115,14 +118,16 @@ impl fmt::Debug for Core {
 impl Core {
     fn new(link: Link, path: String) -> Self {
         let state = link.state();
-        Self { link, path, state, synced: None, armed: None }
+        Self { link, path, state, synced: None, armed: None, deaf: false }
     }
 
     /// Returns when there is a reason to read: the first time, the watch fired, or another connection.
     async fn due(&mut self) -> Result<(), Ended> {
         loop {
             let connection = connected(&mut self.state).await?;
-            if self.synced != Some(connection) {
+            // With the bug planted, a watch that was lost with its connection is not noticed either.
+            let forgets = self.link.drill().plants(Bug::WatchNotRearmed) && self.synced.is_some();
+            if self.synced != Some(connection) && !forgets {
                 self.armed = None;
                 return Ok(());
             }
@@ -130,6 +135,7 @@ impl Core {
             tokio::select! {
                 () = armed => {
                     self.armed = None;
+                    self.deaf = self.link.drill().plants(Bug::WatchNotRearmed);
                     return Ok(());
                 }
                 // An error means that the session is gone, which the next turn sees.
@@ -221,6 +227,10 @@ impl Core {
     }
 
     fn arm(&mut self, watcher: zk::OneshotWatcher) {
+        if self.deaf {
+            self.armed = Some(Box::pin(std::future::pending()));
+            return;
+        }
         // The event says less than the read that follows; dropping the future takes the watch back.
         self.armed = Some(Box::pin(async move {
             watcher.changed().await;

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clock::{Instant, SharedClock};
+use drill::Drill;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zookeeper_client as zk;
@@ -79,6 +80,7 @@ pub(super) struct Monitor {
     pub(super) mark: String,
     pub(super) acls: zk::Acls<'static>,
     pub(super) clock: SharedClock,
+    pub(super) drill: Drill,
     pub(super) state: watch::Sender<LinkState>,
     /// A disconnected client is ended after this long: later it may spin for ever (see `runtime`).
     pub(super) give_up: Duration,
@@ -123,6 +125,9 @@ impl Monitor {
                     }
                 }
             }
+            // Held here, the client knows of the loss and the link does not: what is submitted then waits in the client.
+            self.drill.record(self.clock.now(), || "reached coord.lost".to_owned());
+            self.drill.hold("coord.lost").await;
             self.publish(LinkState::Disconnected { since: self.clock.now() });
             match self.reconnected(state).await {
                 Ok(connected) => state = connected,

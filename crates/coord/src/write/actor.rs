@@ -18,6 +18,7 @@
 use std::task::Poll;
 use std::time::Duration;
 
+use drill::Bug;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, poll};
@@ -135,9 +136,10 @@ async fn fly(
 ) -> Vec<String> {
     let Request { write, reply } = request;
     let result = drive(&link, &write, &reply).await;
-    let unwanted = (write.undo == Undo::DeleteOwn).then_some(unwanted);
+    let undoes = write.undo == Undo::DeleteOwn && !link.drill().plants(Bug::UndoForgotten);
+    let unwanted = undoes.then_some(unwanted);
     if let Err(Ok(done)) = reply.send(result.map(|results| Done { results, unwanted }))
-        && write.undo == Undo::DeleteOwn
+        && undoes
     {
         // Here, and not by way of the queue, so that the paths stay busy until then.
         undo(&link, done.accept()).await;

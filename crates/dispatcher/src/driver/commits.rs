@@ -86,7 +86,7 @@ impl Driver {
                 // The order matters: an answer may leave later than it is noted, never the other way round, and the
                 // lease is read after the note, at the last moment.
                 self.core.answered(self.now(), &node, life);
-                let answer = if self.parts.lease.holds() {
+                let answer = if self.parts.lease.lets_out("answer") {
                     Ok(answer)
                 } else {
                     Err(NotLeading { node: self.parts.node.clone(), leader: None })

@@ -186,7 +186,19 @@ impl Driver {
         let mut room = self.room.unwrap_or_else(|| self.parts.log.room());
         let submitted = self.core.submit(now, tasks, &mut room);
         self.room = Some(room);
-        self.reply(reply, Ok(submitted));
+        let lease = Arc::clone(&self.parts.lease);
+        self.held.push(Release::Reply(Box::new(move || {
+            let answer = if lease.lets_out("ack") {
+                Ok(submitted)
+            } else {
+                Err(ApiError::new(
+                    proto::api::ApiErrorKind::Unknown,
+                    "the leader's lease ended before its answer: it is not known whether it was done; ask again with \
+                     the same id",
+                ))
+            };
+            let _ = reply.send(answer); // Its caller may have given up.
+        })));
     }
 
     fn watch(

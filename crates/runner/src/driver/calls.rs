@@ -34,8 +34,8 @@ impl Driver {
                 let _ = reply.send(self.start(batch));
             }
             Request::Cancel { token, attempts, reply } => {
-                if let Ok(()) = self.fence.admit(token) {
-                    let (grace, now) = (self.options.kill_grace, self.options.clock.now());
+                let (grace, now) = (self.options.kill_grace, self.options.clock.now());
+                if let Ok(()) = self.fence.admit(token, now) {
                     for attempt in &attempts {
                         self.end(*attempt, AttemptEnd::Cancelled, grace, now + grace + SHIM_SLACK);
                     }
@@ -44,7 +44,8 @@ impl Driver {
             }
             Request::Confirm { token, attempts, reply } => self.presence(token, attempts, reply),
             Request::Inventory { token, reply } => {
-                let _ = reply.send(self.fence.admit(token).map(|()| self.inventory()));
+                let admitted = self.fence.admit(token, self.options.clock.now());
+                let _ = reply.send(admitted.map(|()| self.inventory()));
             }
             Request::Output { attempt, offset, bytes_max, reply } => {
                 self.output(attempt, offset, bytes_max.min(CHUNK_BYTES_MAX), reply);
@@ -131,7 +132,7 @@ impl Driver {
 
     /// Answers where attempts stand, once every "unknown" among the answers is on disk.
     fn presence(&mut self, token: FencingToken, attempts: Vec<AttemptId>, reply: Reply<Vec<Presence>>) {
-        if let Err(refusal) = self.fence.admit(token) {
+        if let Err(refusal) = self.fence.admit(token, self.options.clock.now()) {
             let _ = reply.send(Err(refusal));
             return;
         }
