@@ -65,6 +65,7 @@ async fn measure(tasks: u64, count: u64, slots: u32, commit: Duration) {
         runtime,
         clock: BootClock::shared(),
         rng_seed: 1,
+        pulse: pulse::Pulse::default(),
     };
     let log = Arc::new(Memory { commit, appends: AtomicUsize::new(0), bytes: AtomicUsize::new(0) });
     let runners: Vec<Runner> = (1..=count).map(|n| Runner::new(n, slots)).collect();

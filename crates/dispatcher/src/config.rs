@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::SharedClock;
+use drill::Drill;
 use proto::NodeId;
+use pulse::Pulse;
+
+use crate::phase::machine::PhaseId;
 
 /// How long final tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub struct Options {
     pub payload_inline_max: usize,
     /// The task log.
     pub log: coord::log::LogOptions,
-    /// The coordination service, for the session that carries the log.
+    /// The coordination service, for the session that carries the log; and the faults that a test switches on.
     pub coord: coord::Options,
     /// The coordination client's own thread.
     pub runtime: Arc<coord::ClientRuntime>,
@@ -43,6 +47,8 @@ pub struct Options {
     pub clock: SharedClock,
     /// Randomness: the jitter of retries.
     pub rng_seed: u64,
+    /// Where whoever watches the dispatcher from outside sees that it blocks a thread.
+    pub pulse: Pulse,
 }
 
 /// What of the [`Options`] does not concern the storage.
@@ -59,6 +65,15 @@ pub(crate) struct Config {
     pub(crate) append_bytes_max: usize,
     pub(crate) clock: SharedClock,
     pub(crate) rng_seed: u64,
+    pub(crate) pulse: Pulse,
+    pub(crate) drill: Drill,
+}
+
+impl Config {
+    /// Shows the phase to whoever watches from outside.
+    pub(crate) fn enter(&self, phase: PhaseId) {
+        self.pulse.phase(phase.as_str(), self.clock.now());
+    }
 }
 
 /// Part of a segment that one append may fill; the rest is the segment's own.
@@ -79,6 +94,8 @@ impl Options {
             append_bytes_max,
             clock: Arc::clone(&self.clock),
             rng_seed: self.rng_seed,
+            pulse: self.pulse.clone(),
+            drill: self.coord.drill.clone(),
         }
     }
 }

@@ -10,10 +10,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drill::Drill;
 use futures::FutureExt;
 use proto::api::{ApiError, Submitted};
 use proto::task::TaskView;
 use proto::{AttemptId, FencingToken, NodeId};
+use pulse::Pulse;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -80,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) drain: CancellationToken,
     /// The loop ends.
     pub(crate) stop: CancellationToken,
+    pub(crate) pulse: Pulse,
+    pub(crate) drill: Drill,
 }
 
 /// The owner of the core.
@@ -153,7 +157,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let log = Arc::clone(&self.parts.log);
         let referenced = std::mem::take(&mut self.referenced);
-        self.io.spawn(async move { Done::BodiesCollected(log.collect_bodies(referenced).await) });
+        self.spawn("the collection of payloads", async move {
+            Done::BodiesCollected(log.collect_bodies(referenced).await)
+        });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut reported, mut taken) = (Vec::with_capacity(TURN_MAX), Vec::with_capacity(TURN_MAX));
@@ -162,6 +168,7 @@ impl Driver {
         let mut failure_open = true;
         let (mut drained, mut gone) = (false, false);
         loop {
+            self.parts.drill.hold("dispatcher.run").await;
             let accepting = self.accepting();
             tokio::select! {
                 biased;
@@ -197,6 +204,10 @@ impl Driver {
             self.turn();
         }
         self.finish().await;
+    }
+
+    fn spawn(&mut self, what: &'static str, work: impl Future<Output = Done> + Send + 'static) {
+        self.io.spawn(self.parts.pulse.watch(what, work));
     }
 
     fn now(&self) -> Now {
@@ -314,7 +325,7 @@ impl Driver {
             let (lease, token) = (Arc::clone(&self.parts.lease), self.parts.token);
             let node = batch.node.clone();
             let attempts = batch.starts.iter().map(|(start, _)| start.attempt).collect();
-            self.io.spawn(async move {
+            self.spawn("the sending of starts", async move {
                 let result = clients.start(token, &*lease, &*log, batch).await;
                 Done::Started(node, attempts, result)
             });
@@ -325,7 +336,7 @@ impl Driver {
     fn ask(&mut self, now: Now) {
         for ask in self.core.next_asks(now) {
             let (clients, token) = (Arc::clone(&self.parts.clients), self.parts.token);
-            self.io.spawn(async move {
+            self.spawn("a question to a runner", async move {
                 let answer = clients.ask(token, &ask).await;
                 Done::Asked(Box::new((ask, answer)))
             });

@@ -17,6 +17,7 @@ use crate::driver::{Driver, EVENTS_MAX, Parts};
 use crate::fence::Fence;
 use crate::handle::{Handle, SUBMISSIONS_KIB_MAX};
 use crate::members::MemberInfo;
+use crate::phase::machine::PhaseId;
 use crate::storage::{Authority, Opened, Storage};
 
 /// How long a new leader waits for the members' inventories before it serves; who is slower is asked on.
@@ -66,6 +67,7 @@ pub(crate) struct Loop {
     pub(crate) tasks: JoinSet<()>,
     pub(crate) drain: CancellationToken,
     pub(crate) stop: CancellationToken,
+    pub(crate) config: Config,
 }
 
 /// Replays, writes the first record of the term, asks the runners, starts the loop.
@@ -75,6 +77,7 @@ pub(crate) async fn recover(
     inputs: Inputs,
     cancel: CancellationToken,
 ) -> Result<Loop, RecoverFailure> {
+    config.enter(PhaseId::Recovering);
     let work = begin(config, storage, inputs, cancel.clone());
     tokio::select! {
         biased;
@@ -91,6 +94,7 @@ async fn begin(
 ) -> Result<Loop, RecoverFailure> {
     let Inputs { token, lease, claimed, members, runners } = inputs;
     let Opened { log, live, session_timeout } = storage.open(cancel).await.map_err(RecoverFailure::Log)?;
+    config.drill.hold("dispatcher.recover").await;
     let records = live.len();
     let mut db = Database::replay(live).map_err(|error| RecoverFailure::Unreadable(chain(&error)))?;
     db.granted(config.fence_after);
@@ -137,11 +141,14 @@ async fn begin(
         failed,
         drain: drain.clone(),
         stop: stop.clone(),
+        pulse: config.pulse.clone(),
+        drill: config.drill.clone(),
     };
     let mut driver = Driver::new(core, parts);
     driver.survey(SURVEY).await;
     let mut tasks = JoinSet::new();
-    tasks.spawn(driver.run());
+    config.enter(PhaseId::Dispatching);
+    tasks.spawn(config.pulse.watch("its loop", driver.run()));
     let handle = Handle {
         node: config.node.clone(),
         events: events_in,
@@ -150,13 +157,14 @@ async fn begin(
         failed: failures,
         clients,
     };
-    Ok(Loop { handle, tasks, drain, stop })
+    Ok(Loop { handle, tasks, drain, stop, config: config.clone() })
 }
 
 /// Ends the loop and closes the storage, within `within`.
 pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Duration) -> Report {
     let until = tokio::time::Instant::now() + within;
     let mut problems = Vec::new();
+    work.config.drill.hold("dispatcher.stop").await;
     work.stop.cancel();
     // Half of the time is the loop's, the rest the storage's.
     match tokio::time::timeout(within / 2, work.tasks.join_next()).await {
@@ -172,6 +180,7 @@ pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Dura
     if let Err(problem) = storage.close(left).await {
         problems.push(problem);
     }
+    work.config.enter(PhaseId::Stopped);
     Report { problems }
 }
 

@@ -132,6 +132,7 @@ pub(crate) mod machine {
         #[edge(to = Draining)]
         pub fn drain(self) -> Dispatcher<Draining> {
             let Dispatching { storage, work } = self.phase;
+            work.config.enter(PhaseId::Draining);
             work.drain.cancel();
             Dispatcher { phase: Draining { storage, work } }
         }

@@ -67,6 +67,8 @@ impl Base {
     }
 
     pub(crate) async fn connect(self, cancel: CancellationToken) -> Result<(Self, Session), ConnectFailure> {
+        self.enter(PhaseId::Initializing);
+        self.hold("quorum.connect", &cancel).await;
         tracing::info!(hosts = %self.options.coord.hosts, root = %self.options.coord.root, "connecting");
         match join::connect(&self.options, &cancel).await {
             Ok(session) => {
@@ -91,6 +93,7 @@ impl Base {
         session: Session,
         cancel: CancellationToken,
     ) -> Result<(Self, Membership), JoinFailure> {
+        self.hold("quorum.join", &cancel).await;
         tracing::info!("joining the cluster");
         match join::join_first(&self.options, session, &mut self.uuids, &cancel).await {
             Ok(membership) => {
@@ -115,7 +118,7 @@ impl Base {
         if let Some(inbox) = self.inbox.take() {
             let uuids = std::mem::replace(&mut self.uuids, Uuids::new(0));
             let driver = Driver::new(self.options.clone(), self.publisher.clone(), inbox, membership, uuids);
-            tasks.spawn(Box::pin(driver.run(stopping)));
+            tasks.spawn(self.options.pulse.watch("its loop", Box::pin(driver.run(stopping))));
         }
         (self, tasks, stop)
     }
@@ -131,6 +134,7 @@ impl Base {
         stop: oneshot::Sender<Duration>,
         within: Duration,
     ) -> (Self, Report) {
+        self.options.coord.drill.hold("quorum.stop").await;
         // A driver that has ended already does not need to be told.
         let _ = stop.send(within);
         let report = match timeout(within, driver.join_next()).await {
@@ -153,7 +157,18 @@ impl Base {
     }
 
     fn enter(&self, phase: PhaseId) {
-        self.publisher.phase(phase, self.options.clock.now());
+        let now = self.options.clock.now();
+        self.options.pulse.phase(phase.as_str(), now);
+        self.publisher.phase(phase, now);
+    }
+
+    /// Where a test wants a boot to hang, which a cancelled one does not.
+    async fn hold(&self, point: &'static str, cancel: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.options.coord.drill.hold(point) => {}
+        }
     }
 
     fn fail(&self, failure: &(dyn std::error::Error + 'static)) {

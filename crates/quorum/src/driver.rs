@@ -115,7 +115,13 @@ impl Driver {
             options,
             publisher,
             inbox,
-            local: Local { readiness: local.readiness.clone(), serving: None, ended: None, resign: None },
+            local: Local {
+                readiness: local.readiness.clone(),
+                given_up: None,
+                serving: None,
+                ended: None,
+                resign: None,
+            },
             election,
             uuids,
             held: None,
@@ -148,6 +154,7 @@ impl Driver {
         self.feed(Event::Ready(ready));
         self.take_local();
         loop {
+            self.options.coord.drill.hold("quorum.run").await;
             self.look_at_members();
             self.audit_if_due();
             self.publish();
@@ -169,6 +176,10 @@ impl Driver {
             }
         }
         self.leave().await
+    }
+
+    fn spawn(&mut self, what: &'static str, work: impl Future<Output = Done> + Send + 'static) {
+        self.tasks.spawn(self.options.pulse.watch(what, work));
     }
 
     /// When the loop has something to do at the latest.
@@ -237,7 +248,8 @@ impl Driver {
             Effect::Claim { expect } => {
                 let Some(calls) = self.calls() else { return };
                 let (generation, within) = (self.election.generation(), self.options.effect_deadline());
-                self.tasks.spawn(async move {
+                self.spawn("a claim", async move {
+                    calls.options.coord.drill.hold("quorum.claim").await;
                     let asked = calls.options.clock.now();
                     let claimed = timeout(within, calls.claim(expect)).await;
                     let (seen, sent) = claimed.unwrap_or((Seen::ClaimFailed { unknown: true }, asked));
@@ -252,7 +264,10 @@ impl Driver {
             }
             Effect::Release { epoch, how } => {
                 let failed = Seen::ReleaseFailed { epoch };
-                self.call(failed, move |calls| async move { calls.release(epoch, how).await });
+                self.call(failed, move |calls| async move {
+                    calls.options.coord.drill.hold("quorum.release").await;
+                    calls.release(epoch, how).await
+                });
             }
             Effect::WriteTerms { epoch, change } => {
                 let failed = Seen::TermsWritten { ok: false };
@@ -282,7 +297,7 @@ impl Driver {
         let within = self.options.effect_deadline();
         // Without a session there is no answer, and the election's own deadline counts.
         let Some(work) = self.calls().map(work) else { return };
-        self.tasks.spawn(async move {
+        self.spawn("a call", async move {
             let seen = timeout(within, work).await.unwrap_or(failed);
             Done::Seen(generation, seen)
         });
@@ -334,6 +349,10 @@ impl Driver {
     fn take_local(&mut self) {
         let next = self.inbox.local.borrow_and_update().clone();
         let before = std::mem::replace(&mut self.local, next.clone());
+        // First of all: what follows is then no orderly end of that term any more.
+        if let Some(reason) = next.given_up.clone().filter(|_| before.given_up.is_none()) {
+            self.feed(Event::GiveUp { reason });
+        }
         if let Some(epoch) = next.serving.filter(|_| next.serving != before.serving) {
             self.feed(Event::Serving(epoch));
         }
@@ -343,8 +362,9 @@ impl Driver {
         if let Some(epoch) = next.ended.filter(|_| next.ended != before.ended) {
             self.feed(Event::EffectsEnded(epoch));
         }
-        if next.readiness != before.readiness {
-            self.feed(Event::Ready(next.readiness == Readiness::Ready));
+        let ready = self.local.readiness();
+        if ready != before.readiness() {
+            self.feed(Event::Ready(ready == Readiness::Ready));
         }
     }
 
@@ -362,7 +382,7 @@ impl Driver {
                     return;
                 };
                 let generation = self.election.generation();
-                self.tasks.spawn(async move {
+                self.spawn("the setting of a priority", async move {
                     // Each call in it has its deadline.
                     let outcome = calls.set_priority(node, priority).await;
                     let _ = reply.send(outcome);
@@ -401,7 +421,7 @@ impl Driver {
         let fenced = old.as_ref().filter(|_| effects).map(|held| held.calls.link.session_id());
         let fresh = Fresh { uuid: self.uuids.draw(), cluster: self.uuids.draw_cluster(), fenced };
         let (options, cancel) = (self.options.clone(), self.cancel.clone());
-        self.tasks.spawn(async move {
+        self.spawn("joining again", async move {
             let deadline = Timer::now() + options.rejoin_deadline();
             if let Some(held) = old {
                 // Over on the server, or given up with nothing behind it that it fences.
@@ -424,7 +444,7 @@ impl Driver {
             // It came when the election had gone on without it.
             Ok(membership) => {
                 let within = self.options.coord.call_deadline;
-                self.tasks.spawn(async move {
+                self.spawn("the closing of a session", async move {
                     let closed = membership.session.close(within).await;
                     tracing::debug!(?closed, "a session that came too late");
                     Done::Nothing
@@ -464,7 +484,13 @@ impl Driver {
         self.seen_epoch = self.seen_epoch.max(Some(epoch));
         let generation = self.election.generation();
         let mut watchers = JoinSet::new();
-        watchers::follow_lease(&mut watchers, &lease, epoch, generation, &self.reports.0);
+        watchers::follow_lease(
+            &mut watchers,
+            &self.options.pulse,
+            &lease,
+            (epoch, generation),
+            &self.reports.0,
+        );
         watchers::follow_as_leader(&mut watchers, calls, generation, &self.reports.0);
         self.leading = Some(Leading { epoch, lease, watchers });
     }
@@ -472,7 +498,7 @@ impl Driver {
     fn drop_lease(&mut self, epoch: Epoch) {
         let Some(leading) = self.leading.take_if(|leading| leading.epoch == epoch) else { return };
         leading.lease.flag().drop_now();
-        self.tasks.spawn(async move {
+        self.spawn("the end of a lease", async move {
             let Leading { lease, mut watchers, .. } = leading;
             watchers.shutdown().await;
             lease.stop().await;
@@ -495,7 +521,7 @@ impl Driver {
         let before = self.publisher.get();
         self.publisher.update(|view| {
             view.role = role;
-            view.readiness = self.local.readiness.clone();
+            view.readiness = self.local.readiness();
             view.trouble.clone_from(&self.trouble);
             view.members = self.members.values().cloned().collect();
             view.members.sort_by_key(|member| member.sequence);

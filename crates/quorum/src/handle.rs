@@ -27,10 +27,22 @@ pub struct Handle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Local {
     pub(crate) readiness: Readiness,
+    /// Why whatever term there is has to go at once, and none may come, as long as this is said.
+    pub(crate) given_up: Option<String>,
     pub(crate) serving: Option<Epoch>,
     pub(crate) ended: Option<Epoch>,
     /// Counted, so that the same reason twice is two requests.
     pub(crate) resign: Option<(u64, String)>,
+}
+
+impl Local {
+    /// Whether this node can lead.
+    pub(crate) fn readiness(&self) -> Readiness {
+        match &self.given_up {
+            Some(why) => Readiness::NotReady { why: why.clone() },
+            None => self.readiness.clone(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +62,7 @@ pub(crate) struct Inbox {
 impl Handle {
     pub(crate) fn new(publisher: &Publisher, patience: Duration) -> (Self, Inbox) {
         let readiness = Readiness::NotReady { why: "the node is starting".into() };
-        let first = Local { readiness, serving: None, ended: None, resign: None };
+        let first = Local { readiness, given_up: None, serving: None, ended: None, resign: None };
         let (local, inbox_local) = watch::channel(first);
         let (requests, inbox_requests) = mpsc::channel(REQUESTS_MAX);
         let handle = Self { view: publisher.subscribe(), local: Arc::new(local), requests, patience };
@@ -71,6 +83,19 @@ impl Handle {
     /// Says whether this node can lead. One that cannot leaves the line, and a leader resigns.
     pub fn set_ready(&self, readiness: Readiness) {
         self.tell(|local| local.readiness = readiness);
+    }
+
+    /// Gives up the term, if there is one, at once, and stands for none until [`take_back`](Self::take_back): something
+    /// blocks a thread, so that nobody can end the term's effects. `leader` is deleted while they may be alive; *the
+    /// caller has dropped the lease flag before*.
+    pub fn give_up(&self, why: impl Into<String>) {
+        let why = why.into();
+        self.tell(|local| local.given_up = Some(why));
+    }
+
+    /// What [`give_up`](Self::give_up) was said for is over.
+    pub fn take_back(&self) {
+        self.tell(|local| local.given_up = None);
     }
 
     /// Says that the dispatcher of `epoch` serves.

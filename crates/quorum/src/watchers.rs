@@ -3,6 +3,7 @@
 use coord::{Lease, LeaseState, Link, LinkState};
 use election::{Generation, Seen};
 use proto::Epoch;
+use pulse::Pulse;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -21,9 +22,10 @@ pub(crate) type Reports = mpsc::Sender<Report>;
 
 /// What every node follows: its link and `leader`.
 pub(crate) fn follow(tasks: &mut JoinSet<()>, calls: &Calls, generation: Generation, reports: &Reports) {
-    tasks.spawn(follow_link(calls.link.clone(), generation, reports.clone()));
-    let (calls, reports) = (calls.clone(), reports.clone());
-    tasks.spawn(async move {
+    let link = follow_link(calls.link.clone(), generation, reports.clone());
+    tasks.spawn(calls.options.pulse.watch("the watch on its link", link));
+    let (pulse, calls, reports) = (&calls.options.pulse, calls.clone(), reports.clone());
+    let leader = async move {
         let ours = calls.link.session_id();
         let mut leader = calls.link.follow_node(calls.layout.leader());
         while let Ok(node) = leader.next().await {
@@ -33,7 +35,8 @@ pub(crate) fn follow(tasks: &mut JoinSet<()>, calls: &Calls, generation: Generat
                 return;
             }
         }
-    });
+    };
+    tasks.spawn(pulse.watch("the watch on the leader", leader));
 }
 
 /// What the leader follows besides: candidates, priorities, members.
@@ -43,31 +46,34 @@ pub(crate) fn follow_as_leader(
     generation: Generation,
     reports: &Reports,
 ) {
-    let (layout, link) = (&calls.layout, &calls.link);
+    let (layout, link, pulse) = (&calls.layout, &calls.link, &calls.options.pulse);
     let stir = move || Report::Seen(generation, Seen::Stir);
     let mut candidates = link.follow_children(layout.candidates());
     let to = reports.clone();
-    tasks.spawn(async move { while candidates.next().await.is_ok() && to.send(stir()).await.is_ok() {} });
+    let candidates = async move { while candidates.next().await.is_ok() && to.send(stir()).await.is_ok() {} };
+    tasks.spawn(pulse.watch("the watch on the candidates", candidates));
     tracing::info!("watch priority_path: {}", layout.priority());
     let mut priority = link.follow_node(layout.priority());
     let to = reports.clone();
-    tasks.spawn(async move { while priority.next().await.is_ok() && to.send(stir()).await.is_ok() {} });
+    let priority = async move { while priority.next().await.is_ok() && to.send(stir()).await.is_ok() {} };
+    tasks.spawn(pulse.watch("the watch on the priorities", priority));
     let mut members = link.follow_children(layout.members());
     let to = reports.clone();
-    tasks.spawn(async move {
+    let members = async move {
         while members.next().await.is_ok() && to.send(Report::Members(generation)).await.is_ok() {}
-    });
+    };
+    tasks.spawn(pulse.watch("the watch on the members", members));
 }
 
 pub(crate) fn follow_lease(
     tasks: &mut JoinSet<()>,
+    pulse: &Pulse,
     lease: &Lease,
-    epoch: Epoch,
-    generation: Generation,
+    (epoch, generation): (Epoch, Generation),
     reports: &Reports,
 ) {
     let (mut states, reports) = (lease.states(), reports.clone());
-    tasks.spawn(async move {
+    let states = async move {
         loop {
             let state = states.borrow_and_update().clone();
             let last = matches!(state, LeaseState::Lost { .. });
@@ -83,7 +89,8 @@ pub(crate) fn follow_lease(
                 return;
             }
         }
-    });
+    };
+    tasks.spawn(pulse.watch("the watch on its lease", states));
 }
 
 async fn follow_link(link: Link, generation: Generation, reports: Reports) {

@@ -21,7 +21,7 @@ pub(crate) enum Exit {
     Unknown,
     /// `serve`, `keeper`: it could not start, or a component died.
     Died,
-    /// `serve`: nothing moved any more; the watchdog ended the process.
+    /// `serve`: a component blocked a thread, or nothing moved any more; the watchdog ended the process.
     Wedged,
     /// `serve`, `keeper`: the stop missed its deadline; what was left was abandoned.
     StopLate,
@@ -77,7 +77,7 @@ Exit codes:
     5  no node can be reached, or nobody leads; nothing was done
     6  the answer did not come: it is not known whether it was done
    69  `serve`, `keeper`: it could not start, or a component (the disk) died
-   70  `serve`: nothing moved any more, and the watchdog ended the process
+   70  `serve`: a component hung, and the watchdog ended the process
    71  `serve`, `keeper`: the stop missed its deadline, or was cut short
    78  `serve`: the configuration cannot be used, or does not fit the cluster
   125  `task submit --wait`: taskd's own failure; any other code is the task's

@@ -26,6 +26,7 @@ mod wiring;
 
 pub use config::Config;
 pub use data_dir::DataDirError;
+pub use drill;
 pub use node::{Builder, LogOnly, Node, NodeHandle, StartError, StopRequester};
 pub use runner;
 pub use supervisor::watchdog::{LastRung, Wedge};

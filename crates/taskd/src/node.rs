@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clock::{BootClock, SharedClock};
+use drill::Drill;
 use proto::Incarnation;
 use proto::api::Api;
 use proto::hello::Service;
@@ -39,15 +40,23 @@ use crate::links::LeaderServer;
 use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
 use crate::status;
 use crate::supervisor::published::{Board, Published};
-use crate::supervisor::watchdog::{LastRung, Watchdog, Wedge};
+use crate::supervisor::pulses::Pulses;
+use crate::supervisor::watchdog::{LastRung, Limits as Patience, Watchdog, Wedge};
 use crate::supervisor::{StopCause, StopReport, Supervisor};
 use crate::wiring::Parts;
 
 /// How long connecting to a peer may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the owner loop may stand still before the last rung is taken.
-const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// How long a component may block a thread, or the owner loop stand still, before this node gives up its leadership.
+/// Nothing in here takes a thread for more than some milliseconds; on a machine that is busy with other things it may
+/// have to wait for its turn for a few hundred. A leader that was wrong about itself costs the cluster a moment without
+/// one, so it need not be longer, either.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
+
+/// How long before the last rung is taken: well within a stop's deadline, and not before a disk that hangs for a moment
+/// has had its chance.
+const WEDGED_MAX: Duration = Duration::from_secs(4);
 
 /// How long after the stop deadline the last rung has certainly been taken.
 const LAST_RUNG: Duration = Duration::from_millis(500);
@@ -110,6 +119,7 @@ pub struct Builder {
     clock: SharedClock,
     network: SharedNetwork,
     last_rung: Arc<dyn LastRung>,
+    drill: Drill,
 }
 
 /// Where a node begins.
@@ -128,6 +138,7 @@ impl Node {
             clock: BootClock::shared(),
             network: Tcp::shared(),
             last_rung: Arc::new(LogOnly),
+            drill: Drill::none(),
         }
     }
 }
@@ -168,12 +179,19 @@ impl Builder {
         self
     }
 
+    /// Faults that a test switches on; a product build has none to switch on.
+    #[must_use]
+    pub fn drill(mut self, drill: Drill) -> Self {
+        self.drill = drill;
+        self
+    }
+
     /// Takes the data directory, listens, and brings the node up in the background.
     ///
     /// # Errors
     /// See [`StartError`]; an unreachable ZooKeeper is none, the node goes on trying.
     pub async fn start(self) -> Result<NodeHandle, StartError> {
-        let Self { config, services, shim, clock, network, last_rung } = self;
+        let Self { config, services, shim, clock, network, last_rung, drill } = self;
         config.check().map_err(StartError::Config)?;
         let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
         let data_dir = open_data_dir(&config.node.data_dir).await.map_err(StartError::DataDir)?;
@@ -197,7 +215,9 @@ impl Builder {
         let overrun = Arc::clone(&last_rung);
         let exit_policy =
             runner::ExitPolicy::new(move |what| overrun.abandon(&Wedge::Overrun { what: what.to_owned() }));
-        let watchdog = Watchdog::start(Arc::clone(&clock), SILENCE_MAX, last_rung)
+        let pulses = Pulses::new(&drill);
+        let patience = Patience { give_up: GIVE_UP_AFTER, last: WEDGED_MAX };
+        let watchdog = Watchdog::start(Arc::clone(&clock), patience, pulses.clone(), last_rung)
             .map_err(|source| StartError::System { action: "start the watchdog's thread", source })?;
 
         let mut rng = rand::rng();
@@ -217,6 +237,7 @@ impl Builder {
             },
             clock,
             stop_within: config.stop.deadline,
+            wedged_max: WEDGED_MAX,
             peers: Peers::new(Arc::clone(&network), net_identity.clone(), CONNECT_WITHIN),
             network,
             incarnation: Incarnation::from_u128(rng.random()),
@@ -229,6 +250,8 @@ impl Builder {
             keeper_seed: rng.random(),
             auth,
             board: board.clone(),
+            pulses,
+            drill,
             runtime,
             members: watch::Sender::default(),
             priority_set: OnceLock::new(),
@@ -236,10 +259,12 @@ impl Builder {
             config,
         });
         let stop = CancellationToken::new();
-        let supervisor = Supervisor::new(Arc::clone(&parts), watchdog.pulse(), publisher);
+        let requester = StopRequester(stop.clone());
+        parts.drill.on_stop(move || requester.request());
+        let supervisor = Supervisor::new(Arc::clone(&parts), watchdog.beat(), publisher);
         let mut tasks = JoinSet::new();
         let run = run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone());
-        tasks.spawn(run);
+        tasks.spawn(parts.pulses.supervisor.watch("its loop", run));
         Ok(NodeHandle { tasks, stop, board, parts })
     }
 }
@@ -339,6 +364,7 @@ async fn run(
     stop: CancellationToken,
 ) -> StopReport {
     let mut connections = JoinSet::new();
+    parts.pulses.listener.phase("Listening", parts.clock.now());
     let supervise = supervisor.run(stop);
     tokio::pin!(supervise);
     let report = loop {
@@ -346,7 +372,8 @@ async fn run(
             report = &mut supervise => break report,
             incoming = listener.accept() => {
                 let (parts, board) = (Arc::clone(&parts), board.clone());
-                connections.spawn(answer(incoming, parts, board));
+                let pulse = parts.pulses.listener.clone();
+                connections.spawn(pulse.watch("a connection", answer(incoming, parts, board)));
             }
             Some(_) = connections.join_next() => {}
         }

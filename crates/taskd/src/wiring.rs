@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clock::SharedClock;
 use coord::Term;
+use drill::Drill;
 use proto::{Incarnation, NodeId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::links::{ToLeader, ToRunners};
 use crate::net::{Identity as NetIdentity, Peers, SharedNetwork};
 use crate::status;
 use crate::supervisor::published::Board;
+use crate::supervisor::pulses::Pulses;
 
 /// Larger payloads live beside the task log instead of in its segments, in bytes.
 const PAYLOAD_INLINE_MAX: usize = 4 * 1024;
@@ -29,6 +31,8 @@ pub(crate) struct Parts {
     pub(crate) identity: status::Identity,
     pub(crate) clock: SharedClock,
     pub(crate) stop_within: Duration,
+    /// How long a component may block a thread before the process ends.
+    pub(crate) wedged_max: Duration,
     pub(crate) peers: Peers,
     pub(crate) network: SharedNetwork,
     pub(crate) incarnation: Incarnation,
@@ -42,6 +46,9 @@ pub(crate) struct Parts {
     pub(crate) keeper_seed: [u8; 32],
     pub(crate) auth: Option<(String, Vec<u8>)>,
     pub(crate) board: Board,
+    pub(crate) pulses: Pulses,
+    /// Faults that a test switches on.
+    pub(crate) drill: Drill,
     pub(crate) runtime: Arc<coord::ClientRuntime>,
     /// The members as the dispatcher wants to see them.
     pub(crate) members: watch::Sender<Arc<Vec<dispatcher::MemberInfo>>>,
@@ -82,6 +89,7 @@ impl Parts {
             margin: coordination.margin(),
             call_deadline: coordination.call_deadline,
             auth: self.auth.clone(),
+            drill: self.drill.clone(),
             ..coord::Options::new(self.hosts(), coordination.root.clone())
         }
     }
@@ -120,6 +128,8 @@ impl Parts {
                 PidNamespace::Never => runner::PidNamespace::Never,
             },
             exit_policy: self.exit_policy.clone(),
+            pulse: self.pulses.runner.clone(),
+            drill: self.drill.clone(),
             ..runner::Options::new(
                 self.node.clone(),
                 self.address.clone(),
@@ -149,6 +159,7 @@ impl Parts {
             serve_deadline: election.serve_deadline,
             hold_down: quorum::HoldDown { first: election.hold_down, max: election.hold_down_max },
             join_deadline: self.config.coordination.join_deadline,
+            pulse: self.pulses.quorum.clone(),
             ..quorum::Options::new(
                 self.node.clone(),
                 self.address.clone(),
@@ -189,6 +200,7 @@ impl Parts {
                 runtime: Arc::clone(&self.runtime),
                 clock: Arc::clone(&self.clock),
                 rng_seed: self.rng_seed,
+                pulse: self.pulses.dispatcher.clone(),
             },
             term,
             self.members.subscribe(),

@@ -97,7 +97,9 @@ impl Driver {
             Release::Effect(Effect::Cancel(attempt)) => self.core.ask_cancel(self.now(), attempt),
             Release::Effect(Effect::DeleteBody(body)) => {
                 let log = Arc::clone(&self.parts.log);
-                self.io.spawn(async move { Done::BodyDeleted(log.delete_body(body).await) });
+                self.spawn("the removal of a payload", async move {
+                    Done::BodyDeleted(log.delete_body(body).await)
+                });
             }
         }
     }

@@ -157,7 +157,7 @@ impl Driver {
             }
         }
         let log = Arc::clone(&self.parts.log);
-        self.io.spawn(async move {
+        self.spawn("the writing of payloads", async move {
             let mut result = Ok(());
             for (index, key, data) in wanted {
                 match log.put_body(key, data).await {

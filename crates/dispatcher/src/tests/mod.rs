@@ -52,6 +52,8 @@ async fn lead(log: &MemoryLog, clock: TokioClock, epoch: u64, runners: &[FakeRun
         append_bytes_max: 2_048,
         clock: Arc::new(clock),
         rng_seed: 1,
+        pulse: pulse::Pulse::default(),
+        drill: drill::Drill::none(),
     };
     let token = FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(epoch) };
     let lease = Arc::new(TestLease(AtomicBool::new(true)));

@@ -15,9 +15,9 @@ use super::fake::{FakeRunner, Network};
 use super::{is, members_of, submit, task, until};
 use crate::{Dispatcher, Dispatching, Options, Retention};
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
-fn coord_options(hosts: String) -> coord::Options {
+pub(super) fn coord_options(hosts: String) -> coord::Options {
     coord::Options {
         session_timeout: Duration::from_secs(2),
         tick: Duration::from_millis(500),
@@ -27,7 +27,7 @@ fn coord_options(hosts: String) -> coord::Options {
 }
 
 /// Begins a term: grows the epoch, as an election would.
-async fn claim(link: &Link, layout: &Layout) -> Term {
+pub(super) async fn claim(link: &Link, layout: &Layout) -> Term {
     let path = layout.epoch();
     let version = link.get(&path).await.expect("read").expect("there").stat.version;
     let data = vec![version as u8];
@@ -46,8 +46,8 @@ async fn claim(link: &Link, layout: &Layout) -> Term {
     }
 }
 
-async fn lead(hosts: String, term: Term, runners: &[FakeRunner]) -> Dispatcher<Dispatching> {
-    let options = Options {
+pub(super) fn options(hosts: String) -> Options {
+    Options {
         node: "leader".parse().expect("valid"),
         fence_after: Duration::from_secs(30),
         drift: Duration::from_millis(500),
@@ -57,10 +57,15 @@ async fn lead(hosts: String, term: Term, runners: &[FakeRunner]) -> Dispatcher<D
         payload_inline_max: 4_096,
         log: coord::log::LogOptions::default(),
         coord: coord_options(hosts),
+        pulse: pulse::Pulse::default(),
         runtime: ClientRuntime::start().expect("a thread"),
         clock: BootClock::shared(),
         rng_seed: 1,
-    };
+    }
+}
+
+async fn lead(hosts: String, term: Term, runners: &[FakeRunner]) -> Dispatcher<Dispatching> {
+    let options = options(hosts);
     let (members, seen) = watch::channel(members_of(runners));
     let dispatcher = Dispatcher::new(options, term, seen, Network::of(runners));
     drop(members); // They stay as they are.

@@ -59,7 +59,10 @@ impl Driver {
         // Spread, so that many nodes do not look at the same moment.
         self.members_due = Timer::now() + MEMBERS_PERIOD + self.spread(MEMBERS_PERIOD);
         let (known, generation) = (self.members.clone(), self.election.generation());
-        self.tasks.spawn(async move { Done::Members(generation, calls.members(known).await) });
+        self.spawn(
+            "the listing of members",
+            async move { Done::Members(generation, calls.members(known).await) },
+        );
     }
 
     pub(super) fn take_members(
@@ -91,7 +94,7 @@ impl Driver {
     pub(super) fn audit(&mut self) {
         let Some(calls) = self.calls() else { return };
         let (generation, asked) = (self.election.generation(), self.restore.ended);
-        self.tasks.spawn(async move {
+        self.spawn("an audit", async move {
             match calls.own().await {
                 Ok(own) => Done::Own(generation, asked, own),
                 Err(error) => {
@@ -114,7 +117,7 @@ impl Driver {
             self.restore.pending = true;
             tracing::warn!(path = %member, "our member node is gone; creating another");
             let calls = calls.clone();
-            self.tasks.spawn(async move {
+            self.spawn("the restoring of the member node", async move {
                 match join::create_member(&calls.options, &calls.link, calls.place.uuid).await {
                     Ok((path, sequence)) => Done::Restored(generation, path, sequence),
                     Err(error) => {
@@ -134,7 +137,7 @@ impl Driver {
             }
             tracing::warn!(%path, "our session owns an ephemeral that we know nothing of; removing it");
             let (calls, path, is_leader) = (calls.clone(), path.clone(), *path == leader);
-            self.tasks.spawn(async move {
+            self.spawn("the removal of an unknown ephemeral", async move {
                 let Calls { options, link, layout, .. } = &calls;
                 let removed = if is_leader {
                     join::delete_leader_of(options, link, layout, link.session_id(), None).await.map(|_| ())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskd::config::{self, Config, Flags};
+use taskd::drill::Drill;
 use taskd::{LastRung, Node, StartError, StopCause, StopReport, Wedge, telemetry};
 use tokio::runtime::Runtime;
 
@@ -54,16 +55,25 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<E
         output::line(text.trim_end())?;
         return Ok(Exit::Ok);
     }
+    let drill = Drill::from_env().map_err(|error| unusable(error.to_string()))?;
     let log = telemetry::install(&config.log).map_err(unusable)?;
-    let done = runtime.block_on(run(config, signals, &log));
+    let done = runtime.block_on(run(config, drill, signals, &log));
     log.flush();
     done
 }
 
 /// Runs a node until it is told to stop, or fails.
-async fn run(config: Config, mut signals: Signals, log: &telemetry::Queue) -> Result<Exit, Failure> {
+async fn run(
+    config: Config,
+    drill: Drill,
+    mut signals: Signals,
+    log: &telemetry::Queue,
+) -> Result<Exit, Failure> {
     let last_rung = Arc::new(EndProcess(log.clone()));
-    let node = Node::builder(config).last_rung(last_rung).start().await.map_err(|error| {
+    if !drill.is_idle() {
+        tracing::warn!(?drill, "FAULTS ARE SWITCHED ON: this is a test build, and it will fail on purpose");
+    }
+    let node = Node::builder(config).last_rung(last_rung).drill(drill).start().await.map_err(|error| {
         let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
         died(error.into()).ending(exit)
     })?;
@@ -107,7 +117,7 @@ impl LastRung for EndProcess {
         tracing::error!(%wedge, "ending the process");
         self.0.flush();
         let exit = match wedge {
-            Wedge::Loop { .. } | Wedge::Overrun { .. } => Exit::Wedged,
+            Wedge::Component { .. } | Wedge::Loop { .. } | Wedge::Overrun { .. } => Exit::Wedged,
             Wedge::Stop { .. } => Exit::StopLate,
         };
         std::process::exit(exit.code().into())

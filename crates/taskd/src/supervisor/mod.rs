@@ -18,11 +18,13 @@
 //!   of closed, because effects that it fences may be alive.
 //! - A dispatcher whose term is over ends within the stop deadline, or the node does: nobody stays out of the line for
 //!   ever because something of an old term hangs.
-//! - Every turn beats the [`Watchdog`](watchdog::Watchdog), which lives outside of the runtime.
+//! - Every turn beats the [`Watchdog`](watchdog::Watchdog), which lives outside of the runtime. Every transition, and
+//!   this loop itself, has a [pulse](pulses::Pulses) that shows it which of them blocks a thread.
 
 pub(crate) mod decide;
 mod follow;
 pub(crate) mod published;
+pub(crate) mod pulses;
 pub(crate) mod slot;
 mod stop;
 mod transitions;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Instant, SharedClock};
+use drill::Bug;
 use proto::Epoch;
 use proto::status::CoordinationService;
 use tokio::sync::watch;
@@ -39,9 +42,9 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::published::{Ending, Publisher, Work};
+use self::published::{Ending, Publisher, Wedged, Work};
 use self::slot::Slot;
-use self::watchdog::Pulse;
+use self::watchdog::{Beat, Trouble};
 use crate::wiring::Parts;
 
 type RunningRunner = runner::Runner<runner::Running>;
@@ -149,7 +152,7 @@ pub(crate) struct Supervisor {
     parts: Arc<Parts>,
     clock: SharedClock,
     stop_within: Duration,
-    pulse: Pulse,
+    beat: Beat,
     published: Publisher,
     transitions: JoinSet<Returned>,
     under_way: Vec<(Id, Part)>,
@@ -181,12 +184,12 @@ impl std::fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(parts: Arc<Parts>, pulse: Pulse, published: Publisher) -> Self {
+    pub(crate) fn new(parts: Arc<Parts>, beat: Beat, published: Publisher) -> Self {
         Self {
             clock: Arc::clone(&parts.clock),
             stop_within: parts.stop_within,
             parts,
-            pulse,
+            beat,
             published,
             transitions: JoinSet::new(),
             under_way: Vec::new(),
@@ -209,15 +212,20 @@ impl Supervisor {
     /// # Cancel safety
     /// Not cancel safe: dropping it aborts the components without their stops.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> StopReport {
+        self.parts.pulses.supervisor.phase("Running", self.clock.now());
         self.start_keeper();
         self.boot_runner();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (work, stage) = self.stage();
-            self.pulse.beat(&stage);
+            self.beat.beat(&stage);
             let (ending, now) = (self.ending_now(), self.clock.now());
-            self.published.send_if_modified(|published| published.turn(stage, &work, ending, now));
+            let wedged = self.wedged(now);
+            self.published.send_if_modified(|published| {
+                let news = std::mem::replace(&mut published.wedged, wedged) != wedged;
+                published.turn(stage, &work, ending, now) || news
+            });
             tokio::select! {
                 () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(StopCause::Requested),
                 Some(done) = self.transitions.join_next_with_id() => self.returned(done),
@@ -230,6 +238,12 @@ impl Supervisor {
             self.follow_view();
             self.look_after_components();
             self.advance_stop();
+            while self.parts.drill.plants(Bug::InlineStop)
+                && self.ends_a_component()
+                && let Some(done) = self.transitions.join_next_with_id().await
+            {
+                self.returned(done);
+            }
             if let Some(report) = self.finished() {
                 self.parts.peers.close().await;
                 return report;
@@ -258,6 +272,29 @@ impl Supervisor {
             (false, false) => parts,
         };
         (work, stage)
+    }
+
+    /// Whether a component is being ended.
+    fn ends_a_component(&self) -> bool {
+        matches!(self.dispatcher, Slot::Stopping { .. }) || matches!(self.runner, Slot::Stopping { .. })
+    }
+
+    /// What the watchdog sees, for `cluster status`.
+    fn wedged(&self, now: Instant) -> Option<Wedged> {
+        let Some(Trouble::Blocked(blocked)) = self.beat.trouble() else { return None };
+        let since = now - blocked.blocked_for;
+        let known = self
+            .published
+            .borrow()
+            .wedged
+            .filter(|known| known.component == blocked.component && known.phase == blocked.phase);
+        // Looks and turns come at different times: what goes on keeps its beginning.
+        Some(known.unwrap_or(Wedged {
+            component: blocked.component,
+            phase: blocked.phase,
+            since,
+            ends_at: since + self.parts.wedged_max,
+        }))
     }
 
     fn ending_now(&self) -> Option<Ending> {

@@ -19,7 +19,8 @@ impl Supervisor {
                 tracing::error!(%why, "stopping: this node cannot be part of the cluster")
             }
         }
-        self.pulse.stopping(self.stop_within);
+        self.beat.stopping(self.stop_within);
+        self.parts.pulses.supervisor.phase("Stopping", self.clock.now());
         if let Slot::Running(quorum) = &self.quorum {
             quorum.handle().set_ready(quorum::Readiness::NotReady { why: "the node is stopping".to_owned() });
         }

@@ -18,11 +18,24 @@ use super::{
 use crate::{coordination, net};
 
 impl Supervisor {
-    pub(super) fn begin<F>(&mut self, part: Part, transition: F) -> tokio::task::AbortHandle
+    pub(super) fn begin<F>(
+        &mut self,
+        part: Part,
+        what: &'static str,
+        transition: F,
+    ) -> tokio::task::AbortHandle
     where
         F: Future<Output = Returned> + Send + 'static,
     {
-        let abort = self.transitions.spawn(transition);
+        let pulses = &self.parts.pulses;
+        let pulse = match part {
+            Part::Keeper => &pulses.keeper,
+            Part::Runner => &pulses.runner,
+            Part::Quorum => &pulses.quorum,
+            Part::Dispatcher => &pulses.dispatcher,
+            Part::Errand => &pulses.supervisor,
+        };
+        let abort = self.transitions.spawn(pulse.watch(what, transition));
         self.under_way.push((abort.id(), part));
         abort
     }
@@ -34,7 +47,8 @@ impl Supervisor {
             return;
         };
         let (clock, seed) = (Arc::clone(&self.clock), self.parts.keeper_seed);
-        let abort = self.begin(Part::Keeper, async move {
+        self.parts.pulses.keeper.phase("Starting", self.clock.now());
+        let abort = self.begin(Part::Keeper, "its start", async move {
             Returned::KeeperStarted(keeper::server::Server::start(options, clock, seed).await.map(Box::new))
         });
         // A start that is dropped ends what it had begun: there is no politer way.
@@ -45,7 +59,7 @@ impl Supervisor {
         let cancel = CancellationToken::new();
         let booting = self.parts.new_runner();
         let token = cancel.clone();
-        let abort = self.begin(Part::Runner, async move {
+        let abort = self.begin(Part::Runner, "its boot", async move {
             Returned::RunnerBooted(booting.boot(token).await.map(Box::new))
         });
         self.runner = Slot::Booting { cancel, abort };
@@ -70,7 +84,7 @@ impl Supervisor {
         let cancel = CancellationToken::new();
         let parts = Arc::clone(&self.parts);
         let token = cancel.clone();
-        let abort = self.begin(Part::Quorum, async move {
+        let abort = self.begin(Part::Quorum, "its boot", async move {
             // A pause that a stop cuts short: the boot itself notices the cancelled token.
             drop(tokio::time::timeout(pause, token.cancelled()).await);
             Returned::QuorumBooted(parts.boot_quorum(token).await.map(Box::new))
@@ -85,7 +99,7 @@ impl Supervisor {
             return;
         };
         let (quorum, node) = (quorum.clone(), self.parts.node.clone());
-        self.begin(Part::Errand, async move {
+        self.begin(Part::Errand, "the setting of a priority", async move {
             if let Err(error) = quorum.set_priority(node, priority).await {
                 tracing::warn!(%error, priority, "the configured priority was not set");
             }
@@ -96,10 +110,10 @@ impl Supervisor {
     pub(super) fn boot_dispatcher(&mut self, term: Term) {
         let epoch = term.token.epoch;
         let cancel = CancellationToken::new();
-        self.pulse.guard(Some(term.lease.clone()));
+        self.beat.guard(Some(term.lease.clone()));
         let recovering = self.parts.new_dispatcher(term);
         let token = cancel.clone();
-        let abort = self.begin(Part::Dispatcher, async move {
+        let abort = self.begin(Part::Dispatcher, "its recovery", async move {
             Returned::DispatcherBooted(epoch, recovering.recover(token).await.map(Box::new))
         });
         self.term = Some(epoch);
@@ -115,7 +129,7 @@ impl Supervisor {
         }
         if let Some(dispatching) = self.dispatcher.take_running() {
             let within = self.polite(DISPATCHER_BY);
-            let abort = self.begin(Part::Dispatcher, async move {
+            let abort = self.begin(Part::Dispatcher, "its stop", async move {
                 let stopped = dispatching.drain().stop(within).await;
                 for problem in &stopped.report().problems {
                     tracing::warn!(%problem, "the dispatcher ended untidily");
@@ -134,7 +148,7 @@ impl Supervisor {
         }
         if let Some(running) = self.runner.take_running() {
             let within = self.polite(RUNNER_BY);
-            let abort = self.begin(Part::Runner, async move {
+            let abort = self.begin(Part::Runner, "its stop", async move {
                 let stopped = running.drain().stop(within).await;
                 let report = stopped.report();
                 tracing::info!(undelivered = report.undelivered, "runner stopped");
@@ -152,7 +166,7 @@ impl Supervisor {
         }
         if let Some(running) = self.quorum.take_running() {
             let within = self.polite(QUORUM_BY);
-            let abort = self.begin(Part::Quorum, async move {
+            let abort = self.begin(Part::Quorum, "its stop", async move {
                 let stopped = running.stop(within).await;
                 let clean = match stopped.report() {
                     quorum::Report::Closed | quorum::Report::NoSession => true,
@@ -178,7 +192,8 @@ impl Supervisor {
         }
         if let Some(running) = self.keeper.take_running() {
             let within = self.polite(KEEPER_BY);
-            let abort = self.begin(Part::Keeper, async move {
+            self.parts.pulses.keeper.phase("Stopping", self.clock.now());
+            let abort = self.begin(Part::Keeper, "its stop", async move {
                 let clean = match tokio::time::timeout(within, running.stop()).await {
                     // One that had failed before is why the node stops.
                     Ok(Ok(()) | Err(keeper::server::StopError::Ended(_))) => true,
@@ -201,7 +216,7 @@ impl Supervisor {
             return;
         }
         let (network, hosts) = (Arc::clone(&self.parts.network), self.parts.hosts());
-        let abort = self.begin(Part::Errand, async move {
+        let abort = self.begin(Part::Errand, "a question to the coordination service", async move {
             Returned::CoordinationAsked(coordination::ask(&network, &hosts).await)
         });
         if let Some((_, former)) = self.asked.replace((connected, abort)) {
@@ -238,6 +253,7 @@ impl Supervisor {
                 let hosts = self.parts.hosts();
                 self.published.send_modify(|published| published.hosts = hosts);
                 self.learned(CoordinationService::new(CoordinationKind::EmbeddedKeeper, net::VERSION));
+                self.parts.pulses.keeper.phase("Running", self.clock.now());
                 self.keeper = Slot::Running(running);
                 self.boot_quorum_if_due();
             }
@@ -281,6 +297,7 @@ impl Supervisor {
             Returned::QuorumBooted(Ok(running)) => {
                 let handle = running.handle();
                 self.view = Some(handle.view());
+                self.beat.quorum(handle.clone());
                 // Joined in the very moment of a stop: it must not stand for a leadership that nobody would serve.
                 if self.stopping.is_none() {
                     handle.set_ready(quorum::Readiness::Ready);
@@ -367,7 +384,7 @@ impl Supervisor {
         self.dispatcher = Slot::Idle;
         self.term = None;
         self.ending = None;
-        self.pulse.guard(None);
+        self.beat.guard(None);
         self.published.send_modify(|published| published.dispatcher = None);
     }
 
