@@ -1,12 +1,15 @@
 //! Becoming a member: a session, the cluster's record, what a predecessor left, our own member node.
 
+use std::sync::Arc;
+
 use coord::{
     CallError, CallFailure, Layout, Link, Mode, Op, OpResult, ReadBack, Rejection, Session, SessionId,
 };
 use coord::{Undo, Write, WriteError};
 use election::{LeaderRecord, MemberUuid};
 use proto::ClusterId;
-use tokio::time::{Instant as Deadline, sleep, timeout_at};
+use tokio::sync::Mutex;
+use tokio::time::{Instant as Deadline, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Options;
@@ -128,10 +131,10 @@ pub(crate) async fn attempt(
             }
         }
     };
-    let link = session.link();
+    let (link, disk) = (session.link(), Disk::default());
     let joined = tokio::select! {
         () = cancel.cancelled() => Err(JoinError::Cancelled),
-        joined = timeout_at(deadline, join(options, &link, fresh)) => {
+        joined = timeout_at(deadline, join(options, &link, &disk, fresh)) => {
             joined.unwrap_or_else(|_| Err(late()))
         }
     };
@@ -142,19 +145,23 @@ pub(crate) async fn attempt(
             if let Err(error) = session.close(options.coord.call_deadline).await {
                 tracing::warn!(%error, "closing after a failed join");
             }
+            // Nothing goes on behind the failure: what is still being written must not replace what the next try writes.
+            if timeout(options.coord.call_deadline, disk.lock()).await.is_err() {
+                tracing::warn!("the disk does not answer after a failed join");
+            }
             Err(error)
         }
     }
 }
 
-async fn join(options: &Options, link: &Link, fresh: Fresh) -> Result<Place, JoinError> {
+async fn join(options: &Options, link: &Link, disk: &Disk, fresh: Fresh) -> Result<Place, JoinError> {
     let Fresh { uuid, fenced, .. } = fresh;
     let (negotiated, margin) = (link.session_timeout(), options.coord.margin);
     if negotiated <= margin {
         return Err(JoinError::TimeoutTooShort { negotiated, margin });
     }
     let layout = Layout::of(&options.coord);
-    let known = load(options).await?;
+    let known = load(options, disk).await?;
     let expected = options.expected_cluster.or(known.as_ref().map(|identity| identity.cluster));
     let cluster = cluster(link, &layout, expected, fresh.cluster).await?;
     layout.ensure(link).await?;
@@ -167,28 +174,37 @@ async fn join(options: &Options, link: &Link, fresh: Fresh) -> Result<Place, Joi
     }
     // First remembered, then created: a node that dies in between leaves a name that nothing bears, not the reverse.
     let life = Life { session: link.session_id(), member_uuid: uuid };
-    store(options, Identity::beginning(cluster, life, before)).await?;
+    store(options, disk, Identity::beginning(cluster, life, before)).await?;
 
     let (path, sequence) = create_member(options, link, uuid).await?;
-    store(options, Identity::beginning(cluster, life, kept)).await?;
+    store(options, disk, Identity::beginning(cluster, life, kept)).await?;
     Ok(Place { cluster, uuid, path, sequence })
 }
 
-async fn load(options: &Options) -> Result<Option<Identity>, JoinError> {
+/// Held by whoever works on the disk, which cannot be called off: by the work itself, not by whoever waits for it.
+type Disk = Arc<Mutex<()>>;
+
+async fn load(options: &Options, disk: &Disk) -> Result<Option<Identity>, JoinError> {
     let store = options.identity.clone();
-    blocking(move || store.load()).await
+    blocking(disk, move || store.load()).await
 }
 
-async fn store(options: &Options, identity: Identity) -> Result<(), JoinError> {
+async fn store(options: &Options, disk: &Disk, identity: Identity) -> Result<(), JoinError> {
     let store = options.identity.clone();
-    blocking(move || store.store(&identity)).await
+    blocking(disk, move || store.store(&identity)).await
 }
 
 /// A disk may be slow; the event loop must not be.
 async fn blocking<T: Send + 'static>(
+    disk: &Disk,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, JoinError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let held = Arc::clone(disk).lock_owned().await;
+    let done = tokio::task::spawn_blocking(move || {
+        let _held = held;
+        work()
+    })
+    .await;
     done.map_err(std::io::Error::other).and_then(|done| done).map_err(JoinError::Identity)
 }
 

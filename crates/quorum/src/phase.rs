@@ -133,7 +133,8 @@ pub(crate) mod machine {
         ///
         /// # Cancel safety
         ///
-        /// Not safe: use `cancel`. A dropped future abandons the session.
+        /// Not safe: use `cancel`. A dropped future abandons the session, and a write of the identity that it was waiting
+        /// for goes on.
         #[edge(to = Joined, fails = JoinFailure)]
         pub async fn join(self, cancel: CancellationToken) -> Result<Quorum<Joined>, JoinFailure> {
             let (base, membership) = self.base.join(self.phase.session, cancel).await?;

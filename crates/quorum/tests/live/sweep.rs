@@ -14,7 +14,9 @@ use crate::node::{PATIENCE, options};
 
 /// Long enough to tell what was closed from what expired.
 const LONG: Duration = Duration::from_secs(10);
-/// What is closed is gone long before that.
+/// Where it makes no difference: a close that was dropped may not have said goodbye.
+const SHORT: Duration = Duration::from_secs(2);
+/// What is closed is gone long before the one, and what is left to expire soon after the other.
 const CLOSED: Duration = Duration::from_secs(8);
 const STOP: Duration = Duration::from_secs(5);
 
@@ -35,26 +37,27 @@ enum Step {
 struct Life {
     dir: tempfile::TempDir,
     keeper: Keeper,
+    session_timeout: Duration,
     tasks: usize,
 }
 
 impl Life {
-    async fn new() -> Self {
+    async fn new(session_timeout: Duration) -> Self {
         let keeper = testkit::keeper().await;
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, keeper, tasks: Handle::current().metrics().num_alive_tasks() }
+        Self { dir, keeper, session_timeout, tasks: Handle::current().metrics().num_alive_tasks() }
     }
 
     fn options(&self) -> Options {
         let mut options = options(&self.keeper.hosts(), "n1", self.dir.path());
-        options.coord.session_timeout = LONG;
+        options.coord.session_timeout = self.session_timeout;
         options
     }
 
     /// Neither a session, nor an ephemeral, nor a task, nor half a file.
     async fn nothing_is_left(&self, runtime: &Arc<coord::ClientRuntime>, when: &str) {
-        self.keeper_has(Alive { sessions: 0, ephemerals: 0 }, when).await;
         assert!(runtime.shutdown(PATIENCE).await, "{when}: the client's thread goes on");
+        self.keeper_has(0, runtime, 0, when).await;
         self.no_half_file(when);
         let metrics = Handle::current().metrics();
         until(&format!("no task is left: {when}"), PATIENCE, async || {
@@ -63,8 +66,10 @@ impl Life {
         .await;
     }
 
-    async fn keeper_has(&self, expected: Alive, when: &str) {
-        until(&format!("{expected:?}: {when}"), CLOSED, async || {
+    /// So many ephemerals, and no session that nobody keeps alive: `own` and those that an earlier life abandoned.
+    async fn keeper_has(&self, own: usize, earlier: &coord::ClientRuntime, ephemerals: usize, when: &str) {
+        until(&format!("{own} sessions, {ephemerals} ephemerals: {when}"), CLOSED, async || {
+            let expected = Alive { sessions: own + earlier.live(), ephemerals };
             (self.keeper.alive().await == expected).then_some(())
         })
         .await;
@@ -77,11 +82,11 @@ impl Life {
     }
 
     /// The node's next life becomes a member and finds nothing of an earlier one; its own end is clean.
-    async fn next(&self, abandoned: usize, when: &str) {
+    async fn next(&self, earlier: &coord::ClientRuntime, when: &str) {
         let joined = joined(self.options()).await;
-        self.keeper_has(Alive { sessions: 1 + abandoned, ephemerals: 1 }, when).await;
+        self.keeper_has(1, earlier, 1, when).await;
         assert_eq!(joined.stop(STOP).await.into_report(), Report::Closed, "{when}");
-        self.keeper_has(Alive { sessions: abandoned, ephemerals: 0 }, when).await;
+        self.keeper_has(0, earlier, 0, when).await;
         self.no_half_file(when);
     }
 }
@@ -96,9 +101,10 @@ async fn joined(options: Options) -> Quorum<Joined> {
 async fn give_up(step: Step, way: Way, moment: Moment) -> u32 {
     for point in 0.. {
         let when = format!("{step:?}, {way:?} at {point}, {moment:?}");
-        let life = Life::new().await;
+        let life = Life::new(LONG).await;
         let options = life.options();
         let (runtime, cancel) = (options.runtime.clone(), CancellationToken::new());
+        let identity = options.identity.clone();
         let quorum = Quorum::new(options);
         let reached = match step {
             Step::Connect => {
@@ -114,7 +120,7 @@ async fn give_up(step: Step, way: Way, moment: Moment) -> u32 {
                     None => {}
                 }
                 life.nothing_is_left(&runtime, &when).await;
-                life.next(0, &when).await;
+                life.next(&runtime, &when).await;
                 reached
             }
             Step::Join => {
@@ -134,10 +140,14 @@ async fn give_up(step: Step, way: Way, moment: Moment) -> u32 {
                 if dropped {
                     // As documented: abandoned, until this process ends.
                     assert_eq!(runtime.live(), 1, "{when}");
-                    life.next(1, &when).await;
+                    until("its last write is over", PATIENCE, async || {
+                        (Arc::strong_count(&identity) == 1).then_some(())
+                    })
+                    .await;
+                    life.next(&runtime, &when).await;
                 } else {
                     life.nothing_is_left(&runtime, &when).await;
-                    life.next(0, &when).await;
+                    life.next(&runtime, &when).await;
                 }
                 reached
             }
@@ -198,7 +208,7 @@ async fn leaving_can_be_dropped_at_every_await_point() {
         for point in 0.. {
             combinations += 1;
             let when = format!("leads: {leads}, dropped at {point}, {moment:?}");
-            let life = Life::new().await;
+            let life = Life::new(SHORT).await;
             let options = life.options();
             let runtime = options.runtime.clone();
             let running = joined(options).await.run();
@@ -216,14 +226,12 @@ async fn leaving_can_be_dropped_at_every_await_point() {
                 Some(stopped) => {
                     assert_eq!(stopped.report(), &Report::Closed, "{when}");
                     life.nothing_is_left(&runtime, &when).await;
-                    life.next(0, &when).await;
+                    life.next(&runtime, &when).await;
                 }
                 None => {
                     until("the driver's end is seen", PATIENCE, async || handle.has_ended().then_some(()))
                         .await;
-                    // Between its goodbye and its end it may be closed already; never is it both open and forgotten.
-                    let abandoned = runtime.live();
-                    life.next(abandoned, &when).await;
+                    life.next(&runtime, &when).await;
                 }
             }
             if stopped.is_some() {
