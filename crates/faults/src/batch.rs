@@ -40,7 +40,7 @@ pub(crate) struct Batch {
 pub(crate) fn run(
     batch: &Batch,
     options: &Options,
-    faketime: Option<&Path>,
+    faketime: &Path,
     scratch: &Path,
     noise: &Noise,
     interrupt: &Interrupt,
@@ -73,7 +73,7 @@ pub(crate) fn run(
 fn play(mut lab: Lab, batch: &Batch, options: &Options, noise: &Noise, verdict: &mut Verdict) -> Result<()> {
     let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(batch.number as u64);
     let mut random = StdRng::seed_from_u64(seed);
-    let mut deck = Deck::new(&options.kinds());
+    let mut deck = Deck::new(options.kinds());
     let mut load = Load::start(&lab.client, &lab.dir, seed)?;
     let mut known = BTreeSet::new();
     for fault in 1..=batch.faults {

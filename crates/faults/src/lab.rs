@@ -43,7 +43,7 @@ impl Lab {
         dir: &Path,
         taskd: &Path,
         timing: Timing,
-        faketime: Option<&Path>,
+        faketime: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let hosts = |prefix: &str, from: u8| -> Vec<(String, Ipv4Addr)> {

@@ -40,7 +40,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::batch::Batch;
@@ -85,11 +85,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// The kinds to draw from; those that this machine cannot do are left out.
-    pub(crate) fn kinds(&self) -> Vec<Kind> {
-        let wanted = if self.only.is_empty() { Kind::value_variants() } else { &self.only };
-        let clocks = faketime().is_some();
-        wanted.iter().copied().filter(|kind| clocks || *kind != Kind::ClockStepped).collect()
+    /// The kinds to draw from.
+    pub(crate) fn kinds(&self) -> &[Kind] {
+        if self.only.is_empty() { Kind::value_variants() } else { &self.only }
     }
 
     fn scratch(&self) -> PathBuf {
@@ -128,7 +126,7 @@ pub fn missing() -> Option<String> {
     if !Path::new(zookeeper::JAR).exists() {
         return Some(format!("{} is missing: apt-get install zookeeper", zookeeper::JAR));
     }
-    None
+    faketime().is_none().then(|| "libfaketime is missing: apt-get install libfaketime".to_owned())
 }
 
 /// What sets wall clocks off: Debian's libfaketime.
@@ -161,21 +159,17 @@ pub fn run(options: &Options) -> Result<Verdict> {
 }
 
 fn batches(options: &Options, scratch: &Path, interrupt: &Interrupt) -> Result<Verdict> {
-    let faketime = faketime();
-    if faketime.is_none() {
-        println!("no clock steps: apt-get install libfaketime");
-    }
-    if options.kinds().is_empty() {
-        bail!("no kind of fault is left to draw from");
-    }
+    let faketime = faketime().context("libfaketime has gone")?;
     let queue = Mutex::new(deal(options));
     let (noise, verdict, failure) = (Noise::start(), Mutex::new(Verdict::default()), Mutex::new(None));
     thread::scope(|scope| {
         for _ in 0..options.labs.max(1) {
             // The processes of a cluster end with the thread that started them.
             scope.spawn(|| {
-                while let Some(batch) = lock(&queue).pop_front() {
-                    match batch::run(&batch, options, faketime.as_deref(), scratch, &noise, interrupt) {
+                // Not locked while a batch is played.
+                let next = || lock(&queue).pop_front();
+                while let Some(batch) = next() {
+                    match batch::run(&batch, options, &faketime, scratch, &noise, interrupt) {
                         Ok(part) => lock(&verdict).merge(part),
                         Err(error) => {
                             // The others end, too.

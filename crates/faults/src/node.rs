@@ -41,8 +41,9 @@ pub(crate) struct Node {
     pub(crate) address: Ipv4Addr,
     taskd: PathBuf,
     dir: PathBuf,
-    /// libfaketime, and the file that says by how much this node's wall clock is off.
-    wall: Option<(PathBuf, PathBuf)>,
+    /// The library that sets its wall clock off, and the file that says by how much.
+    faketime: PathBuf,
+    wall: PathBuf,
     /// How each life but the present one ended.
     ends: Vec<End>,
     child: Option<Child>,
@@ -57,7 +58,7 @@ impl Node {
         address: Ipv4Addr,
         hosts: &str,
         timing: Timing,
-        faketime: Option<&Path>,
+        faketime: &Path,
     ) -> Result<Self> {
         let config = format!(
             "[node]\nid = \"{name}\"\nlisten = \"{address}:{PORT}\"\ninsecure = true\ndata_dir = {data:?}\nslots = 8\n\
@@ -73,16 +74,11 @@ impl Node {
             margin = timing.margin.as_millis(),
         );
         fs::write(dir.join(format!("{name}.toml")), config)?;
-        let wall = match faketime {
-            Some(library) => {
-                let file = dir.join(format!("{name}.wall"));
-                fs::write(&file, "+0\n")?;
-                Some((library.to_owned(), file))
-            }
-            None => None,
-        };
+        let wall = dir.join(format!("{name}.wall"));
+        fs::write(&wall, "+0\n")?;
         let (name, taskd, dir) = (name.to_owned(), taskd.to_owned(), dir.to_owned());
-        Ok(Self { name, address, taskd, dir, wall, ends: Vec::new(), child: None })
+        let faketime = faketime.to_owned();
+        Ok(Self { name, address, taskd, dir, faketime, wall, ends: Vec::new(), child: None })
     }
 
     /// Starts its next life.
@@ -98,11 +94,9 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        if let Some((library, file)) = &self.wall {
-            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
-            // Only the wall clock, and at once.
-            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
-        }
+        command.env("LD_PRELOAD", &self.faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
+        // Only the wall clock, and at once.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
         self.child =
             Some(command.spawn().with_context(|| format!("failed to start {}", self.taskd.display()))?);
         Ok(())
@@ -193,11 +187,10 @@ impl Node {
 
     /// Sets its wall clock off by so many seconds.
     pub(crate) fn step_wall(&self, by_s: i64) -> Result<()> {
-        let (_, file) = self.wall.as_ref().context("this node's wall clock cannot be set")?;
         // In one step, so that nobody reads half of it.
-        let new = file.with_extension("new");
+        let new = self.wall.with_extension("new");
         fs::write(&new, format!("{by_s:+}\n"))?;
-        fs::rename(&new, file)?;
+        fs::rename(&new, &self.wall)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::act::{self, Cause, Injected};
-use crate::history::{self, Gap, STOP_MAX};
+use crate::history::{self, Gap, STOP_MAX, Term};
 use crate::kind::{Kind, Plan};
 use crate::lab::{HEALTHY, Lab};
 use crate::node::Stopped;
@@ -184,7 +184,8 @@ fn judge(lab: &Lab, over_ns: u64, noise: &Noise, known: &mut BTreeSet<String>, o
             outcome.violations.push(text);
         }
     }
-    let (back, at_ns) = back(&report.gaps, over_ns, now_ns, lab.timing.timeout);
+    let (back, at_ns) =
+        leaderless(&report.gaps, over_ns, now_ns, lab.timing.timeout).max(relief(&report.terms, over_ns));
     outcome.back = back;
     if back > outcome.bound {
         let lost = noise.within(over_ns, at_ns);
@@ -219,9 +220,9 @@ pub(crate) fn wrong_stop(name: &str, stopped: &Stopped, noise: &Noise) -> Vec<St
     wrong
 }
 
-/// How long it took until a leader served, and when that was. A gap that begins within `timeout` of the cause's end is
+/// How long nobody was inside of a lease, from the cause's end, and when that was over. A gap that begins within `timeout` of the cause's end is
 /// due to that cause and counts from its end; a later one has a cause of its own, such as the healing, and counts whole.
-fn back(gaps: &[Gap], over_ns: u64, now_ns: u64, timeout: Duration) -> (Duration, u64) {
+fn leaderless(gaps: &[Gap], over_ns: u64, now_ns: u64, timeout: Duration) -> (Duration, u64) {
     let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
     let after = gaps.iter().filter_map(|gap| {
         let to_ns = if gap.before.is_some() { gap.to_ns } else { now_ns };
@@ -230,6 +231,17 @@ fn back(gaps: &[Gap], over_ns: u64, now_ns: u64, timeout: Duration) -> (Duration
         (to_ns > over_ns).then(|| (sys::between(from_ns, to_ns), to_ns))
     });
     after.max().unwrap_or((Duration::ZERO, over_ns))
+}
+
+/// How long it took from the cause's end, or from the last effect of those before, until the first effect of a new
+/// leader. It adds the time in which a leader was dead and its lease was not over yet.
+fn relief(terms: &[Term], over_ns: u64) -> (Duration, u64) {
+    let times = terms.iter().enumerate().filter_map(|(index, term)| {
+        let first_ns = term.first_effect?.as_nanos();
+        let before = terms[..index].iter().filter_map(|term| term.last_effect).max()?;
+        (first_ns > over_ns).then(|| (sys::between(over_ns.max(before.as_nanos()), first_ns), first_ns))
+    });
+    times.max().unwrap_or((Duration::ZERO, over_ns))
 }
 
 #[cfg(test)]
@@ -248,8 +260,30 @@ mod tests {
             (&[gap(120, 130, None)], 400),
         ];
         for (gaps, expected) in rows {
-            let (back, _) = back(gaps, 100, 500, Duration::from_nanos(50));
+            let (back, _) = leaderless(gaps, 100, 500, Duration::from_nanos(50));
             assert_eq!(back, Duration::from_nanos(expected), "{gaps:?}");
+        }
+    }
+
+    #[test]
+    fn a_dead_leader_serves_nobody_although_its_lease_goes_on() {
+        let at = |ns| Some(clock::Instant::from_nanos(ns));
+        let term = |epoch, first, last| Term {
+            epoch,
+            node: "n1".to_owned(),
+            claimed: clock::Instant::default(),
+            effects: 1,
+            first_effect: first,
+            last_effect: last,
+        };
+        let terms = [
+            term(1, at(10), at(99)),
+            term(2, at(130), at(400)),
+            term(3, None, None),
+            term(4, at(410), at(500)),
+        ];
+        for (over_ns, expected) in [(100, 30), (95, 31), (200, 10), (450, 0)] {
+            assert_eq!(relief(&terms, over_ns).0, Duration::from_nanos(expected), "{over_ns}");
         }
     }
 }
