@@ -97,6 +97,25 @@ pub(crate) fn python() -> Result<()> {
     apt_install(&["python3-venv", "python3-dev", "gcc", "libc6-dev"])
 }
 
+/// The one command that installs what the faults in network namespaces need.
+pub(crate) const NETWORK_LAB_REMEDY: &str =
+    "sudo apt-get install -y --no-install-recommends iproute2 nftables libfaketime zookeeper";
+
+/// Network namespaces, rules for packets, clocks that are off, and ZooKeeper. Installs them where this process may.
+pub(crate) fn network_lab() -> Result<()> {
+    let there = |program: &str, arg: &str| shell::succeeds(Command::new(program).arg(arg));
+    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let clocks = libraries.into_iter().any(|entry| entry.path().join("faketime").is_dir());
+    if coordinator::zookeeper_installed() && there("ip", "-V") && there("nft", "-v") && clocks {
+        return Ok(());
+    }
+    if !may_install() {
+        bail!("something is missing; as root this does it: {NETWORK_LAB_REMEDY}");
+    }
+    println!("installing Debian's iproute2, nftables, libfaketime and zookeeper (and Java)");
+    apt_install(&["iproute2", "nftables", "libfaketime", "zookeeper"])
+}
+
 fn may_install() -> bool {
     nix::unistd::geteuid().is_root() && Path::new("/usr/bin/apt-get").exists()
 }

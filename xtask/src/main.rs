@@ -16,6 +16,7 @@ mod bench;
 mod check;
 mod conformance;
 mod depgraph;
+mod faults;
 mod install;
 mod run;
 mod shell;
@@ -48,6 +49,8 @@ enum Command {
         #[command(subcommand)]
         what: acceptance::What,
     },
+    /// Hundreds of faults in network namespaces, judged by histories; the model; planted bugs. Needs root
+    Faults(faults::Options),
     /// The keeper judged by what others wrote: kazoo's own tests (the default), and Debian's ZooKeeper side by side
     #[command(args_conflicts_with_subcommands = true)]
     Conformance(conformance::Judges),
@@ -118,6 +121,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::interactive(&workspace, &args.cluster.plan(workspace::Profile::Dev)),
         Command::Bench { what } => bench::run(&workspace, &what),
         Command::Acceptance { what } => acceptance::run(&workspace, &what),
+        Command::Faults(options) => faults::run(&workspace, &options),
         Command::Conformance(judges) => conformance::run(&workspace, &judges),
     }
 }
@@ -140,6 +144,8 @@ mod tests {
             "xtask conformance kazoo --jobs 1",
             "xtask conformance differential --dev --ops 100 --seed 1",
             "xtask bench keeper --json",
+            "xtask faults --dev --faults 40 --only node-cut,pair --keep-logs logs",
+            "xtask faults --parts model,planted",
             "xtask run --zookeeper debian --demo --small",
         ] {
             assert!(super::Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

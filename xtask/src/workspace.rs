@@ -87,7 +87,18 @@ impl Workspace {
 
     /// Builds a package's program of the same name and says where it is.
     pub(crate) fn build(&self, name: &str, profile: Profile) -> Result<PathBuf> {
-        let mut args = vec!["build", "--package", name, "--bin", name];
+        let [program] = &self.build_together(&[name], profile)?[..] else {
+            bail!("cargo built something else")
+        };
+        Ok(program.clone())
+    }
+
+    /// Builds several packages' programs at once, so that what one turns on is on in all of them.
+    pub(crate) fn build_together(&self, names: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
+        let mut args = vec!["build"];
+        for name in names {
+            args.extend(["--package", name, "--bin", name]);
+        }
         let folder = match profile {
             Profile::Dev => "debug",
             Profile::Release => {
@@ -95,7 +106,7 @@ impl Workspace {
                 "release"
             }
         };
-        shell::run(&format!("build {name}"), &mut self.cargo(&args))?;
-        Ok(self.target.join(folder).join(name))
+        shell::run(&format!("build {}", names.join(" and ")), &mut self.cargo(&args))?;
+        Ok(names.iter().map(|name| self.target.join(folder).join(name)).collect())
     }
 }
