@@ -134,10 +134,12 @@ impl LeaseFlag {
     /// The last question before an effect of the term leaves: whether authority holds. `kind` names the effect in the
     /// history of a drill.
     pub fn lets_out(&self, kind: &'static str) -> bool {
+        let Shared { drill, clock, epoch, .. } = &*self.shared;
+        // Read first: a thread that stands still after the look has let nothing out too late because of that.
+        let at = clock.now();
         let holds = self.holds();
         if holds {
-            let Shared { drill, clock, epoch, .. } = &*self.shared;
-            drill.record(clock.now(), || format!("effect epoch={} kind={kind}", epoch.0));
+            drill.record(at, || format!("effect epoch={} kind={kind}", epoch.0));
         }
         holds
     }

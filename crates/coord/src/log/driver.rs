@@ -94,6 +94,8 @@ impl Drop for Alive {
 }
 
 fn send(shared: &Shared, sealed: &Sealed, answers: &mut Answers) {
+    shared.names.drill.polled("coord.send");
+    shared.names.drill.pass("coord.send");
     let sequence = sealed.sequence;
     if !shared.names.lets_out() {
         // It lapsed in this very moment: taken back, by way of a look at what there is.
