@@ -63,6 +63,7 @@ pub(crate) struct Inputs {
 /// The owner loop and how to end it.
 #[derive(Debug)]
 pub(crate) struct Loop {
+    pub(crate) epoch: proto::Epoch,
     pub(crate) handle: Handle,
     pub(crate) tasks: JoinSet<()>,
     pub(crate) drain: CancellationToken,
@@ -148,6 +149,7 @@ async fn begin(
     driver.survey(SURVEY).await;
     let mut tasks = JoinSet::new();
     config.enter(PhaseId::Dispatching);
+    config.drill.record(config.clock.now(), || format!("open dispatcher id={}", token.epoch.0));
     tasks.spawn(config.pulse.watch("its loop", driver.run()));
     let handle = Handle {
         node: config.node.clone(),
@@ -157,7 +159,7 @@ async fn begin(
         failed: failures,
         clients,
     };
-    Ok(Loop { handle, tasks, drain, stop, config: config.clone() })
+    Ok(Loop { epoch: token.epoch, handle, tasks, drain, stop, config: config.clone() })
 }
 
 /// Ends the loop and closes the storage, within `within`.
@@ -181,6 +183,8 @@ pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Dura
         problems.push(problem);
     }
     work.config.enter(PhaseId::Stopped);
+    let Loop { epoch, config, .. } = &work;
+    config.drill.record(config.clock.now(), || format!("close dispatcher id={}", epoch.0));
     Report { problems }
 }
 

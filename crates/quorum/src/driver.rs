@@ -150,6 +150,8 @@ impl Driver {
 
     /// Runs until told to stop, by `stop` bringing how long that may take or by its sender being gone.
     pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<Duration>) -> Left {
+        let (clock, drill) = (self.options.clock.clone(), self.options.coord.drill.clone());
+        drill.record(clock.now(), || "open quorum id=1".to_owned());
         let ready = self.local.readiness == Readiness::Ready;
         self.feed(Event::Ready(ready));
         self.take_local();
@@ -175,7 +177,9 @@ impl Driver {
                 () = sleep_until(wake) => self.feed(Event::Tick),
             }
         }
-        self.leave().await
+        let left = self.leave().await;
+        drill.record(clock.now(), || "close quorum id=1".to_owned());
+        left
     }
 
     fn spawn(&mut self, what: &'static str, work: impl Future<Output = Done> + Send + 'static) {

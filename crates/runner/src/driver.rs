@@ -149,6 +149,7 @@ impl Driver {
             grace: options.kill_grace,
             pid_namespace: options.pid_namespace == PidNamespace::Auto && geteuid().is_root(),
             starting: Semaphore::new(STARTING_MAX),
+            drill: options.drill.clone(),
         });
         let driver = Self {
             fence: Fence::new(options.incarnation, options.kill_grace, options.drill.clone()),

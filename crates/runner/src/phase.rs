@@ -16,13 +16,14 @@ use crate::driver::{Driver, Mode};
 use crate::error::BootFailure;
 use crate::handle::Handle;
 use crate::options::Options;
-use proto::AttemptId;
+use proto::{AttemptId, Incarnation};
 
 pub use machine::{Booting, Draining, EDGES, Edge, MERMAID, Phase, PhaseId, Runner, Running, Stopped};
 
 /// A loop that runs, and the only way to end it.
 #[derive(Debug)]
 struct Core {
+    incarnation: Incarnation,
     handle: Handle,
     mode: watch::Sender<Mode>,
     /// One task: the owner's loop. Dropping it aborts the loop; shims then end their trees at their deadlines.
@@ -61,11 +62,13 @@ async fn start(options: Options, cancel: CancellationToken) -> Result<Core, Boot
     let ground = boot::prepare(&options, &cancel).await?;
     let (pulse, clock, drill) = (options.pulse.clone(), Arc::clone(&options.clock), options.drill.clone());
     pulse.phase(PhaseId::Running.as_str(), clock.now());
+    drill.record(clock.now(), || format!("open runner id={}", options.incarnation));
+    let incarnation = options.incarnation;
     let (mode, mode_seen) = watch::channel(Mode::Running);
     let (driver, handle) = Driver::new(options, ground, mode_seen);
     let mut owner = JoinSet::new();
     owner.spawn(pulse.watch("its loop", driver.run()));
-    Ok(Core { handle, mode, owner, pulse, clock, drill })
+    Ok(Core { incarnation, handle, mode, owner, pulse, clock, drill })
 }
 
 async fn finish(mut core: Core, within: Duration) -> Report {
@@ -88,6 +91,7 @@ async fn finish(mut core: Core, within: Duration) -> Report {
         }
     };
     core.enter(PhaseId::Stopped);
+    core.drill.record(core.clock.now(), || format!("close runner id={}", core.incarnation));
     report
 }
 

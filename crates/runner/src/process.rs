@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use drill::Drill;
 use proto::runner::Outcome;
 use proto::task::AttemptEnd;
 use proto::{AttemptId, FencingToken, NodeId};
@@ -47,6 +48,7 @@ pub(crate) struct Shims {
     pub(crate) pid_namespace: bool,
     /// How many may be in the making at a time: each holds a thread while it is.
     pub(crate) starting: Semaphore,
+    pub(crate) drill: Drill,
 }
 
 /// Runs one attempt to its end: the returned one's whole tree is gone.
@@ -102,7 +104,9 @@ pub(crate) async fn run(
             return Ended::in_memory(attempt, end, None, &clock);
         }
     };
+    shims.drill.record(clock.now(), || format!("open shim id={attempt}"));
     let status = attend(&shims.store, attempt, child, link, &mut control).await;
+    shims.drill.record(clock.now(), || format!("close shim id={attempt}"));
     let fallback = fallback(&control.request(), status);
     let outcome = conclude(&shims.store, attempt, fallback, clock.wall().0).await;
     let on_disk = outcome.output_bytes.min(shims.output_bytes_max) + 4096;

@@ -258,6 +258,7 @@ impl Builder {
             keeper: OnceLock::new(),
             config,
         });
+        parts.note("open", "listener");
         let stop = CancellationToken::new();
         let requester = StopRequester(stop.clone());
         parts.drill.on_stop(move || requester.request());
@@ -380,6 +381,7 @@ async fn run(
     };
     connections.shutdown().await;
     drop(listener);
+    parts.note("close", "listener");
     // Only now: the watchdog also guards the way down.
     drop(watchdog);
     report

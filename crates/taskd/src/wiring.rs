@@ -102,6 +102,11 @@ impl Parts {
         }
     }
 
+    /// Adds to the history of a drill that the node opened or closed what it has one of.
+    pub(crate) fn note(&self, what: &'static str, resource: &'static str) {
+        self.drill.record(self.clock.now(), || format!("{what} {resource} id=1"));
+    }
+
     /// The embedded keeper, if this node has one.
     pub(crate) fn new_keeper(&self) -> Option<keeper::server::Options> {
         let coordination = &self.config.coordination;

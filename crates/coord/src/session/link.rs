@@ -305,6 +305,12 @@ impl Link {
         self.shared.slot.take()
     }
 
+    /// Adds what becomes of the session to the history of a drill.
+    pub(super) fn note(&self, what: &'static str) {
+        let Shared { session, clock, drill, .. } = &*self.shared;
+        drill.record(clock.now(), || format!("{what} session id={session}"));
+    }
+
     pub(super) fn publish_closed(&self) {
         self.shared.publish.send_if_modified(|state| {
             let open = state.ended().is_none();

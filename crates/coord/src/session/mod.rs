@@ -62,6 +62,7 @@ impl Session {
         let mut tasks = JoinSet::new();
         let link = link::start(options, clock, &runtime, &opened, &closing, &mut tasks);
         tracing::info!(session = %link.session_id(), timeout = ?link.session_timeout(), "ZooKeeper session opened");
+        link.note("open");
         Ok(Session { parts: Some(Parts { link, tasks, closing, release: opened.release }) })
     }
 
@@ -84,6 +85,7 @@ impl Session {
         let Some(parts) = self.parts.take() else { return Ok(()) };
         let Parts { link, mut tasks, closing, release } = parts;
         let session = link.session_id();
+        link.note("close");
         // Released whatever happens from here on, a cancelled close included.
         let release = release.drop_guard();
         let state = link.take_client().map(|client| client.state_watcher());
@@ -133,6 +135,7 @@ impl Parts {
         // This one handle keeps the session open; calls in flight drop theirs when they notice.
         std::mem::forget(link.take_client());
         tracing::warn!(session = %link.session_id(), "ZooKeeper session abandoned");
+        link.note("abandon");
         closing.cancel();
         link.publish_closed();
         drop(tasks);

@@ -254,6 +254,7 @@ impl Supervisor {
                 self.published.send_modify(|published| published.hosts = hosts);
                 self.learned(CoordinationService::new(CoordinationKind::EmbeddedKeeper, net::VERSION));
                 self.parts.pulses.keeper.phase("Running", self.clock.now());
+                self.parts.note("open", "keeper");
                 self.keeper = Slot::Running(running);
                 self.boot_quorum_if_due();
             }
@@ -273,6 +274,7 @@ impl Supervisor {
                 }
             }
             Returned::KeeperStopped { clean } => {
+                self.parts.note("close", "keeper");
                 if !clean && let Some(stopping) = &mut self.stopping {
                     stopping.abandoned.push(Part::Keeper.name());
                 }
