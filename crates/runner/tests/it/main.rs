@@ -8,4 +8,5 @@ mod lifecycle;
 mod process;
 mod refusals;
 mod sweep;
+mod tokens;
 mod typestate;
