@@ -45,8 +45,17 @@ struct State {
 struct Seen {
     what: &'static str,
     count: Weak<AtomicU64>,
-    /// The count inside one poll, and when it was first seen.
-    inside: Option<(u64, Instant)>,
+    inside: Option<Inside>,
+}
+
+/// A poll that was going on at a look.
+#[derive(Clone, Copy)]
+struct Inside {
+    count: u64,
+    since: Instant,
+    /// The phase then: what waits for the component may have asked it to go on to the next one meanwhile.
+    phase: &'static str,
+    phase_since: Option<Instant>,
 }
 
 /// A component has kept a thread for itself since an earlier look.
@@ -54,9 +63,9 @@ struct Seen {
 pub struct Blocked {
     /// Which component.
     pub component: &'static str,
-    /// The phase it is in.
+    /// The phase in which it was first seen so.
     pub phase: &'static str,
-    /// For how long it has been in that phase.
+    /// How long ago it entered that phase.
     pub phase_for: Duration,
     /// Which of its tasks.
     pub what: &'static str,
@@ -116,8 +125,7 @@ impl Pulse {
     /// an earlier look. To be called from a thread of its own, again and again.
     pub fn look(&self, now: Instant) -> Option<Blocked> {
         let mut state = self.0.state();
-        let phase_for = state.phase_since.map(|since| now.since(since)).unwrap_or_default();
-        let phase = state.phase;
+        let (phase, phase_since) = (state.phase, state.phase_since);
         let mut worst: Option<Blocked> = None;
         for seen in &mut state.tasks {
             let count = seen.count.upgrade().map_or(0, |count| count.load(Ordering::Acquire));
@@ -125,17 +133,18 @@ impl Pulse {
                 seen.inside = None;
                 continue;
             }
-            let since = match seen.inside {
-                Some((before, since)) if before == count => since,
+            let inside = match seen.inside {
+                Some(inside) if inside.count == count => inside,
                 _ => {
-                    seen.inside = Some((count, now));
+                    seen.inside = Some(Inside { count, since: now, phase, phase_since });
                     continue;
                 }
             };
-            let blocked_for = now.since(since);
+            let blocked_for = now.since(inside.since);
             if worst.as_ref().is_none_or(|worst| worst.blocked_for < blocked_for) {
-                let component = self.0.component;
-                worst = Some(Blocked { component, phase, phase_for, what: seen.what, blocked_for });
+                let (component, phase, what) = (self.0.component, inside.phase, seen.what);
+                let phase_for = inside.phase_since.map(|since| now.since(since)).unwrap_or_default();
+                worst = Some(Blocked { component, phase, phase_for, what, blocked_for });
             }
         }
         worst
@@ -218,6 +227,7 @@ mod tests {
         });
         is_inside.recv().unwrap();
         assert_eq!(pulse.look(at(3)), None, "the first look begins to measure");
+        pulse.phase("Draining", at(4));
         let blocked = pulse.look(at(7)).unwrap();
         assert_eq!(
             blocked.to_string(),

@@ -109,7 +109,10 @@ impl Beat {
     /// A stop began and must be over `within`.
     pub(crate) fn stopping(&self, within: Duration) {
         let now = self.0.clock.now();
-        self.0.state().stop.get_or_insert((now, within * STOP_BY / 100));
+        let mut state = self.0.state();
+        state.stop.get_or_insert((now, within * STOP_BY / 100));
+        "stopping".clone_into(&mut state.at);
+        drop(state);
         self.0.changed.notify_all();
     }
 
