@@ -275,6 +275,8 @@ mod tests {
             effects: 1,
             first_effect: first,
             last_effect: last,
+            ended: None,
+            released: None,
         };
         let terms = [
             term(1, at(10), at(99)),

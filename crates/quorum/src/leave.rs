@@ -68,6 +68,8 @@ pub(crate) async fn leave(remains: Remains) -> Report {
             Report::Abandoned { why }
         }
         Some((session, calls)) => {
+            let now = options.clock.now();
+            options.coord.drill.record(now, || format!("leaving session={}", session.link().session_id()));
             let member = timeout_at(hard, async {
                 // Not needed for the end, but others see us go before the session's end is worked off.
                 join::delete(&options, &calls.link, &calls.place.path, Vec::new()).await

@@ -38,6 +38,13 @@ pub(crate) enum Fact {
         name: String,
         id: String,
     },
+    /// Left behind on purpose: it ends with the process.
+    Abandon {
+        name: String,
+        id: String,
+    },
+    /// It is about to delete its member node and to close its session, which releases whatever they fence.
+    Leaving,
     /// Whom it takes for the leader.
     Leader {
         node: String,
@@ -144,6 +151,8 @@ fn line(number: usize, text: &str) -> Result<(Instant, Fact), ParseError> {
         "accept" => Fact::Accept { epoch: number_of("epoch")? },
         "open" => Fact::Open { name: name()?, id: text_of("id")? },
         "close" => Fact::Close { name: name()?, id: text_of("id")? },
+        "abandon" => Fact::Abandon { name: name()?, id: text_of("id")? },
+        "leaving" => Fact::Leaving,
         "leader" => Fact::Leader { node: text_of("node")?, epoch: number_of("epoch")? },
         "stop" => Fact::Stop,
         "stopped" => Fact::Stopped,

@@ -36,6 +36,8 @@ pub enum Rule {
     StaleAccepted,
     /// What is opened is closed exactly once.
     ClosedOnce,
+    /// A node leaves, which releases its fences, only when what they fence has ended.
+    LeftWithEffects,
     /// A stop ends in time.
     SlowStop,
 }
@@ -76,6 +78,10 @@ pub struct Term {
     pub first_effect: Option<Instant>,
     /// When it had the last of them.
     pub last_effect: Option<Instant>,
+    /// When its dispatcher was known to have ended.
+    pub ended: Option<Instant>,
+    /// When its `leader` was deleted.
+    pub released: Option<Instant>,
 }
 
 /// Nobody led: no node was inside its lease and had begun to serve.

@@ -19,6 +19,7 @@ impl Supervisor {
                 tracing::error!(%why, "stopping: this node cannot be part of the cluster")
             }
         }
+        self.parts.drill.record(self.clock.now(), || "stop".to_owned());
         self.beat.stopping(self.stop_within);
         self.parts.pulses.supervisor.phase("Stopping", self.clock.now());
         if let Slot::Running(quorum) = &self.quorum {
@@ -106,6 +107,7 @@ impl Supervisor {
             return None;
         }
         let stopping = self.stopping.take()?;
+        self.parts.drill.record(self.clock.now(), || "stopped".to_owned());
         let took = self.clock.now().since(stopping.since);
         Some(StopReport { cause: stopping.cause, took, abandoned: stopping.abandoned })
     }

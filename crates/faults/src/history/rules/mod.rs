@@ -57,6 +57,8 @@ fn term(tenure: &tenure::Tenure<'_>, claimed: Instant) -> Term {
         effects: tenure.effects.len() as u64,
         first_effect: tenure.effects.first().map(|effect| effect.at),
         last_effect: tenure.effects.last().map(|effect| effect.at),
+        ended: tenure.ended,
+        released: tenure.released,
     }
 }
 

@@ -7,7 +7,7 @@ use clock::Instant;
 use super::super::STOP_MAX;
 use super::super::fact::Fact;
 use super::super::report::{Report, Rule, Violation, at};
-use super::tenure::Tenures;
+use super::tenure::{DISPATCHER, Tenures};
 use super::{Parsed, once};
 
 pub(super) fn check(lives: &[Parsed<'_>], tenures: &Tenures<'_>, report: &mut Report) {
@@ -15,6 +15,7 @@ pub(super) fn check(lives: &[Parsed<'_>], tenures: &Tenures<'_>, report: &mut Re
     leaders(lives, tenures, &mut report.violations);
     for life in lives {
         resources(life, &mut report.violations);
+        left_with_effects(life, &mut report.violations);
         stops(life, report);
     }
 }
@@ -78,7 +79,9 @@ fn resources(life: &Parsed<'_>, found: &mut Vec<Violation>) {
     for (when, fact) in &life.facts {
         match fact {
             Fact::Open { name, id } => resources.entry((name, id)).or_default().opens.push(*when),
-            Fact::Close { name, id } => resources.entry((name, id)).or_default().closes.push(*when),
+            Fact::Close { name, id } | Fact::Abandon { name, id } => {
+                resources.entry((name, id)).or_default().closes.push(*when)
+            }
             _ => {}
         }
     }
@@ -105,6 +108,29 @@ fn resources(life: &Parsed<'_>, found: &mut Vec<Violation>) {
             _ => continue,
         };
         found.push(Violation { rule: Rule::ClosedOnce, text });
+    }
+}
+
+fn left_with_effects(life: &Parsed<'_>, found: &mut Vec<Violation>) {
+    let mut serving: BTreeMap<&str, Instant> = BTreeMap::new();
+    for (when, fact) in &life.facts {
+        match fact {
+            Fact::Open { name, id } if name == DISPATCHER => drop(serving.insert(id, *when)),
+            Fact::Close { name, id } if name == DISPATCHER => drop(serving.remove(&id[..])),
+            Fact::Leaving => {
+                for (epoch, since) in std::mem::take(&mut serving) {
+                    let text = format!(
+                        "{} left at {} although its dispatcher of epoch {epoch}, begun at {}, was not known to have \
+                         ended: a closed session releases its fences over effects that may be alive",
+                        life.node,
+                        at(*when),
+                        at(since)
+                    );
+                    found.push(Violation { rule: Rule::LeftWithEffects, text });
+                }
+            }
+            _ => {}
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use super::super::Timing;
 use super::super::fact::Fact;
 use super::Parsed;
 
+/// What the resource is called that has all effects of an epoch, whose id is the epoch.
+pub(super) const DISPATCHER: &str = "dispatcher";
+
 /// A committed write that was known of at `at` and sent at `sent`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proof {
@@ -43,6 +46,8 @@ pub(super) struct Tenure<'a> {
     pub(super) dropped: Option<Instant>,
     /// The first time.
     pub(super) released: Option<Instant>,
+    /// When the dispatcher of the epoch had ended.
+    pub(super) ended: Option<Instant>,
     /// When the life was last heard of, if it is over.
     over: Option<Instant>,
 }
@@ -88,6 +93,7 @@ impl<'a> Tenures<'a> {
                     effects: Vec::new(),
                     dropped: None,
                     released: None,
+                    ended: None,
                     over: life.over(),
                 }));
             };
@@ -106,6 +112,13 @@ impl<'a> Tenures<'a> {
                     Fact::Released { epoch } => of(*epoch, &|tenure| {
                         tenure.released.get_or_insert(at);
                     }),
+                    Fact::Close { name, id } if name == DISPATCHER => {
+                        if let Ok(epoch) = id.parse() {
+                            of(epoch, &|tenure| {
+                                tenure.ended.get_or_insert(at);
+                            });
+                        }
+                    }
                     _ => {}
                 }
             }
