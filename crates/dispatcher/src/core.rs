@@ -79,7 +79,7 @@ pub(crate) struct Core {
     /// A member has gone: what may be requeued at once is to be.
     gone_due: bool,
     /// Not before that: who has just become the leader may not know yet of those that joined lately.
-    gone_from: Instant,
+    pub(crate) gone_from: Instant,
     /// Runners with something in their outbox.
     pub(crate) outbox_due: BTreeSet<NodeId>,
     /// Runners to be asked something.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::api::{ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
 use proto::runner::{OutputChunk, Refusal};
-use proto::status::LogStatus;
+use proto::status::{FenceStatus, LogStatus, Slots};
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -41,6 +41,17 @@ pub struct Handle {
     pub(crate) submissions: Arc<Semaphore>,
     pub(crate) failed: watch::Receiver<Option<String>>,
     pub(crate) clients: Arc<Clients>,
+}
+
+/// A runner as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerSeen {
+    /// Its node.
+    pub node: NodeId,
+    /// Its slots, and those that the leader believes to be free.
+    pub slots: Slots,
+    /// How long ago its last heartbeat was answered, if one was in this term.
+    pub heard: Option<Duration>,
 }
 
 /// How a call to the owner loop went wrong.
@@ -213,9 +224,14 @@ impl Handle {
         self.call(&self.events, CALL_DEADLINE, Event::Stats).await.ok()
     }
 
-    /// Every known node with its slots and the free ones among them.
-    pub async fn capacities(&self) -> Vec<(NodeId, u32, u32)> {
+    /// Every known node's runner.
+    pub async fn capacities(&self) -> Vec<RunnerSeen> {
         self.call(&self.events, CALL_DEADLINE, Event::Capacities).await.unwrap_or_default()
+    }
+
+    /// The nodes of which nothing is heard although attempts of theirs may run, and when those are over.
+    pub async fn fences(&self) -> Vec<FenceStatus> {
+        self.call(&self.events, CALL_DEADLINE, Event::Fences).await.unwrap_or_default()
     }
 
     /// Set once, when the dispatcher can do nothing more in this term: whoever owns it should resign and stop it.
@@ -242,8 +258,5 @@ fn share(tasks: &[Submission]) -> u32 {
 
 /// What a caller gets whose request was not taken.
 pub(crate) fn not_leading(node: &NodeId) -> ApiError {
-    ApiError::new(
-        ApiErrorKind::NoLeader,
-        format!("node {node} does not dispatch at the moment: nothing was queued or changed"),
-    )
+    ApiError::new(ApiErrorKind::NoLeader, format!("node {node} does not dispatch at the moment"))
 }

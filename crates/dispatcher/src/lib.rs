@@ -48,7 +48,7 @@ mod members;
 pub use members::MemberInfo;
 
 mod handle;
-pub use handle::Handle;
+pub use handle::{Handle, RunnerSeen};
 
 mod clients;
 pub use clients::{ConnectError, Runners};

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clock::Instant;
+use proto::AttemptId;
 use proto::api::Why;
+use proto::status::FenceStatus;
 use proto::task::{LostPolicy, TaskState};
 
 use crate::attempts::{Open, Sent};
@@ -132,6 +134,40 @@ impl Core {
             Sent::Unsure => (format!("node {node} is asked whether attempt {number} has reached it"), stop),
             Sent::Accepted => (format!("attempt {number} runs on node {node}"), stop),
         }
+    }
+
+    /// The nodes of which nothing is heard although attempts of theirs may run: how many, and when their right ends.
+    pub(crate) fn fences(&self, now: Now) -> Vec<FenceStatus> {
+        let mut fences = Vec::new();
+        for ((node, life), attempts) in &self.lives {
+            let heard = self.runners.get(node).filter(|runner| runner.life == Some(*life));
+            let answered = heard.and_then(|runner| runner.answered);
+            // In a new term nobody has been heard of at first, which says nothing.
+            let silent = match answered {
+                Some(at) => now.at.since(at) > self.runners.fresh,
+                None => now.at >= self.gone_from,
+            };
+            let sent: Vec<_> = attempts
+                .iter()
+                .filter(|attempt| self.open.get(attempt).is_some_and(|open| open.sent != Sent::Unsent))
+                .collect();
+            if !silent || sent.is_empty() {
+                continue;
+            }
+            let runs_again = |attempt: &&&AttemptId| {
+                self.db.get(attempt.task).is_some_and(|task| {
+                    task.state == TaskState::Running && task.spec.on_lost != LostPolicy::Fail
+                })
+            };
+            let over_in = self.fence.over_at(node, *life).since(now.at);
+            fences.push(FenceStatus {
+                node: node.clone(),
+                attempts: sent.len() as u64,
+                run_again: sent.iter().filter(runs_again).count() as u64,
+                over_in_ms: u64::try_from(over_in.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        fences
     }
 
     fn why_lost(&self, now: Now, task: &Task, open: &Open) -> Reason {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clock::Instant;
-use election::Election;
+use election::{Election, Generation, Why};
 
-use crate::view::{Leader, Place, Readiness, View};
+use crate::view::{Leader, Pause, Place, Readiness, Sessionless, View};
 
 /// Takes over what the election knows.
 pub(crate) fn fill(view: &mut View, election: &Election, now: Instant) {
@@ -28,6 +28,8 @@ pub(crate) fn fill(view: &mut View, election: &Election, now: Instant) {
         view.terms.clone_from(&survey.terms);
         view.obstacle.clone_from(&survey.obstacle);
     }
+    let term = |view: &View| view.leader.as_ref().map(|leader| leader.epoch);
+    let before = term(view);
     view.leader = election.leader().map(|leader| Leader {
         node: leader.record.node.clone(),
         address: leader.record.address.clone(),
@@ -37,8 +39,47 @@ pub(crate) fn fill(view: &mut View, election: &Election, now: Instant) {
         serving: election.leader_serves(),
         session: leader.session.clone(),
     });
+    view.leader_since = match term(view) {
+        None => None,
+        known if known == before => view.leader_since.or(Some(now)),
+        Some(_) => Some(now),
+    };
     view.leaderless_since = election.leaderless_since();
+    view.pause = pause(election);
+    view.sessionless = match view.sessionless {
+        _ if election.sequence().is_some() => None,
+        Some(known) => {
+            let tries = election.generation().0.saturating_sub(known.last.0);
+            Some(Sessionless { tries, ..known })
+        }
+        // The first try begins as soon as the session is over.
+        None => Some(Sessionless {
+            since: now,
+            tries: 1,
+            last: Generation(election.generation().0.saturating_sub(1)),
+        }),
+    };
     view.why_no_leader = why(view, election, now);
+}
+
+fn pause(election: &Election) -> Option<Pause> {
+    if let Some(by) = election.serve_by() {
+        return Some(Pause::Recovering { by });
+    }
+    if let Some((since, until)) = election.suspended() {
+        return Some(Pause::Suspended { since, until });
+    }
+    let resignation = election.resigning().filter(|resignation| !resignation.ended)?;
+    let to = match &resignation.why {
+        Why::Handover { to } => Some(to.clone()),
+        _ => None,
+    };
+    Some(Pause::Resigning {
+        why: resignation.why.to_string(),
+        to,
+        until: resignation.until,
+        overdue: resignation.overdue,
+    })
 }
 
 fn why(view: &View, election: &Election, now: Instant) -> Option<String> {

@@ -35,7 +35,7 @@ pub use phase::{
 mod base;
 
 mod view;
-pub use view::{Leader, Member, Place, Readiness, Role, View};
+pub use view::{Leader, Member, Pause, Place, Readiness, Role, Sessionless, View};
 mod explain;
 
 mod handle;

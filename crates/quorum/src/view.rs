@@ -111,6 +111,45 @@ pub struct Place {
     pub claims_in: Option<Duration>,
 }
 
+/// Why a term of this node does not serve at the moment, and what follows if that stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Elected, and the dispatcher is not up yet.
+    Recovering {
+        /// When the term is given up, and counts as failed.
+        by: Instant,
+    },
+    /// The lease has lapsed or the connection is lost.
+    Suspended {
+        /// Since when.
+        since: Instant,
+        /// When the term is given up.
+        until: Instant,
+    },
+    /// The term is given up; what it fenced is being ended.
+    Resigning {
+        /// Why, as a clause: "it hands over to n2".
+        why: String,
+        /// Who is to take over, if somebody was named.
+        to: Option<NodeId>,
+        /// When what it fenced has to have ended; otherwise `leader` is deleted all the same.
+        until: Instant,
+        /// It had not ended by then.
+        overdue: bool,
+    },
+}
+
+/// A time without a session, after the last one was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessionless {
+    /// Since when.
+    pub since: Instant,
+    /// Tries to join again, the present one included.
+    pub tries: u64,
+    /// The generation that was the last to live.
+    pub(crate) last: Generation,
+}
+
 /// The cluster as this node knows it. Followers watch `leader` alone: members, line and priorities are read when the
 /// leader changes, about once a minute (the line: every ten seconds by candidates), and on
 /// [`Handle::refresh`](crate::Handle::refresh), which whoever shows them calls first.
@@ -154,6 +193,12 @@ pub struct View {
     pub leader: Option<Leader>,
     /// Since when this node has known of no leader.
     pub leaderless_since: Option<Instant>,
+    /// Since when this node has known of that leader's term.
+    pub leader_since: Option<Instant>,
+    /// What this node's own term waits for, if it does not serve.
+    pub pause: Option<Pause>,
+    /// While this node has no session and joins again.
+    pub sessionless: Option<Sessionless>,
     /// Why nobody leads or the leader does not serve, in one sentence without a full stop.
     pub why_no_leader: Option<String>,
     /// The highest epoch seen, with or without a leader: the floor for whoever checks tokens. None before the first

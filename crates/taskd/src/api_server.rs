@@ -27,6 +27,9 @@ const RETURN_TRIP: Duration = Duration::from_millis(100);
 /// How long a call that needs the leader waits for one when its own deadline is longer.
 const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(15);
 
+/// How long a read waits for a leader: somebody looks on, and gets a sentence rather than silence.
+const LEADERLESS_READ_MAX: Duration = Duration::from_secs(2);
+
 /// Pause before a leader is looked for again, after one turned out not to lead.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -37,6 +40,27 @@ pub(crate) struct ApiServer {
     pub(crate) board: Board,
 }
 
+/// What a call does, for its patience and for what is said when nobody could answer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// It shows something.
+    Read,
+    /// It waits for news, and may for long.
+    News,
+    /// It changes something.
+    Write,
+}
+
+impl Need {
+    /// How long it waits for a leader when its own deadline is longer.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Read => LEADERLESS_READ_MAX,
+            Self::News | Self::Write => LEADERLESS_WAIT_MAX,
+        }
+    }
+}
+
 /// Who answers a call that only the leader can answer.
 enum Leader {
     Here(dispatcher::Handle),
@@ -45,10 +69,10 @@ enum Leader {
 
 impl ApiServer {
     /// Finds the leader, waiting for one within the caller's deadline.
-    async fn leader(&self, context: &Context, via: Via) -> Result<Leader, ApiError> {
+    async fn leader(&self, context: &Context, via: Via, need: Need) -> Result<Leader, ApiError> {
         let now = Instant::now();
         let left = context.deadline.saturating_duration_since(now).saturating_sub(RETURN_TRIP);
-        let give_up = now + left.min(LEADERLESS_WAIT_MAX);
+        let give_up = now + left.min(need.patience());
         let mut board = self.board.clone();
         let mut trouble;
         loop {
@@ -69,12 +93,13 @@ impl ApiServer {
                     }
                 }
                 (Via::Client, _) => {
-                    trouble = status::why_no_leader(&board.snapshot(), self.parts.clock.now())
+                    let now = self.parts.clock.now();
+                    trouble = status::why_no_leader(&self.parts.identity, &board.snapshot(), now);
                 }
             }
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(nothing_done(&trouble));
+                return Err(nothing_done(need, &trouble));
             }
             // A leader that does not answer may be replaced without our view changing first.
             drop(tokio::time::timeout(left.min(Duration::from_millis(200)), board.changed()).await);
@@ -105,18 +130,22 @@ impl ApiServer {
 }
 
 /// The end of a call for which no leader was found.
-fn nothing_done(trouble: &str) -> ApiError {
-    ApiError::new(
-        ApiErrorKind::NoLeader,
-        format!("{trouble}; nothing was queued or changed. Try again, or look at: taskd cluster status"),
-    )
+fn nothing_done(need: Need, trouble: &str) -> ApiError {
+    let end = match need {
+        Need::Write => "nothing was queued or changed. Try again, or look at: taskd cluster status",
+        Need::Read | Need::News => {
+            "only the leader knows the tasks, so nothing can be shown before one serves; they are safe, and what runs goes \
+             on meanwhile. See: taskd cluster status"
+        }
+    };
+    ApiError::new(ApiErrorKind::NoLeader, format!("{trouble}; {end}"))
 }
 
 /// Whether a call that came back undone, because who was asked does not lead (yet, or any more), may be made again:
 /// after a pause, if its caller has time for that.
-async fn again(context: &Context, begun: Instant) -> bool {
+async fn again(context: &Context, begun: Instant, need: Need) -> bool {
     let left = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(RETURN_TRIP);
-    let left = left.min(LEADERLESS_WAIT_MAX.saturating_sub(begun.elapsed()));
+    let left = left.min(need.patience().saturating_sub(begun.elapsed()));
     if left <= ASK_AGAIN {
         return false;
     }
@@ -148,27 +177,27 @@ fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>) -> Result<T, ApiError
 /// Asks the leader, wherever it is. Views lag behind each other while the leadership moves, so that a peer that we take
 /// for the leader may not know it yet, or not be it any more: it has done nothing then, and the call is made again.
 macro_rules! at_leader {
-    ($self:ident, $context:ident, $via:ident, $method:ident ( $($arg:expr),* )) => {
+    ($self:ident, $context:ident, $via:ident, $need:ident, $method:ident ( $($arg:expr),* )) => {
         at_leader!(
-            $self, $context, $via,
+            $self, $context, $via, $need,
             |handle| handle.$method($($arg.clone()),*),
             |client, context| client.$method(context, Via::Peer, $($arg.clone()),*)
         )
     };
     (
-        $self:ident, $context:ident, $via:ident,
+        $self:ident, $context:ident, $via:ident, $need:ident,
         |$handle:ident| $here:expr, |$client:ident, $inner:ident| $there:expr
     ) => {{
         let begun = Instant::now();
         loop {
-            let answer = match $self.leader(&$context, $via).await? {
+            let answer = match $self.leader(&$context, $via, Need::$need).await? {
                 Leader::Here($handle) => $here.await,
                 Leader::There($client, $inner) => relay($there.await),
             };
             match answer {
                 Err(error) if error.kind == ApiErrorKind::NoLeader && $via == Via::Client => {
-                    if !again(&$context, begun).await {
-                        return Err(nothing_done(&error.message));
+                    if !again(&$context, begun, Need::$need).await {
+                        return Err(nothing_done(Need::$need, &error.message));
                     }
                 }
                 answer => return answer,
@@ -206,27 +235,27 @@ impl Api for ApiServer {
         via: Via,
         tasks: Vec<Submission>,
     ) -> Result<Vec<Submitted>, ApiError> {
-        at_leader!(self, context, via, submit(tasks))
+        at_leader!(self, context, via, Write, submit(tasks))
     }
 
     async fn show(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
-        at_leader!(self, context, via, show(id))
+        at_leader!(self, context, via, Read, show(id))
     }
 
     async fn list(self, context: Context, via: Via, filter: ListFilter) -> Result<TaskPage, ApiError> {
-        at_leader!(self, context, via, list(filter))
+        at_leader!(self, context, via, Read, list(filter))
     }
 
     async fn why(self, context: Context, via: Via, id: String) -> Result<Why, ApiError> {
-        at_leader!(self, context, via, why(id))
+        at_leader!(self, context, via, Read, why(id))
     }
 
     async fn cancel(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
-        at_leader!(self, context, via, cancel(id))
+        at_leader!(self, context, via, Write, cancel(id))
     }
 
     async fn retry(self, context: Context, via: Via, id: String) -> Result<TaskView, ApiError> {
-        at_leader!(self, context, via, retry(id))
+        at_leader!(self, context, via, Write, retry(id))
     }
 
     async fn watch(
@@ -237,9 +266,14 @@ impl Api for ApiServer {
         patience_ms: u64,
     ) -> Result<Vec<TaskView>, ApiError> {
         let patience = Duration::from_millis(patience_ms);
-        at_leader!(self, context, via, |handle| handle.watch(tasks.clone(), patience), |client, context| {
-            client.watch(context, Via::Peer, tasks.clone(), patience_ms)
-        })
+        at_leader!(
+            self,
+            context,
+            via,
+            News,
+            |handle| handle.watch(tasks.clone(), patience),
+            |client, context| { client.watch(context, Via::Peer, tasks.clone(), patience_ms) }
+        )
     }
 
     async fn output(
@@ -251,7 +285,7 @@ impl Api for ApiServer {
         offset: u64,
         bytes_max: u32,
     ) -> Result<OutputChunk, ApiError> {
-        at_leader!(self, context, via, output(id, attempt, offset, bytes_max))
+        at_leader!(self, context, via, Read, output(id, attempt, offset, bytes_max))
     }
 
     async fn status(self, _: Context, via: Via) -> Result<ClusterStatus, ApiError> {
@@ -259,7 +293,7 @@ impl Api for ApiServer {
     }
 
     async fn handover(self, context: Context, via: Via, to: Option<NodeId>) -> Result<NodeId, ApiError> {
-        at_leader!(self, context, via, |_handle| self.hand_over(to.clone()), |client, context| client
+        at_leader!(self, context, via, Write, |_handle| self.hand_over(to.clone()), |client, context| client
             .handover(context, Via::Peer, to.clone()))
     }
 

@@ -1,8 +1,10 @@
 //! What sort of coordination service this is: one machine, or several. Asked with ZooKeeper's own `srvr`, best effort.
 
+use std::io;
 use std::time::Duration;
 
-use proto::status::{CoordinationKind, CoordinationService};
+use futures::future::join_all;
+use proto::status::{CoordinationKind, CoordinationService, ServerState, ServerStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::SharedNetwork;
@@ -18,6 +20,61 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024;
 
 /// What the keeper's version says of itself.
 const KEEPER: &str = "taskd-keeper";
+
+/// Servers that are asked at a time what they do.
+const SERVERS_MAX: usize = 16;
+
+/// Asks each of the `hosts` what it does, all at once.
+pub(crate) async fn servers(network: &SharedNetwork, hosts: &str) -> Vec<ServerStatus> {
+    let servers = hosts.split('/').next().unwrap_or_default().split(',').map(str::trim);
+    let asked = servers.take(SERVERS_MAX).map(|address| async move {
+        let state = state(network, address).await;
+        ServerStatus { address: address.to_owned(), state }
+    });
+    join_all(asked).await
+}
+
+async fn state(network: &SharedNetwork, address: &str) -> ServerState {
+    let mut stream = match tokio::time::timeout(SERVER_WITHIN, network.connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return unreachable(&error),
+        Err(_) => return ServerState::NoAnswer,
+    };
+    let exchange = async {
+        stream.write_all(b"srvr").await?;
+        let mut answer = String::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    match tokio::time::timeout(SERVER_WITHIN, exchange).await {
+        Ok(Ok(answer)) => said(&answer),
+        Ok(Err(_)) => ServerState::Closes,
+        Err(_) => ServerState::Silent,
+    }
+}
+
+/// What a failed connect means.
+fn unreachable(error: &io::Error) -> ServerState {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ServerState::Refuses,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => ServerState::NoRoute,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => ServerState::Closes,
+        // What the resolver says has no kind of its own.
+        _ if error.raw_os_error().is_none() => ServerState::UnknownName,
+        _ => ServerState::NoAnswer,
+    }
+}
+
+/// What an answer to `srvr` means.
+fn said(answer: &str) -> ServerState {
+    if answer.is_empty() {
+        ServerState::Closes
+    } else if answer.contains("not currently serving requests") {
+        ServerState::NoQuorum
+    } else {
+        ServerState::Serves
+    }
+}
 
 /// Asks the `hosts` in turn until one has said what it is.
 pub(crate) async fn ask(network: &SharedNetwork, hosts: &str) -> Option<CoordinationService> {
@@ -60,6 +117,26 @@ fn parse(answer: &str) -> Option<CoordinationService> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_servers_do() {
+        use io::ErrorKind;
+        for (kind, state) in [
+            (ErrorKind::ConnectionRefused, ServerState::Refuses),
+            (ErrorKind::NetworkUnreachable, ServerState::NoRoute),
+            (ErrorKind::HostUnreachable, ServerState::NoRoute),
+            (ErrorKind::ConnectionReset, ServerState::Closes),
+            (ErrorKind::Other, ServerState::UnknownName),
+        ] {
+            assert_eq!(unreachable(&io::Error::from(kind)), state, "{kind:?}");
+        }
+        assert_eq!(said(""), ServerState::Closes);
+        assert_eq!(
+            said("This ZooKeeper instance is not currently serving requests\n"),
+            ServerState::NoQuorum
+        );
+        assert_eq!(said("Zookeeper version: 3.8.0\nMode: follower\n"), ServerState::Serves);
+    }
 
     #[test]
     fn answers() {

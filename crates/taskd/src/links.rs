@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clock::SharedClock;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use proto::leader::{Heartbeat, HeartbeatReply, LeaderRpc, LeaderRpcClient, NotLeading, OutcomeReport};
@@ -34,9 +35,10 @@ fn context_for(within: Duration) -> Context {
 /// How this node's runner reaches the leader, wherever it is.
 #[derive(Clone, Debug)]
 pub(crate) struct ToLeader {
-    pub(crate) board: Board,
-    pub(crate) peers: Peers,
-    pub(crate) address: String,
+    board: Board,
+    peers: Peers,
+    address: String,
+    clock: SharedClock,
 }
 
 /// The leader, found.
@@ -46,18 +48,24 @@ enum Found {
 }
 
 impl ToLeader {
+    pub(crate) fn new(board: Board, peers: Peers, address: String, clock: SharedClock) -> Self {
+        Self { board, peers, address, clock }
+    }
+
     async fn find(&self) -> Result<Found, LinkError> {
         if let Some(handle) = self.board.dispatcher() {
             return Ok(Found::Here(handle));
         }
         match self.board.leader_address() {
             Some(address) if address != self.address => {
-                let client = self
-                    .peers
-                    .leader(&address)
-                    .await
-                    .map_err(|error| LinkError::Unreachable(error.to_string()))?;
-                Ok(Found::There(address, client))
+                let begun = self.clock.now();
+                match self.peers.leader(&address).await {
+                    Ok(client) => Ok(Found::There(address, client)),
+                    Err(error) => {
+                        self.board.memory().leader_silent(&address, begun);
+                        Err(LinkError::Unreachable(error.to_string()))
+                    }
+                }
             }
             _ => Err(LinkError::NoLeader),
         }
@@ -66,11 +74,16 @@ impl ToLeader {
     fn answer<T>(
         &self,
         address: &str,
+        begun: clock::Instant,
         answer: Result<Result<T, NotLeading>, RpcError>,
     ) -> Result<T, LinkError> {
         match answer {
-            Ok(answer) => answer.map_err(LinkError::NotLeading),
+            Ok(answer) => {
+                self.board.memory().leader_answered();
+                answer.map_err(LinkError::NotLeading)
+            }
             Err(error) => {
+                self.board.memory().leader_silent(address, begun);
                 // The address may be that of a machine that is gone: the next call connects anew.
                 self.peers.forget(address);
                 Err(LinkError::Unreachable(error.to_string()))
@@ -85,7 +98,9 @@ impl runner::LeaderLink for ToLeader {
             match self.find().await? {
                 Found::Here(handle) => handle.heartbeat(beat).await.map_err(LinkError::NotLeading),
                 Found::There(address, client) => {
-                    self.answer(&address, client.heartbeat(context_for(REPORT_WITHIN), beat).await)
+                    let begun = self.clock.now();
+                    let answer = client.heartbeat(context_for(REPORT_WITHIN), beat).await;
+                    self.answer(&address, begun, answer)
                 }
             }
         })
@@ -96,7 +111,9 @@ impl runner::LeaderLink for ToLeader {
             match self.find().await? {
                 Found::Here(handle) => handle.outcomes(report).await.map_err(LinkError::NotLeading),
                 Found::There(address, client) => {
-                    self.answer(&address, client.outcomes(context_for(REPORT_WITHIN), report).await)
+                    let begun = self.clock.now();
+                    let answer = client.outcomes(context_for(REPORT_WITHIN), report).await;
+                    self.answer(&address, begun, answer)
                 }
             }
         })

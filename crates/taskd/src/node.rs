@@ -228,13 +228,7 @@ impl Builder {
         let parts = Arc::new(Parts {
             node: config.node.id.clone(),
             address: config.node.address(),
-            identity: status::Identity {
-                node: config.node.id.clone(),
-                root: config.coordination.root.clone(),
-                embedded: config.coordination.embedded,
-                session_timeout: config.coordination.session_timeout,
-                tick: config.coordination.tick,
-            },
+            identity: status::Identity::of(&config),
             clock,
             stop_within: config.stop.deadline,
             wedged_max: WEDGED_MAX,

@@ -121,7 +121,7 @@ impl Parts {
     pub(crate) fn new_runner(&self) -> runner::Runner<runner::Booting> {
         let tasks = &self.config.tasks;
         let leader =
-            ToLeader { board: self.board.clone(), peers: self.peers.clone(), address: self.address.clone() };
+            ToLeader::new(self.board.clone(), self.peers.clone(), self.address.clone(), self.clock.clone());
         runner::Runner::new(runner::Options {
             slots: self.config.node.slots(),
             labels: self.config.node.labels.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::api::{ApiError, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
-use proto::status::LogStatus;
+use proto::status::{FenceStatus, LogStatus, Slots};
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::commits::Release;
 use super::{Done, Driver};
 use crate::core::Now;
-use crate::handle::not_leading;
+use crate::handle::{RunnerSeen, not_leading};
 use crate::storage::BodyRef;
 
 /// Batches of submissions whose payloads are being written at a time.
@@ -37,7 +37,8 @@ pub(crate) enum Event {
     Heartbeat(Heartbeat, Reply<Result<HeartbeatReply, NotLeading>>),
     Outcomes(OutcomeReport, Reply<Result<Vec<AttemptId>, NotLeading>>),
     Stats(Reply<(LogStatus, Vec<(TaskState, u64)>)>),
-    Capacities(Reply<Vec<(NodeId, u32, u32)>>),
+    Capacities(Reply<Vec<RunnerSeen>>),
+    Fences(Reply<Vec<FenceStatus>>),
 }
 
 /// Where an attempt's output is.
@@ -121,9 +122,15 @@ impl Driver {
             }
             Event::Capacities(reply) => {
                 let runners = self.core.runners.iter();
-                let slots =
-                    runners.map(|(node, runner)| (node.clone(), runner.capacity.slots, runner.free()));
-                let _ = reply.send(slots.collect());
+                let seen = runners.map(|(node, runner)| RunnerSeen {
+                    node: node.clone(),
+                    slots: Slots { total: runner.capacity.slots, free: runner.free() },
+                    heard: runner.answered.map(|at| now.at.since(at)),
+                });
+                let _ = reply.send(seen.collect());
+            }
+            Event::Fences(reply) => {
+                let _ = reply.send(self.core.fences(now));
             }
         }
     }
@@ -242,5 +249,6 @@ pub(super) fn refuse(node: &NodeId, event: Event) {
         Event::Outcomes(_, reply) => drop(reply.send(Err(not_leading))),
         Event::Stats(reply) => drop(reply),
         Event::Capacities(reply) => drop(reply),
+        Event::Fences(reply) => drop(reply),
     }
 }

@@ -341,17 +341,26 @@ pub(super) struct WaitArgs {
 #[command(after_long_help = "\
 With -o json (stable: fields may be added, none is renamed or removed):
   status    {\"health\": \"healthy\"|\"degraded\"|\"no_leader\", \"summary\",
-             \"remedy\", \"answered_by\", \"cluster\", \"leader\": LEADER,
-             \"members\": [MEMBER…], \"coordination\": COORDINATION,
+             \"remedy\", \"notes\": [SENTENCE…], \"answered_by\", \"condition\": CONDITION,
+             \"cluster\", \"leader\": LEADER, \"members\": [MEMBER…],
+             \"coordination\": COORDINATION,
              \"log\": {\"bytes\", \"live_bytes\", \"budget_bytes\", \"segments\"},
-             \"tasks\": {STATE: COUNT…}}
+             \"tasks\": {STATE: COUNT…},
+             \"fences\": [{\"node\", \"attempts\", \"run_again\", \"over_in_ms\"}…]}
   handover  {\"leader\"}
   priority  {\"node\", \"priority\"}
   LEADER    {\"node\", \"address\", \"epoch\", \"sequence\", \"serving\", \"lease_ms\"}
   MEMBER    {\"index\", \"sequence\", \"node\", \"address\", \"role\", \"phase\",
-             \"priority\", \"slots\": {\"total\", \"free\"}, \"version\", \"note\"}
+             \"priority\", \"slots\": {\"total\", \"free\"}, \"version\", \"note\",
+             \"condition\": CONDITION, \"heard_ms\"}
+  CONDITION what a node says of itself if it is not simply running, or null:
+             {\"kind\": \"wedged\"|\"stopping\"|\"suspended\"|\"recovering\"|
+             \"resigning\"|\"handing_over\"|\"starting\"|\"rejoining\"|
+             \"disconnected\"|\"barred\"|\"not_a_candidate\", \"words\", \"remedy\"}
   COORDINATION  {\"hosts\", \"state\", \"for_ms\", \"session\",
-                 \"session_timeout_ms\", \"service\": SERVICE or null}
+                 \"session_timeout_ms\", \"service\": SERVICE or null,
+                 \"servers\": [{\"address\", \"state\"}…] while there is no
+                 connection}
   SERVICE   {\"kind\": \"embedded_keeper\"|\"keeper\"|\"standalone_zookeeper\"|
              \"ensemble\", \"version\", \"highly_available\": bool}")]
 pub(super) struct ClusterArgs {

@@ -1,6 +1,6 @@
 //! `taskd cluster status`, `handover` and `priority`.
 
-use proto::status::{ClusterStatus, Health, MemberStatus};
+use proto::status::{ClusterStatus, CoordinationStatus, Health, MemberStatus};
 use taskd::client::Client;
 
 use super::args::{HandoverArgs, PriorityArgs};
@@ -24,6 +24,9 @@ fn describe(status: &ClusterStatus) -> String {
     if let Some(remedy) = &status.remedy {
         text.push_str(&format!("\nwhat to do: {}", clean(remedy)));
     }
+    for note in &status.notes {
+        text.push_str(&format!("\nnote: {}", clean(note)));
+    }
     let members: Vec<_> = status.members.iter().map(|member| row(status, member)).collect();
     if !members.is_empty() {
         text.push_str("\n\n");
@@ -42,11 +45,15 @@ fn describe(status: &ClusterStatus) -> String {
             "connection",
             format!("{} for {} ({})", coordination.state, span(coordination.for_ms), coordination.hosts),
         ),
+        ("servers", servers(coordination)),
         ("session", coordination.session.clone().unwrap_or_else(|| "-".to_owned())),
         ("session timeout", span(coordination.session_timeout_ms)),
         ("cluster", status.cluster.map_or_else(|| "-".to_owned(), |cluster| cluster.to_string())),
         ("answered by", status.answered_by.to_string()),
     ];
+    if coordination.servers.is_empty() {
+        rows.retain(|(name, _)| *name != "servers");
+    }
     if let Some(log) = &status.log {
         rows.push((
             "task log",
@@ -72,6 +79,12 @@ fn describe(status: &ClusterStatus) -> String {
     text.push_str("\n\n");
     text.push_str(&fields(&rows));
     text
+}
+
+/// Each server as the node that answers reaches it.
+fn servers(coordination: &CoordinationStatus) -> String {
+    let servers = coordination.servers.iter();
+    servers.map(|server| format!("{} {}", server.address, server.state)).collect::<Vec<_>>().join(", ")
 }
 
 fn row(status: &ClusterStatus, member: &MemberStatus) -> (Tone, Vec<String>) {

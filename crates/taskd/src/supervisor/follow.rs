@@ -20,6 +20,8 @@ impl Supervisor {
                 runner.observe(token);
             }
             self.parts.follow(&view);
+            let members = view.members.iter().map(|member| (&member.node, member.sequence));
+            self.published.borrow().memory.members(members, view.as_of);
             self.published.send_modify(|published| published.view = Some(Arc::clone(&view)));
         }
         if let (Some(epoch), Slot::Running(dispatching)) = (self.term, &self.dispatcher)

@@ -7,6 +7,8 @@ use proto::Epoch;
 use proto::status::CoordinationService;
 use tokio::sync::watch;
 
+use crate::status::Memory;
+
 /// Something that a node does besides running: it ends, or keeps the node from leading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -86,6 +88,8 @@ pub(crate) struct Published {
     pub(crate) dispatcher: Option<(Epoch, dispatcher::Handle)>,
     /// Why the coordination service cannot be joined at the moment.
     pub(crate) trouble: Option<String>,
+    /// What is remembered of the leader and the members.
+    pub(crate) memory: Memory,
     /// Where the coordination service is.
     pub(crate) hosts: String,
     /// What it is, once it has said so.
@@ -106,11 +110,6 @@ impl Published {
         let news = self.stage != stage || self.busy != busy || self.ending != ending;
         (self.stage, self.busy, self.ending) = (stage, busy, ending);
         news
-    }
-
-    /// What the node is doing, or `otherwise` if it has not said yet.
-    pub(crate) fn stage_or<'a>(&'a self, otherwise: &'a str) -> &'a str {
-        if self.stage.is_empty() { otherwise } else { &self.stage }
     }
 }
 
@@ -138,6 +137,11 @@ impl Board {
     /// The newest view.
     pub(crate) fn view(&self) -> Option<Arc<quorum::View>> {
         self.0.borrow().view.clone()
+    }
+
+    /// What is remembered of the leader and the members.
+    pub(crate) fn memory(&self) -> Memory {
+        self.0.borrow().memory.clone()
     }
 
     /// Address of the node that holds the leadership, as far as this node knows.

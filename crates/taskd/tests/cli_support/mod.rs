@@ -240,6 +240,8 @@ impl Api for Fake {
             health: Health::Degraded,
             summary: "DEGRADED: n1 leads (epoch 3), 1 member; but n2 is unreachable".to_owned(),
             remedy: Some("look at n2".to_owned()),
+            notes: vec!["n2 has joined again 3 times".to_owned()],
+            condition: None,
             answered_by: node(),
             cluster: Some(ClusterId::from_u128(1)),
             leader: Some(LeaderStatus {
@@ -261,6 +263,8 @@ impl Api for Fake {
                 slots: Some(Slots { total: 4, free: 3 }),
                 version: "0.1.0".to_owned(),
                 note: None,
+                condition: None,
+                heard_ms: None,
             }],
             coordination: CoordinationStatus {
                 hosts: "zk1:2181/taskd".to_owned(),
@@ -268,10 +272,12 @@ impl Api for Fake {
                 for_ms: 61_000,
                 session: Some("0x1000".to_owned()),
                 session_timeout_ms: 4_000,
+                servers: Vec::new(),
                 service: Some(CoordinationService::new(CoordinationKind::Ensemble, "3.8.0")),
             },
             log: Some(LogStatus { bytes: 4096, live_bytes: 2048, budget_bytes: 1 << 20, segments: 2 }),
             tasks: [(TaskState::Running, 1), (TaskState::Failed, 0)].into(),
+            fences: Vec::new(),
         })
     }
 
