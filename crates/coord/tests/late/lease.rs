@@ -165,7 +165,7 @@ async fn holds_that_a_follower_without_a_majority_proves_nothing() {
 }
 
 #[tokio::test]
-async fn finds_that_there_is_no_lease() {
+async fn finds_planted_no_lease() {
     for violation in [
         deposed(faults(Some(Bug::NoLease), "")).await.expect_err("the bug went unnoticed"),
         cut_off(faults(Some(Bug::NoLease), "")).await.expect_err("the bug went unnoticed"),
@@ -175,13 +175,13 @@ async fn finds_that_there_is_no_lease() {
 }
 
 #[tokio::test]
-async fn finds_a_probe_that_only_reads() {
+async fn finds_planted_read_probe() {
     let violation = deposed(faults(Some(Bug::ReadProbe), "")).await.expect_err("the bug went unnoticed");
     assert!(violation.contains("it held"), "{violation}");
 }
 
 #[tokio::test]
-async fn finds_a_probe_that_only_reads_by_a_follower_without_a_majority() {
+async fn finds_planted_read_probe_by_a_follower_without_a_majority() {
     let Some(ensemble) = testkit::ensemble_or_skip(3).await else { return };
     let outcome = follower_alone(&ensemble, faults(Some(Bug::ReadProbe), "")).await;
     let violation = outcome.expect_err("the bug went unnoticed");

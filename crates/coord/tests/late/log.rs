@@ -216,7 +216,7 @@ async fn holds_that_no_segment_is_lost_or_stands_above_a_hole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn finds_a_log_without_its_chain() {
+async fn finds_planted_no_chain_check() {
     let case = Case { moment: Moment::Torn, segments: 2, listens: true };
     let outcome = scenario(faults(Some(Bug::NoChainCheck), points(case.moment)), case).await;
     let violation = outcome.expect_err("the bug went unnoticed");

@@ -2,7 +2,7 @@
 //!
 //! Each scenario is a function of the faults that are switched on, which returns what it saw or, as an error, which
 //! promise was broken. So the same function proves both: as it is, the crate keeps the promise (`holds_…`); with a
-//! protection taken out, it does not, and the scenario notices (`finds_…`).
+//! protection taken out, it does not, and the scenario notices (`finds_planted_…`).
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 

@@ -56,7 +56,7 @@ async fn holds_that_every_change_is_seen() {
 }
 
 #[tokio::test]
-async fn finds_a_watch_that_is_not_armed_again() {
+async fn finds_planted_watch_not_rearmed() {
     let violation =
         scenario(faults(Some(Bug::WatchNotRearmed), "")).await.expect_err("the bug went unnoticed");
     assert!(violation.contains("change 2 was not seen"), "{violation}");

@@ -211,7 +211,7 @@ async fn holds_that_nothing_stays_which_nobody_wants_and_nothing_is_lost_that_wa
 }
 
 #[tokio::test]
-async fn finds_a_forgotten_undo() {
+async fn finds_planted_undo_forgotten() {
     let mut cases = cases();
     cases.retain(|(_, moment, caller)| *moment != Moment::InFlight && *caller != Caller::Waits);
     for (case, outcome) in run(Some(Bug::UndoForgotten), cases).await {

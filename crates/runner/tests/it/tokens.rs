@@ -58,7 +58,7 @@ async fn holds_that_a_deposed_leader_is_not_obeyed() {
 }
 
 #[tokio::test]
-async fn finds_a_runner_that_obeys_any_leader() {
+async fn finds_planted_no_token_check() {
     let violation = scenario(Bug::NoTokenCheck.planted(), 202).await.expect_err("the bug went unnoticed");
     assert!(violation.contains("a deposed leader's"), "{violation}");
 }
