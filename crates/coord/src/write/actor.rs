@@ -117,6 +117,7 @@ async fn launch(
         tracing::debug!(on = request.write.read_back.path(), "a write is forgotten: its caller has given up");
         return;
     }
+    link.drill().polled("coord.write");
     let paths = undoable(&request.write);
     busy.extend_from_slice(&paths);
     // The first poll hands the request to the client: now, whatever tokio thinks of this task's budget, so that the

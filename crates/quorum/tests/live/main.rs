@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod late;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod node;
