@@ -45,8 +45,8 @@ const SUBMIT: [&str; 6] = ["task", "submit", "--wait", "--", "echo", "done"];
 /// `serve`: the watchdog ended the process.
 const WEDGED: i32 = 70;
 
-/// What the node logs when it is elected, and when its boot fails.
-const ELECTED: &str = "role change: follower -> elected";
+/// What the node logs when its recovery has read the log, where a drill makes it hang, and when its boot fails.
+const HANGS: &str = "task log open";
 const BOOT_FAILED: &str = "the dispatcher could not recover";
 
 /// How far the recovery gets, in bytes that ZooKeeper sends on its data session.
@@ -182,7 +182,8 @@ impl Incident {
         until(&what, SOON, async || {
             let status = self.cluster.node(id).status().await?;
             let coordination = &status["coordination"];
-            (coordination["state"] == "connected").then(|| coordination["session"].as_str().map(str::to_owned))?
+            (coordination["state"] == "connected")
+                .then(|| coordination["session"].as_str().map(str::to_owned))?
         })
         .await
     }
@@ -215,8 +216,8 @@ impl Incident {
 
     /// Elects `victim`, whose boot hangs where it was told to; then ZooKeeper stalls.
     async fn stalled_in_its_hanging_boot(&self, victim: &str) -> Instant {
-        let elections = self.cluster.node(victim).log().matches(ELECTED).count();
-        self.hand_over(victim, self.cluster.node(victim).logged(ELECTED, elections + 1, SOON)).await;
+        let before = self.cluster.node(victim).log().matches(HANGS).count();
+        self.hand_over(victim, self.cluster.node(victim).logged(HANGS, before + 1, SOON)).await;
         self.proxy(victim).stall();
         self.story.tell(&format!("the boot of {victim} hangs, and ZooKeeper stalls"));
         Instant::now()
@@ -350,9 +351,14 @@ impl Incident {
 
 /// In time, by request, and without a process left behind.
 fn stopped_well(node: &Node, status: ExitStatus, took: Duration, moment: &str) {
+    stopped_as(0, node, status, took, moment);
+}
+
+/// The same with another exit code.
+fn stopped_as(code: i32, node: &Node, status: ExitStatus, took: Duration, moment: &str) {
     eprintln!("{moment}: {} ended with {status} after {took:?}", node.id);
     assert!(took < STOPPED_BY, "{moment}: {} took {took:?} to stop", node.id);
-    assert_eq!(status.code(), Some(0), "{moment}: {} ended with {status}", node.id);
+    assert_eq!(status.code(), Some(code), "{moment}: {} ended with {status}", node.id);
     assert!(node.shims().is_empty(), "{moment}: {} left {:?}", node.id, node.shims());
 }
 
@@ -391,6 +397,25 @@ async fn the_seed_replayed_with_a_boot_that_fails() {
         }
     }
     panic!("no session outlived a stall of {STALL:?}: too slow a machine for this test");
+}
+
+/// ZooKeeper stalls for everybody: nobody can take over, and followers, who say less to it, may lose their sessions.
+#[tokio::test]
+async fn the_stall_hits_every_node() {
+    let incident = Incident::start().await;
+    let victim = incident.follower().await;
+    let witness = incident.witness(&victim);
+    let stalled = incident.stalled_in_recovery(&victim, READING).await;
+    incident.proxies.iter().for_each(Proxy::stall);
+    let returns = async {
+        sleep_until(stalled + STALL).await;
+        incident.story.tell("the connections are lost, and come back");
+        incident.proxies.iter().for_each(|proxy| proxy.replace(|_| ()));
+        incident.leads_within(witness, BOUND, Instant::now(), |_| true).await
+    };
+    let (ran, _) = tokio::join!(run_at(&witness.address, &SUBMIT), returns);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "done\n"), "submitted meanwhile: {ran:?}");
+    incident.cluster.healthy(3).await;
 }
 
 /// Then another node leads by the bound, counted from the moment when the connection was last there.
@@ -443,9 +468,9 @@ async fn a_boot_that_never_ends_is_given_up_by_its_deadline() {
     incident.end(&victim).await;
 }
 
-/// The boot blocks a thread for ever, as the seed's did: no await point is left at which anything could end it.
-#[tokio::test]
-async fn a_boot_that_blocks_its_thread_for_ever() {
+/// The boot blocks a thread for ever, as the seed's did: no await point is left at which anything could end it. The
+/// node ends by itself, or as it is told to.
+async fn wedged_boot(told_to_stop: bool) {
     let mut incident = Incident::start().await;
     let victim = incident.drilled_follower("wedge:dispatcher.recover").await;
     incident.cluster.healthy(3).await;
@@ -459,17 +484,38 @@ async fn a_boot_that_blocks_its_thread_for_ever() {
         Instant::now()
     };
     let ends = async {
-        let (status, _) = node.ended(SOON).await;
-        (status, Instant::now())
+        if told_to_stop {
+            sleep_until(stalled + Duration::from_millis(500)).await;
+            story.tell("SIGTERM");
+            node.signal(Signal::SIGTERM);
+        }
+        let (status, took) = node.ended(SOON).await;
+        (status, took, Instant::now())
     };
-    let ((status, ended), returned) = tokio::join!(ends, returns);
-    incident.story.tell(&format!("{victim} has ended by itself: {status}"));
-    assert_eq!(status.code(), Some(WEDGED), "{victim} ends by itself: {status}");
-    // Nobody closed its session, which fences what it may have begun: it had to expire.
+    let ((status, took, ended), returned) = tokio::join!(ends, returns);
+    story.tell(&format!("{victim} has ended: {status}"));
+    if told_to_stop {
+        // The boot has blocked its thread for 4 s before the stop has taken 5.
+        stopped_as(WEDGED, node, status, took, "in a boot that blocks its thread");
+    } else {
+        assert_eq!(status.code(), Some(WEDGED), "{victim} ends by itself: {status}");
+        assert!(node.shims().is_empty(), "{victim} left {:?}", node.shims());
+    }
+    // Nobody closes a session under what may be alive: it may have to expire.
     let witness = incident.witness(&victim);
     incident.leads_within(witness, BOUND, ended.max(returned), |leader| leader != victim).await;
     incident.cluster.node_mut(&victim).spawn();
     incident.cluster.healthy(3).await;
+}
+
+#[tokio::test]
+async fn a_boot_that_blocks_its_thread_for_ever() {
+    wedged_boot(false).await;
+}
+
+#[tokio::test]
+async fn a_stop_while_the_boot_blocks_its_thread() {
+    wedged_boot(true).await;
 }
 
 /// The boot blocks its thread and goes on after 3 s: by then it may be taken for wedged, or finish, but not just hang.
