@@ -97,7 +97,8 @@ async fn begin(
     let Opened { log, live, session_timeout } = storage.open(cancel).await.map_err(RecoverFailure::Log)?;
     config.drill.hold("dispatcher.recover").await;
     let records = live.len();
-    let mut db = Database::replay(live).map_err(|error| RecoverFailure::Unreadable(chain(&error)))?;
+    let replayed = aside(move || Database::replay(live)).await?;
+    let mut db = replayed.map_err(|error| RecoverFailure::Unreadable(chain(&error)))?;
     db.granted(config.fence_after);
     if db.is_dirty() {
         // No heartbeat may be answered before the log says how long the right to run is at most.
@@ -120,7 +121,8 @@ async fn begin(
     };
     let now = Now { at: config.clock.now(), wall_ms: config.clock.wall().0 };
     let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);
-    let core = Core::recover(settings, db, fence, config.heartbeat * FRESH_BEATS, rng, now);
+    let fresh = config.heartbeat * FRESH_BEATS;
+    let core = aside(move || Core::recover(settings, db, fence, fresh, rng, now)).await?;
     tracing::info!(epoch = %token.epoch, records, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
 
     let clients = Arc::new(Clients::new(runners));
@@ -160,6 +162,13 @@ async fn begin(
         clients,
     };
     Ok(Loop { epoch: token.epoch, handle, tasks, drain, stop, config: config.clone() })
+}
+
+/// What takes long with a million tasks, on a thread of its own: here it would keep everybody else waiting, and whoever
+/// watches from outside would take it for a hang. Given up, it comes to its end, and nobody sees what it computed.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RecoverFailure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| RecoverFailure::Unreadable(format!("its replay crashed: {error}")))
 }
 
 /// Ends the loop and closes the storage, within `within`.

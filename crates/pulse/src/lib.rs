@@ -39,6 +39,8 @@ struct State {
     phase: &'static str,
     phase_since: Option<Instant>,
     tasks: Vec<Seen>,
+    /// From how many on ended ones are looked for.
+    prune_at: usize,
 }
 
 /// One watched future, as the looks have seen it.
@@ -114,8 +116,12 @@ impl Pulse {
         let count = Arc::new(AtomicU64::new(0));
         let seen = Seen { what, count: Arc::downgrade(&count), inside: None };
         let mut state = self.0.state();
-        // Ended ones go when new ones come, so the list is bounded by what lives at a time.
-        state.tasks.retain(|seen| seen.count.strong_count() > 0);
+        // Ended ones go when as many have come as lived the last time: the list is bounded by what lives at a time, and
+        // a new one costs the same however many there are.
+        if state.tasks.len() >= state.prune_at {
+            state.tasks.retain(|seen| seen.count.strong_count() > 0);
+            state.prune_at = (state.tasks.len() * 2).max(16);
+        }
         state.tasks.push(seen);
         drop(state);
         Watched { future, count, pulse: self.clone() }
@@ -246,6 +252,17 @@ mod tests {
         let mut watched = Box::pin(pulse.watch("driver", std::future::pending::<()>()));
         assert!(futures_poll(&mut watched).is_pending());
         assert_eq!((pulse.look(at(1)), pulse.look(at(60))), (None, None));
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten() {
+        let pulse = Pulse::new("runner", Drill::none());
+        let alive: Vec<_> = (0..100).map(|_| pulse.watch("it lives", std::future::pending::<()>())).collect();
+        for _ in 0..10_000 {
+            drop(pulse.watch("a job", std::future::pending::<()>()));
+        }
+        let known = pulse.0.state().tasks.len();
+        assert!((alive.len()..=2 * alive.len()).contains(&known), "{known}");
     }
 
     #[tokio::test]

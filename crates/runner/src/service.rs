@@ -17,7 +17,8 @@ pub use exec::{Exec, ExecPolicy};
 
 /// Executes tasks of one kind.
 pub trait TaskService: fmt::Debug + Send + Sync {
-    /// Makes the work of one attempt out of its payload. Called on the owner's loop: it decides, and does nothing yet.
+    /// Makes the work of one attempt out of its payload. Called on the owner's loop: it decides, does nothing yet, and
+    /// must not block.
     ///
     /// # Errors
     /// When this payload can never run here.
@@ -43,8 +44,11 @@ pub struct Task {
 pub enum Work {
     /// A process tree under a shim.
     Process(Process),
-    /// A future on the daemon's own runtime. It must not block, and has to watch [`Task::cancelled`]: the error says what
-    /// went wrong, for people.
+    /// A future on the daemon's own runtime. It has to watch [`Task::cancelled`]; the error says what went wrong, for people.
+    ///
+    /// It must not block: a single poll of a second costs the node its leadership, one of four seconds is taken for a
+    /// hang, and the node calls its last rung. What computes or reads files for long belongs into
+    /// `tokio::task::spawn_blocking`.
     InProcess(BoxFuture<'static, Result<(), String>>),
 }
 
