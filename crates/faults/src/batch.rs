@@ -79,7 +79,7 @@ fn play(mut lab: Lab, batch: &Batch, options: &Options, noise: &Noise, verdict: 
     for fault in 1..=batch.faults {
         lab.interrupt.sleep(PEACE)?;
         let place = format!("seed {} lab {} fault {fault}", options.seed, batch.number);
-        let leader = match lab.healthy(HEALTHY)? {
+        let leader = match lab.healthy(0, HEALTHY)? {
             Ok(leader) => leader,
             Err(last) => {
                 verdict.close(&place, &[format!("not healthy before the fault: {last}")], 0, 0, 0);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::history::{Life, Timing};
-use crate::load::{Client, Status};
+use crate::load::Client;
 use crate::net::Net;
 use crate::node::{self, Node};
-use crate::sys::Interrupt;
+use crate::sys::{self, Interrupt};
 use crate::zookeeper::{self, Role, Server};
 
 /// Whatever it was, the cluster is whole again after this.
@@ -79,15 +79,17 @@ impl Lab {
         for node in &mut lab.nodes {
             node.start(&lab.net)?;
         }
-        if let Err(last) = lab.healthy(READY)? {
+        if let Err(last) = lab.healthy(0, READY)? {
             bail!("the cluster is not healthy after {READY:?}: {last}");
         }
         Ok(lab)
     }
 
-    /// Waits until all three nodes are members and one of them serves as leader; the leader's index. What was the
-    /// matter, if they are not `within`.
-    pub(crate) fn healthy(&mut self, within: Duration) -> Result<Result<usize, String>> {
+    /// Waits until all three nodes are members and one of them serves as leader, and has had an effect since `since_ns`;
+    /// the leader's index. What was the matter, if they are not `within`.
+    ///
+    /// What a node says of the cluster may be what it knew some seconds ago; an effect proves that there is a leader.
+    pub(crate) fn healthy(&mut self, since_ns: u64, within: Duration) -> Result<Result<usize, String>> {
         let mut last = String::from("no node answered");
         let interrupt = self.interrupt.clone();
         let leader = interrupt.until(within, || {
@@ -96,14 +98,20 @@ impl Lab {
             if status.health != "healthy" || status.members.len() != self.nodes.len() {
                 return Ok(None);
             }
-            Ok(self.index_of(&status))
+            let served = self.nodes.iter().map(Node::last_effect).enumerate();
+            let Some((index, Some((_, at_ns)))) = served.max_by_key(|(_, effect)| *effect) else {
+                return Ok(None);
+            };
+            let told = status.leader.as_ref().filter(|leader| leader.serving);
+            let agreed = told.is_some_and(|leader| leader.node == self.nodes[index].name);
+            if !agreed || at_ns < since_ns {
+                let ago = sys::between(at_ns, sys::boot_ns());
+                last += &format!("; the last effect was {}'s, {ago:.1?} ago", self.nodes[index].name);
+                return Ok(None);
+            }
+            Ok(Some(index))
         })?;
         Ok(leader.ok_or(last))
-    }
-
-    fn index_of(&self, status: &Status) -> Option<usize> {
-        let leader = status.leader.as_ref().filter(|leader| leader.serving)?;
-        self.nodes.iter().position(|node| node.name == leader.node)
     }
 
     /// What every life of every node wrote down.

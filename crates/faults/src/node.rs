@@ -46,6 +46,8 @@ pub(crate) struct Node {
     wall: PathBuf,
     /// How each life but the present one ended.
     ends: Vec<End>,
+    /// The process of each life.
+    pids: Vec<u32>,
     child: Option<Child>,
 }
 
@@ -78,7 +80,17 @@ impl Node {
         fs::write(&wall, "+0\n")?;
         let (name, taskd, dir) = (name.to_owned(), taskd.to_owned(), dir.to_owned());
         let faketime = faketime.to_owned();
-        Ok(Self { name, address, taskd, dir, faketime, wall, ends: Vec::new(), child: None })
+        Ok(Self {
+            name,
+            address,
+            taskd,
+            dir,
+            faketime,
+            wall,
+            ends: Vec::new(),
+            pids: Vec::new(),
+            child: None,
+        })
     }
 
     /// Starts its next life.
@@ -97,8 +109,9 @@ impl Node {
         command.env("LD_PRELOAD", &self.faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
         // Only the wall clock, and at once.
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
-        self.child =
-            Some(command.spawn().with_context(|| format!("failed to start {}", self.taskd.display()))?);
+        let child = command.spawn().with_context(|| format!("failed to start {}", self.taskd.display()))?;
+        self.pids.push(child.id());
+        self.child = Some(child);
         Ok(())
     }
 
@@ -114,6 +127,15 @@ impl Node {
             Life::new(&*self.name, text, end)
         };
         self.ends.iter().copied().chain(running).enumerate().map(life).collect()
+    }
+
+    /// The epoch and the instant of the last effect that it had in its present life.
+    pub(crate) fn last_effect(&self) -> Option<(u64, u64)> {
+        self.child.as_ref()?;
+        let text = fs::read_to_string(self.history_path(self.ends.len())).ok()?;
+        let line = text.lines().rfind(|line| line.contains(" effect epoch="))?;
+        let (at_ns, rest) = line.split_once(" effect epoch=")?;
+        Some((rest.split(' ').next()?.parse().ok()?, at_ns.parse().ok()?))
     }
 
     pub(crate) fn runs(&self) -> bool {
@@ -228,6 +250,12 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Its host goes with it, and what is left there.
         let _ = self.kill();
+        for pid in &self.pids {
+            // What libfaketime leaves of a process that was killed; one that ended has taken it along.
+            for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
+                let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+            }
+        }
     }
 }
 

@@ -161,7 +161,10 @@ impl Verdict {
 fn middle_and_last(times: &[Duration]) -> (Duration, Duration) {
     let mut times = times.to_vec();
     times.sort();
-    (times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default(), times.last().copied().unwrap_or_default())
+    (
+        times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default(),
+        times.last().copied().unwrap_or_default(),
+    )
 }
 
 /// A kind as it is written on the command line.

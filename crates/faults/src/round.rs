@@ -81,7 +81,7 @@ pub(crate) fn play(
     }
     let told = outcome.stops.iter().map(|(_, stopped)| stopped.at_ns).max().unwrap_or(begun_ns);
     let over_ns = over(lab, &injected, healed_ns)?.max(told);
-    let healthy = lab.healthy(HEALTHY)?;
+    let healthy = lab.healthy(over_ns.max(healed_ns), HEALTHY)?;
     note_ended(lab, &mut outcome)?;
     if let Err(last) = healthy {
         outcome.violations.push(format!("not healthy {HEALTHY:?} after the healing: {last}"));
