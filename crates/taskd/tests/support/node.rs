@@ -167,6 +167,14 @@ impl Node {
         });
     }
 
+    /// The same, and lets it write down in `history` what a checker wants to know.
+    pub(crate) fn spawn_recorded(&mut self, drill: &str, history: &Path) {
+        self.spawn_by(|mut taskd| {
+            taskd.env("TASKD_DRILL", drill).env("TASKD_DRILL_HISTORY", history);
+            taskd
+        });
+    }
+
     pub(crate) fn runs(&self) -> bool {
         self.child.is_some()
     }
