@@ -16,6 +16,8 @@ mod bench;
 mod check;
 mod conformance;
 mod depgraph;
+#[cfg(test)]
+mod docs;
 mod faults;
 mod install;
 mod run;
