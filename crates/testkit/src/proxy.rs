@@ -216,10 +216,10 @@ async fn connection(
         // First: what is held when a connection is cut is lost.
         biased;
         _ = faults.wait_for(|faults| faults.cuts != cuts) => {}
-        _ = pump(from_client, to_server, shared.faults.subscribe(), |faults| faults.to_server, |bytes| {
+        _ = pump(from_client, to_server, shared.faults.subscribe(), cuts, |faults| faults.to_server, |bytes| {
             shared.traffic.send_modify(|traffic| traffic.to_server += bytes);
         }) => {}
-        _ = pump(from_server, to_client, shared.faults.subscribe(), |faults| faults.to_client, |bytes| {
+        _ = pump(from_server, to_client, shared.faults.subscribe(), cuts, |faults| faults.to_client, |bytes| {
             brought += bytes;
             shared.traffic.send_modify(|traffic| traffic.to_client += bytes);
             shared.trip(number, brought);
@@ -231,14 +231,20 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut faults: watch::Receiver<Faults>,
+    cuts: u64,
     flow: fn(&Faults) -> Flow,
     mut forwarded: impl FnMut(u64),
 ) -> Option<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
-        let now = flow(&*faults.wait_for(|faults| flow(faults) != Flow::Stall).await.ok()?);
-        if now == Flow::Pass {
+        let goes_on = |faults: &Faults| flow(faults) != Flow::Stall || faults.cuts != cuts;
+        let now = *faults.wait_for(goes_on).await.ok()?;
+        // Looked at here, too: on another thread than whoever cuts, this may hear of it first.
+        if now.cuts != cuts {
+            return None;
+        }
+        if flow(&now) == Flow::Pass {
             to.write_all(&buffer[..read]).await.ok()?;
             forwarded(read as u64);
         }
