@@ -19,6 +19,9 @@ const STEERED: Duration = Duration::from_secs(4);
 pub(crate) enum Cause {
     /// From the fault itself, or from its end if that has come already: somebody healthy is there all the time.
     Over(u64),
+    /// From this instant, or from the healing if that comes first: until then the node that nothing reaches is heard, and
+    /// ZooKeeper is right to believe that it lives.
+    Heard(u64),
     /// From when another ZooKeeper server leads, be it before or after the healing.
     Ensemble(Watch),
     /// From the healing, at which the time is yet to be told.
@@ -83,7 +86,9 @@ pub(crate) fn inject(lab: &mut Lab, act: Act, leader: usize, plan: &Plan) -> Res
         }
         Kind::NodeDeaf => {
             filter(lab, &[("in", "iifname eth0 drop")])?;
-            done(format!("{name} deaf"), Undo::PassNode(node), now())
+            let heard = u64::try_from((lab.timing.timeout * 2 / 3).as_nanos()).unwrap_or_default();
+            let until_ns = boot_ns() + heard;
+            done(format!("{name} deaf"), Undo::PassNode(node), Cause::Heard(until_ns))
         }
         Kind::NodeMute => {
             filter(lab, &[("out", "oifname eth0 drop")])?;

@@ -24,6 +24,8 @@ use crate::trace;
 
 /// The fence of an attempt whose node stays silent (10 s), and what is queued behind it.
 const FINAL: Duration = Duration::from_secs(60);
+/// An effect every half a second is usual.
+const PRAISED: Duration = Duration::from_secs(1);
 /// Between two faults: a moment of work.
 const PEACE: Duration = Duration::from_millis(300);
 
@@ -80,7 +82,7 @@ fn play(mut lab: Lab, batch: &Batch, options: &Options, noise: &Noise, verdict: 
         lab.interrupt.sleep(PEACE)?;
         let place = format!("seed {} lab {} fault {fault}", options.seed, batch.number);
         let leader = match lab.healthy(0, HEALTHY)? {
-            Ok(leader) => leader,
+            Ok(health) => health.leader,
             Err(last) => {
                 verdict.close(&place, &[format!("not healthy before the fault: {last}")], 0, 0, 0);
                 break;
@@ -163,6 +165,12 @@ fn line(lab: usize, fault: usize, outcome: &Outcome, took: Duration) -> String {
     }
     for ended in &outcome.ended {
         text += &format!("; {ended}");
+    }
+    if outcome.praised > PRAISED {
+        text += &format!(
+            "; its status said healthy {:.1} s before a leader served",
+            outcome.praised.as_secs_f64()
+        );
     }
     if let Some(noise) = outcome.noise {
         text += &format!("; late, and this machine lost {:.2} s", noise.as_secs_f64());

@@ -23,6 +23,15 @@ const PEOPLE: &str = "people";
 /// How long a ZooKeeper server that hears nothing of its leader goes on answering reads.
 const STALE_READS: Duration = Duration::from_secs(3);
 
+/// A cluster that is whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Health {
+    /// The index of the node that leads.
+    pub(crate) leader: usize,
+    /// For how long its status had said so before there was proof of it.
+    pub(crate) praised: Duration,
+}
+
 /// A running cluster. Dropping it kills everything and removes the network.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -86,11 +95,12 @@ impl Lab {
     }
 
     /// Waits until all three nodes are members and one of them serves as leader, and has had an effect since `since_ns`;
-    /// the leader's index. What was the matter, if they are not `within`.
+    /// what was the matter, if they are not `within`.
     ///
     /// What a node says of the cluster may be what it knew some seconds ago; an effect proves that there is a leader.
-    pub(crate) fn healthy(&mut self, since_ns: u64, within: Duration) -> Result<Result<usize, String>> {
+    pub(crate) fn healthy(&mut self, since_ns: u64, within: Duration) -> Result<Result<Health, String>> {
         let mut last = String::from("no node answered");
+        let mut praised_ns = None;
         let interrupt = self.interrupt.clone();
         let leader = interrupt.until(within, || {
             let Some(status) = self.client.status(None) else { return Ok(None) };
@@ -102,6 +112,7 @@ impl Lab {
             let Some((index, Some((_, at_ns)))) = served.max_by_key(|(_, effect)| *effect) else {
                 return Ok(None);
             };
+            let praised_ns = *praised_ns.get_or_insert_with(sys::boot_ns);
             let told = status.leader.as_ref().filter(|leader| leader.serving);
             let agreed = told.is_some_and(|leader| leader.node == self.nodes[index].name);
             if !agreed || at_ns < since_ns {
@@ -109,7 +120,7 @@ impl Lab {
                 last += &format!("; the last effect was {}'s, {ago:.1?} ago", self.nodes[index].name);
                 return Ok(None);
             }
-            Ok(Some(index))
+            Ok(Some(Health { leader: index, praised: sys::between(praised_ns, at_ns) }))
         })?;
         Ok(leader.ok_or(last))
     }

@@ -216,6 +216,7 @@ mod tests {
             stops: Vec::new(),
             ended: Vec::new(),
             cpu: None,
+            praised: Duration::ZERO,
             violations: violations.iter().map(|text| (*text).to_owned()).collect(),
         };
         let (mut verdict, mut other) = (Verdict::default(), Verdict::default());

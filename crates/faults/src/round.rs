@@ -36,6 +36,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: Vec<String>,
     /// What a node without a route used, in processors.
     pub(crate) cpu: Option<f64>,
+    /// For how long the cluster's status called it healthy before a leader served again.
+    pub(crate) praised: Duration,
     pub(crate) violations: Vec<String>,
 }
 
@@ -56,6 +58,7 @@ pub(crate) fn play(
         stops: Vec::new(),
         ended: Vec::new(),
         cpu: None,
+        praised: Duration::ZERO,
         violations: Vec::new(),
     };
     let begun_ns = boot_ns();
@@ -83,6 +86,7 @@ pub(crate) fn play(
     let over_ns = over(lab, &injected, healed_ns)?.max(told);
     let healthy = lab.healthy(over_ns.max(healed_ns), HEALTHY)?;
     note_ended(lab, &mut outcome)?;
+    outcome.praised = healthy.as_ref().map_or(Duration::ZERO, |health| health.praised);
     if let Err(last) = healthy {
         outcome.violations.push(format!("not healthy {HEALTHY:?} after the healing: {last}"));
     }
@@ -157,6 +161,7 @@ fn over(lab: &Lab, injected: &[Injected], healed_ns: u64) -> Result<u64> {
     for one in injected {
         let at = match &one.cause {
             Cause::Over(at) => *at,
+            Cause::Heard(until_ns) => healed_ns.min(*until_ns),
             Cause::Healing => healed_ns,
             Cause::Ensemble(watch) if watch.seen().is_some() => watch.seen().unwrap_or_default(),
             Cause::Ensemble(_) | Cause::EnsembleHealed => {
