@@ -244,7 +244,7 @@ async fn holds_that_a_session_outlives_the_effects_that_it_fences() {
 }
 
 #[tokio::test]
-async fn finds_a_session_that_is_closed_under_living_effects() {
+async fn finds_planted_close_on_abandon() {
     let outcome = stopped_with_living_effects(Bug::CloseOnAbandon.planted()).await;
     let violation = outcome.expect_err("the bug went unnoticed");
     assert!(violation.contains("was ended"), "{violation}");
