@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn forbidden_edges_are_named() {
-        let rows: [(&str, &str, Option<&str>, &str); 23] = [
+        let rows: [(&str, &str, Option<&str>, &str); 25] = [
             ("quorum", "testkit", None, "for tests alone"),
             ("quorum", "testkit", Some("dev"), ""),
             ("quorum", "runner", None, "siblings"),
