@@ -45,14 +45,16 @@ impl Cluster {
 
     /// The same, with a coordination service that the test may stop.
     pub(crate) async fn prepare_own(count: usize) -> Self {
-        Self::configured(testkit::own_coordinator().await, count, |_| ())
+        Self::prepare_own_with(count, |_| ()).await
+    }
+
+    /// The same, with the configuration of each node changed.
+    pub(crate) async fn prepare_own_with(count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
+        Self::configured(testkit::own_coordinator().await, count, change)
     }
 
     /// The same as [`prepare`](Self::prepare), each node behind a proxy of its own, in their order.
-    pub(crate) async fn behind_proxies(
-        count: usize,
-        change: impl Fn(&mut NodeConfig),
-    ) -> (Self, Vec<Proxy>) {
+    pub(crate) async fn behind_proxies(count: usize, change: impl Fn(&mut NodeConfig)) -> (Self, Vec<Proxy>) {
         let coordinator = testkit::coordinator().await;
         let mut proxies = Vec::new();
         for _ in 0..count {
