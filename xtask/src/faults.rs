@@ -1,6 +1,8 @@
 //! `cargo xtask faults`: the incident, in all its forms, on a cluster of real processes in network namespaces; then the
 //! model of the election, and the bugs that are planted to see whether anybody notices.
 
+mod planted;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -37,6 +39,9 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --dev or --only: network]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
     parts: Vec<Part>,
+    /// The same as `--parts planted`: which test finds which planted bug, and in how many seconds
+    #[arg(long, conflicts_with = "parts")]
+    planted: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,7 @@ enum Part {
 impl Options {
     fn parts(&self) -> &[Part] {
         match &self.parts[..] {
+            _ if self.planted => &[Part::Planted],
             [] if self.dev || !self.only.is_empty() => &[Part::Network],
             [] => Part::value_variants(),
             parts => parts,
@@ -71,7 +77,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let done = match part {
             Part::Network => network(workspace, options),
             Part::Model => model(workspace, options),
-            Part::Planted => planted(workspace, options),
+            Part::Planted => planted::run(workspace),
         };
         if let Err(error) = done {
             // Nobody wants the rest after Ctrl-C; the program itself has cleaned up.
@@ -130,13 +136,4 @@ fn network(workspace: &Workspace, options: &Options) -> Result<()> {
 fn model(workspace: &Workspace, options: &Options) -> Result<()> {
     let program = workspace.build("model", options.profile())?;
     shell::run("the model", Command::new(program).current_dir(&workspace.root).arg("--full"))
-}
-
-/// The tests that plant bugs, which are among the others, too.
-fn planted(workspace: &Workspace, options: &Options) -> Result<()> {
-    let mut command = workspace.cargo(&["test", "--quiet", "--package", "faults", "--test", "planted"]);
-    if options.profile() == Profile::Release {
-        command.arg("--release");
-    }
-    shell::run("the planted bugs", &mut command)
 }
