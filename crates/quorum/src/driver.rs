@@ -121,6 +121,7 @@ impl Driver {
                 serving: None,
                 ended: None,
                 resign: None,
+                keep: None,
             },
             election,
             uuids,
@@ -560,9 +561,11 @@ impl Driver {
         if let Some(leading) = &self.leading {
             leading.lease.flag().drop_now();
         }
+        let effects = self.election.effects_may_live();
+        let effects = effects.then(|| "effects of its last term had not ended in time".to_owned());
         let remains = Remains {
             options: self.options.clone(),
-            effects_may_live: self.election.effects_may_live(),
+            keep: effects.or_else(|| self.inbox.local.borrow().keep.clone()),
             held: self.held.take().map(|held| (held.session, held.calls)),
             lease: self.leading.take().map(|leading| leading.lease),
             tasks: self.tasks,

@@ -33,6 +33,8 @@ pub(crate) struct Local {
     pub(crate) ended: Option<Epoch>,
     /// Counted, so that the same reason twice is two requests.
     pub(crate) resign: Option<(u64, String)>,
+    /// Why the session must not be closed.
+    pub(crate) keep: Option<String>,
 }
 
 impl Local {
@@ -62,7 +64,7 @@ pub(crate) struct Inbox {
 impl Handle {
     pub(crate) fn new(publisher: &Publisher, patience: Duration) -> (Self, Inbox) {
         let readiness = Readiness::NotReady { why: "the node is starting".into() };
-        let first = Local { readiness, given_up: None, serving: None, ended: None, resign: None };
+        let first = Local { readiness, given_up: None, serving: None, ended: None, resign: None, keep: None };
         let (local, inbox_local) = watch::channel(first);
         let (requests, inbox_requests) = mpsc::channel(REQUESTS_MAX);
         let handle = Self { view: publisher.subscribe(), local: Arc::new(local), requests, patience };
@@ -115,6 +117,13 @@ impl Handle {
             let count = local.resign.as_ref().map_or(0, |(count, _)| *count);
             local.resign = Some((count + 1, reason));
         });
+    }
+
+    /// Has the stop abandon the session instead of closing it: something that it fences could not be ended, a term or not.
+    /// Leadership is given up all the same.
+    pub fn keep_session(&self, why: impl Into<String>) {
+        let why = why.into();
+        self.tell(|local| local.keep = Some(why));
     }
 
     /// Hands leadership over, to `to` or to the next in line. Returns who was seen leading afterwards.

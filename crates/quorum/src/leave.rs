@@ -43,7 +43,8 @@ impl Report {
 /// What the driver still owns when its loop has ended.
 pub(crate) struct Remains {
     pub(crate) options: Arc<Options>,
-    pub(crate) effects_may_live: bool,
+    /// Why the session must not be closed, if something that it fences may be alive.
+    pub(crate) keep: Option<String>,
     pub(crate) held: Option<(Session, Calls)>,
     pub(crate) lease: Option<Lease>,
     pub(crate) tasks: JoinSet<Done>,
@@ -53,21 +54,21 @@ pub(crate) struct Remains {
 
 /// Ends it all by `hard`.
 pub(crate) async fn leave(remains: Remains) -> Report {
-    let Remains { options, effects_may_live, held, lease, mut tasks, mut watchers, hard } = remains;
+    let Remains { options, keep, held, lease, mut tasks, mut watchers, hard } = remains;
+    let keep = keep.filter(|_| !options.coord.drill.plants(Bug::CloseOnAbandon));
     watchers.abort_all();
     // Dropping a lease drops its flag.
     drop(lease);
-    let report = match held {
-        None => Report::NoSession,
-        Some((session, _)) if effects_may_live && !options.coord.drill.plants(Bug::CloseOnAbandon) => {
+    let report = match (held, keep) {
+        (None, _) => Report::NoSession,
+        (Some((session, _)), Some(why)) => {
             session.abandon();
-            let why = "effects of its last term had not ended in time".to_owned();
             tracing::error!(
                 "quorum: {why}; the session is abandoned and fences them until this process has ended"
             );
             Report::Abandoned { why }
         }
-        Some((session, calls)) => {
+        (Some((session, calls)), None) => {
             let now = options.clock.now();
             options.coord.drill.record(now, || format!("leaving session={}", session.link().session_id()));
             let member = timeout_at(hard, async {

@@ -65,7 +65,7 @@ impl Supervisor {
         if !self.remaining(percent).is_zero() {
             return;
         }
-        let Some(stopping) = &mut self.stopping else { return };
+        let Some(stopping) = &self.stopping else { return };
         let (at_rest, abort): (bool, &dyn Fn()) = match part {
             Part::Keeper => (self.keeper.is_at_rest(), &|| self.keeper.abort()),
             Part::Runner => (self.runner.is_at_rest(), &|| self.runner.abort()),
@@ -75,8 +75,18 @@ impl Supervisor {
         };
         if !at_rest && !stopping.abandoned.contains(&part.name()) {
             tracing::error!(part = part.name(), "missed its deadline while stopping; aborting it");
-            stopping.abandoned.push(part.name());
             abort();
+            self.abandon(part);
+        }
+    }
+
+    /// Nobody knows what is left of a part: what the session fences stays fenced until the process has ended.
+    pub(super) fn abandon(&mut self, part: Part) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.abandoned.push(part.name());
+        }
+        if let Slot::Running(quorum) = &self.quorum {
+            quorum.handle().keep_session(format!("the {} did not end as it should", part.name()));
         }
     }
 

@@ -275,8 +275,8 @@ impl Supervisor {
             }
             Returned::KeeperStopped { clean } => {
                 self.parts.note("close", "keeper");
-                if !clean && let Some(stopping) = &mut self.stopping {
-                    stopping.abandoned.push(Part::Keeper.name());
+                if !clean {
+                    self.abandon(Part::Keeper);
                 }
                 self.keeper = Slot::Done;
             }
@@ -291,8 +291,8 @@ impl Supervisor {
                 self.fail(Part::Runner, &failure);
             }
             Returned::RunnerStopped { clean } => {
-                if !clean && let Some(stopping) = &mut self.stopping {
-                    stopping.abandoned.push(Part::Runner.name());
+                if !clean {
+                    self.abandon(Part::Runner);
                 }
                 self.runner = Slot::Done;
             }
@@ -332,8 +332,8 @@ impl Supervisor {
                 self.boot_quorum(RECONNECT_PAUSE);
             }
             Returned::QuorumStopped { clean } => {
-                if !clean && let Some(stopping) = &mut self.stopping {
-                    stopping.abandoned.push("quorum");
+                if !clean {
+                    self.abandon(Part::Quorum);
                 }
                 self.quorum = Slot::Done;
             }
@@ -376,8 +376,8 @@ impl Supervisor {
         }
         if error.is_panic() {
             self.begin_stop(StopCause::Failed(format!("the {} panicked: {error}", part.name())));
-            if let Some(stopping) = self.stopping.as_mut().filter(|_| part != Part::Errand) {
-                stopping.abandoned.push(part.name());
+            if part != Part::Errand {
+                self.abandon(part);
             }
         }
     }

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands, in its helpers too")]
 
 mod history;
+mod ladder;
 mod run;
 #[path = "../support/mod.rs"]
 mod support;

@@ -19,7 +19,7 @@ use crate::history::Resources;
 use crate::support::{SOON, free_addresses, processes_with};
 
 /// The default of `stop.deadline`.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whatever happens, a life is over by then.
 const LIFE: Duration = Duration::from_secs(90);
@@ -116,17 +116,17 @@ async fn play(life: Life) -> Seen {
 }
 
 /// What is around the node.
-struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     scene: Scene,
     dir: &'a Path,
-    keeper: Option<Keeper>,
+    pub(crate) keeper: Option<Keeper>,
     proxy: Option<Proxy>,
     /// Another node, for scenes that have one.
     second: RefCell<Option<NodeHandle>>,
 }
 
 impl<'a> Stage<'a> {
-    async fn set(life: Life, dir: &'a Path) -> Self {
+    pub(crate) async fn set(life: Life, dir: &'a Path) -> Self {
         let scene = life.scene;
         let keeper = if scene == Scene::Embedded { None } else { Some(testkit::keeper().await) };
         let proxy = match &keeper {
@@ -159,7 +159,7 @@ impl<'a> Stage<'a> {
     }
 
     /// A node, and its address.
-    async fn start(&self, id: &str, drill: Drill) -> (NodeHandle, String) {
+    pub(crate) async fn start(&self, id: &str, drill: Drill) -> (NodeHandle, String) {
         loop {
             let config = self.config(id);
             // The test's own executable is no taskd.

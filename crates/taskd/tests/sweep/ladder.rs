@@ -1,0 +1,95 @@
+//! The ladder of a stop, rung by rung: what lets itself be cancelled is; what does not is aborted when its share of the
+//! deadline is over, is named, and the session is abandoned, so that what it fences stays fenced.
+
+use std::path::Path;
+use std::time::Duration;
+
+use taskd::drill::Drill;
+use taskd::{NodeHandle, StopReport};
+use testkit::{Alive, until};
+
+use crate::history::Resources;
+use crate::run::{DEADLINE, Life, Scene, Stage};
+use crate::support::SOON;
+
+/// What a machine with too much to do may add to the deadline.
+const NOISE: Duration = Duration::from_millis(500);
+
+/// Something hangs, the stop comes, and this is how it has to go.
+struct Rung {
+    /// What hangs.
+    hangs: &'static str,
+    /// When the stop comes: once the history says this, or a leader serves.
+    once: Option<&'static str>,
+    /// Who is abandoned.
+    abandoned: &'static [&'static str],
+    /// The share of the deadline that is waited for it, in percent.
+    share: u32,
+}
+
+const RUNGS: [Rung; 7] = [
+    Rung { hangs: "runner.boot", once: Some("open listener"), abandoned: &[], share: 0 },
+    Rung { hangs: "quorum.connect", once: Some("open runner"), abandoned: &[], share: 0 },
+    Rung { hangs: "quorum.join", once: Some("open session"), abandoned: &[], share: 0 },
+    Rung { hangs: "dispatcher.recover", once: Some("claimed"), abandoned: &[], share: 0 },
+    Rung { hangs: "dispatcher.stop", once: None, abandoned: &["dispatcher", "quorum"], share: 30 },
+    Rung { hangs: "runner.stop", once: None, abandoned: &["runner", "quorum"], share: 75 },
+    Rung { hangs: "quorum.stop", once: None, abandoned: &["quorum"], share: 92 },
+];
+
+#[tokio::test]
+async fn what_hangs_is_cancelled_or_aborted_at_its_share_and_named() {
+    for rung in &RUNGS {
+        climb(rung).await;
+    }
+}
+
+async fn climb(rung: &Rung) {
+    let what = rung.hangs;
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life { scene: Scene::Work, component: "supervisor", poll: None };
+    let stage = Stage::set(life, dir.path()).await;
+    let drill = Drill::parse(&format!("hold:{what}")).unwrap();
+    let (mut node, _) = stage.start("n1", drill.clone()).await;
+    match rung.once {
+        None => tokio::time::timeout(SOON, node.ready()).await.unwrap(),
+        Some(once) => {
+            until(once, SOON, async || drill.history().iter().any(|fact| fact.contains(once)).then_some(()))
+                .await;
+        }
+    }
+    let report = node.stop().await;
+    eprintln!("{what} hangs: {report:?}");
+    assert_eq!(report.abandoned, rung.abandoned, "{what} hangs: {report:?}");
+    assert!(report.took <= DEADLINE + NOISE, "{what} hangs: {report:?}");
+    assert!(report.took >= DEADLINE * rung.share / 100, "{what} hangs, too early: {report:?}");
+    let (history, alive) = (drill.history(), stage.keeper.as_ref().unwrap().alive().await);
+    let resources = Resources::of(&history);
+    if rung.abandoned.is_empty() {
+        assert!(report.took < DEADLINE / 4, "{what} lets itself be cancelled: {report:?}");
+        assert_eq!(resources.wrong(true), Vec::<String>::new(), "{what} hangs: {history:#?}");
+        assert_eq!(alive, Alive { sessions: 0, ephemerals: 0 }, "{what} hangs: {history:#?}");
+    } else {
+        // At least the member node; what hung is the only thing that was not ended.
+        assert!(alive.sessions >= 1 && alive.ephemerals >= 1, "{what} hangs: {alive:?}, {history:#?}");
+        let unfinished = resources.unfinished(&["close", "abandon"]);
+        let component = what.split('.').next().unwrap();
+        assert!(unfinished.iter().all(|one| one.starts_with(component)), "{what} hangs: {unfinished:?}");
+    }
+    next_life(&stage, dir.path(), what).await;
+}
+
+/// Whatever was left, the node's next life leads and stops in order, and leaves nothing of either.
+async fn next_life(stage: &Stage<'_>, dir: &Path, what: &str) {
+    let (mut node, _): (NodeHandle, _) = stage.start("n1", Drill::none()).await;
+    tokio::time::timeout(SOON, node.ready())
+        .await
+        .unwrap_or_else(|_| panic!("after {what} hung, nobody serves"));
+    let report: StopReport = node.stop().await;
+    assert!(report.is_clean(), "after {what} hung: {report:?}");
+    until(&format!("no ephemeral is left after {what} hung"), SOON, async || {
+        (stage.keeper.as_ref().unwrap().alive().await.ephemerals == 0).then_some(())
+    })
+    .await;
+    assert!(!dir.join("n1/identity.new").exists());
+}
