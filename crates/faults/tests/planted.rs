@@ -27,12 +27,11 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What stands before a function: its attributes, whatever their order.
+/// Whether the attributes before a line that begins at `function` make a test of it that is run.
 fn is_test(text: &str, function: usize) -> bool {
     let attributes: Vec<_> = text[..function]
         .lines()
         .rev()
-        .skip(1)
         .map(str::trim)
         .take_while(|line| line.starts_with("#[") || line.starts_with("//") || line.starts_with(')'))
         .collect();
