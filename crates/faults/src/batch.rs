@@ -16,6 +16,7 @@ use crate::history::{self, Timing};
 use crate::kind::Deck;
 use crate::lab::{HEALTHY, Lab};
 use crate::load::Load;
+use crate::node::Program;
 use crate::noise::Noise;
 use crate::report::{Verdict, name};
 use crate::round::{self, Outcome};
@@ -42,7 +43,7 @@ pub(crate) struct Batch {
 pub(crate) fn run(
     batch: &Batch,
     options: &Options,
-    faketime: &Path,
+    program: &Program,
     scratch: &Path,
     noise: &Noise,
     interrupt: &Interrupt,
@@ -52,18 +53,17 @@ pub(crate) fn run(
     fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     let begun = Instant::now();
     let mut verdict = Verdict::default();
-    let played =
-        Lab::start(number, &dir, &options.taskd, batch.timing, faketime, interrupt).and_then(|lab| {
-            println!(
-                "lab {number}: up after {:.1} s; {} faults, T = {:?}, tick {:?}, margin {:?}",
-                begun.elapsed().as_secs_f64(),
-                batch.faults,
-                batch.timing.timeout,
-                batch.timing.tick,
-                batch.timing.margin
-            );
-            play(lab, batch, options, noise, &mut verdict)
-        });
+    let played = Lab::start(number, &dir, program, batch.timing, interrupt).and_then(|lab| {
+        println!(
+            "lab {number}: up after {:.1} s; {} faults, T = {:?}, tick {:?}, margin {:?}",
+            begun.elapsed().as_secs_f64(),
+            batch.faults,
+            batch.timing.timeout,
+            batch.timing.tick,
+            batch.timing.margin
+        );
+        play(lab, batch, options, noise, &mut verdict)
+    });
     if played.is_err() || !verdict.violations().is_empty() || options.keep_logs.is_some() {
         keep(&dir, &options.logs().join(number.to_string()))?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::history::{Life, Timing};
 use crate::load::Client;
 use crate::net::Net;
-use crate::node::{self, Node};
+use crate::node::{self, Node, Program};
 use crate::sys::{self, Interrupt};
 use crate::zookeeper::{self, Role, Server};
 
@@ -50,9 +50,8 @@ impl Lab {
     pub(crate) fn start(
         number: usize,
         dir: &Path,
-        taskd: &Path,
+        program: &Program,
         timing: Timing,
-        faketime: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let hosts = |prefix: &str, from: u8| -> Vec<(String, Ipv4Addr)> {
@@ -74,11 +73,11 @@ impl Lab {
         let connect = connect.join(",");
         let nodes: Vec<Node> = nodes
             .iter()
-            .map(|(name, address)| Node::prepare(dir, taskd, name, *address, &connect, timing, faketime))
+            .map(|(name, address)| Node::prepare(dir, program, name, *address, &connect, timing))
             .collect::<Result<_>>()?;
         let client = Client {
             net: Arc::clone(&net),
-            taskd: taskd.to_owned(),
+            taskd: program.taskd.clone(),
             host: PEOPLE.to_owned(),
             addresses: nodes.iter().map(|node| format!("{}:{}", node.address, node::PORT)).collect(),
         };

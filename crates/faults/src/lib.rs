@@ -43,9 +43,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::batch::Batch;
 use crate::history::Timing;
+use crate::node::Program;
 use crate::noise::{Noise, lock};
 use crate::sys::Interrupt;
 
@@ -77,6 +79,9 @@ pub struct Options {
     /// How many clusters have ZooKeeper's defaults, T = 4 s and tick 2 s; the others have 2 s and 500 ms
     #[arg(long, default_value_t = 1)]
     pub default_timing: usize,
+    /// Switch something on in every node, as in `plant:no-lease`: with a planted bug the run has to fail
+    #[arg(long, value_name = "SPEC", default_value = "")]
+    pub drill: String,
     /// Keep logs and histories here, not only after a violation
     #[arg(long, value_name = "DIR")]
     pub keep_logs: Option<PathBuf>,
@@ -109,6 +114,10 @@ impl Options {
 pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("network namespaces need root".to_owned());
+    }
+    // In a thread of its own: this process stays where it is.
+    if !thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap_or_default() {
+        return Some("this root may not create network namespaces (a container?)".to_owned());
     }
     let works = |program: &str, arg: &str| {
         let mut command = Command::new(program);
@@ -151,16 +160,16 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let taskd = scratch.join("taskd");
     fs::copy(&options.taskd, &taskd)
         .with_context(|| format!("failed to copy {}", options.taskd.display()))?;
-    let options = Options { taskd, ..options.clone() };
-    let done = batches(&options, &scratch, &interrupt);
+    let faketime = faketime().context("libfaketime has gone")?;
+    let program = Program { taskd, drill: options.drill.clone(), faketime };
+    let done = batches(options, &program, &scratch, &interrupt);
     if let Err(error) = fs::remove_dir_all(&scratch) {
         eprintln!("warning: failed to remove {}: {error}", scratch.display());
     }
     done
 }
 
-fn batches(options: &Options, scratch: &Path, interrupt: &Interrupt) -> Result<Verdict> {
-    let faketime = faketime().context("libfaketime has gone")?;
+fn batches(options: &Options, program: &Program, scratch: &Path, interrupt: &Interrupt) -> Result<Verdict> {
     let queue = Mutex::new(deal(options));
     let (noise, verdict, failure) = (Noise::start(), Mutex::new(Verdict::default()), Mutex::new(None));
     thread::scope(|scope| {
@@ -170,7 +179,7 @@ fn batches(options: &Options, scratch: &Path, interrupt: &Interrupt) -> Result<V
                 // Not locked while a batch is played.
                 let next = || lock(&queue).pop_front();
                 while let Some(batch) = next() {
-                    match batch::run(&batch, options, &faketime, scratch, &noise, interrupt) {
+                    match batch::run(&batch, options, program, scratch, &noise, interrupt) {
                         Ok(part) => lock(&verdict).merge(part),
                         Err(error) => {
                             // The others end, too.

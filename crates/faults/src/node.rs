@@ -34,15 +34,24 @@ pub(crate) struct Stopped {
     pub(crate) left: Vec<String>,
 }
 
+/// What every node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) taskd: PathBuf,
+    /// What is switched on in it, as in [`drill::SPEC_VAR`].
+    pub(crate) drill: String,
+    /// The library that sets its wall clock off.
+    pub(crate) faketime: PathBuf,
+}
+
 /// A node. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
-    taskd: PathBuf,
+    program: Program,
     dir: PathBuf,
-    /// The library that sets its wall clock off, and the file that says by how much.
-    faketime: PathBuf,
+    /// The file that says by how much its wall clock is off.
     wall: PathBuf,
     /// How each life but the present one ended.
     ends: Vec<End>,
@@ -55,12 +64,11 @@ impl Node {
     /// Writes its configuration; starts nothing.
     pub(crate) fn prepare(
         dir: &Path,
-        taskd: &Path,
+        program: &Program,
         name: &str,
         address: Ipv4Addr,
         hosts: &str,
         timing: Timing,
-        faketime: &Path,
     ) -> Result<Self> {
         let config = format!(
             "[node]\nid = \"{name}\"\nlisten = \"{address}:{PORT}\"\ninsecure = true\ndata_dir = {data:?}\nslots = 8\n\
@@ -78,38 +86,29 @@ impl Node {
         fs::write(dir.join(format!("{name}.toml")), config)?;
         let wall = dir.join(format!("{name}.wall"));
         fs::write(&wall, "+0\n")?;
-        let (name, taskd, dir) = (name.to_owned(), taskd.to_owned(), dir.to_owned());
-        let faketime = faketime.to_owned();
-        Ok(Self {
-            name,
-            address,
-            taskd,
-            dir,
-            faketime,
-            wall,
-            ends: Vec::new(),
-            pids: Vec::new(),
-            child: None,
-        })
+        let (name, program, dir) = (name.to_owned(), program.clone(), dir.to_owned());
+        Ok(Self { name, address, program, dir, wall, ends: Vec::new(), pids: Vec::new(), child: None })
     }
 
     /// Starts its next life.
     pub(crate) fn start(&mut self, net: &Net) -> Result<()> {
         let log =
             File::options().create(true).append(true).open(self.dir.join(format!("{}.log", self.name)))?;
-        let mut command = net.command(&self.name, &self.taskd);
+        let mut command = net.command(&self.name, &self.program.taskd);
         command
             .args(["serve", "--config"])
             .arg(self.dir.join(format!("{}.toml", self.name)))
+            .env(drill::SPEC_VAR, &self.program.drill)
             .env(drill::HISTORY_VAR, self.history_path(self.ends.len()))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        command.env("LD_PRELOAD", &self.faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
+        command.env("LD_PRELOAD", &self.program.faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
         // Only the wall clock, and at once.
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
-        let child = command.spawn().with_context(|| format!("failed to start {}", self.taskd.display()))?;
+        let child =
+            command.spawn().with_context(|| format!("failed to start {}", self.program.taskd.display()))?;
         self.pids.push(child.id());
         self.child = Some(child);
         Ok(())
