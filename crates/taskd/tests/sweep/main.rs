@@ -9,6 +9,7 @@
 
 mod history;
 mod ladder;
+mod process;
 mod run;
 #[path = "../support/mod.rs"]
 mod support;
@@ -31,6 +32,13 @@ const COMPONENTS: [&str; 5] = ["runner", "quorum", "dispatcher", "supervisor", "
 
 fn full() -> bool {
     std::env::var("TASKD_SWEEP_FULL").as_deref() == Ok("1")
+}
+
+/// Draws polls, and says which.
+fn draw(what: &str) -> StdRng {
+    let seed: u64 = std::env::var(SEED).ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    eprintln!("{what}: polls drawn with {SEED}={seed}");
+    StdRng::seed_from_u64(seed)
 }
 
 /// Lives them all, several at a time.
@@ -60,9 +68,7 @@ fn live_all(lives: Vec<Life>) -> Vec<(Life, Seen)> {
 
 /// Sweeps a scene: every poll up to `dense` after its own part began, and `sampled` of the others.
 fn sweep(scene: Scene, components: &[&'static str], dense: u64, sampled: u64) {
-    let seed: u64 = std::env::var(SEED).ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    eprintln!("{scene:?}: polls drawn with {SEED}={seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = draw(&format!("{scene:?}"));
     let begun = Instant::now();
     let undisturbed = components.iter().map(|component| Life { scene, component, poll: None }).collect();
     let mut lives = Vec::new();

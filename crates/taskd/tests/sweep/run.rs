@@ -149,7 +149,9 @@ impl<'a> Stage<'a> {
         config.node.data_dir = self.dir.join(id);
         config.node.slots = Some(4);
         config.coordination.embedded_listen = "127.0.0.1:0".parse().unwrap();
-        config.coordination.session_timeout = Duration::from_secs(2);
+        // No machine is so busy that it expires by itself, unless that is what it is for.
+        let timeout = if self.proxy.is_some() { 2 } else { 5 };
+        config.coordination.session_timeout = Duration::from_secs(timeout);
         config.coordination.tick = Duration::from_millis(500);
         config.exec.allow = true;
         config.tasks.heartbeat = Duration::from_millis(100);
@@ -190,7 +192,7 @@ impl<'a> Stage<'a> {
             }
             (Scene::Stubborn, _) => {
                 begins();
-                self.run_stubborn(&client).await;
+                run_stubborn(&client, self.dir).await;
             }
             (Scene::Handover, _) => {
                 let (second, other) = self.start("n2", Drill::none()).await;
@@ -214,7 +216,7 @@ impl<'a> Stage<'a> {
                 self.leads(&client, first).await;
             }
             (Scene::Silence, Some(proxy)) => {
-                self.run_stubborn(&client).await;
+                run_stubborn(&client, self.dir).await;
                 begins();
                 proxy.blackhole();
                 // Its lease ends, then its session is given up.
@@ -236,13 +238,6 @@ impl<'a> Stage<'a> {
             (leader.serving && leader.epoch.0 > after).then_some(leader.epoch.0)
         })
         .await
-    }
-
-    async fn run_stubborn(&self, client: &Client) {
-        let up = self.dir.join("up");
-        let script = format!("trap '' TERM; touch {}; while :; do sleep 0.05; done", up.to_str().unwrap());
-        submit(client, &["sh", "-c", &script]).await;
-        until("the task is up", LIFE, async || up.exists().then_some(())).await;
     }
 
     /// No process, no task, no half file, no lock, and at the keeper neither session nor ephemeral.
@@ -273,6 +268,14 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Runs a task that does not hear SIGTERM, until it is up.
+pub(crate) async fn run_stubborn(client: &Client, dir: &Path) {
+    let up = dir.join("up");
+    let script = format!("trap '' TERM; touch {}; while :; do sleep 0.05; done", up.to_str().unwrap());
+    submit(client, &["sh", "-c", &script]).await;
+    until("the task is up", LIFE, async || up.exists().then_some(())).await;
+}
+
 async fn submit(client: &Client, argv: &[&str]) -> String {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
     let payload = ExecPayload { argv, env: Default::default(), cwd: None };
@@ -291,7 +294,7 @@ async fn becomes(client: &Client, id: &str, state: TaskState) {
 }
 
 /// Everything in a directory, as paths in it.
-fn files(dir: &Path) -> Vec<String> {
+pub(crate) fn files(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(next) = dirs.pop() {
@@ -307,7 +310,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 /// What a node may leave in its directory: what its next life needs, and what people want to read.
-fn is_known(file: &str) -> bool {
+pub(crate) fn is_known(file: &str) -> bool {
     let Some((_, file)) = file.split_once('/') else { return file == "up" };
     let attempts = file.strip_prefix("runner/attempts/").and_then(|file| file.split_once('/'));
     match (file, attempts) {
