@@ -135,6 +135,9 @@ impl LeaseFlag {
     /// history of a drill.
     pub fn lets_out(&self, kind: &'static str) -> bool {
         let Shared { drill, clock, epoch, .. } = &*self.shared;
+        if !drill.keeps_history() {
+            return self.holds();
+        }
         // Read first: a thread that stands still after the look has let nothing out too late because of that.
         let at = clock.now();
         let holds = self.holds();
@@ -146,8 +149,9 @@ impl LeaseFlag {
 
     /// Gives authority up, at once and for good: no later probe brings it back.
     pub fn drop_now(&self) {
-        if !self.shared.dropped.swap(true, Ordering::SeqCst) {
-            let Shared { drill, clock, epoch, .. } = &*self.shared;
+        let Shared { drill, clock, epoch, .. } = &*self.shared;
+        // This runs in a destructor: nothing that could fail without need.
+        if !self.shared.dropped.swap(true, Ordering::SeqCst) && drill.keeps_history() {
             drill.record(clock.now(), || format!("lease-dropped epoch={}", epoch.0));
         }
         self.shared.drop_noticed.notify_one();

@@ -153,6 +153,11 @@ impl Drill {
         }
     }
 
+    /// Whether [`record`](Self::record) keeps anything: where a look at the clock is too much otherwise.
+    pub fn keeps_history(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whom `stop:` asks. Asked at once if that was due already.
     pub fn on_stop(&self, request: impl Fn() + Send + Sync + 'static) {
         let Some(inner) = &self.0 else { return };

@@ -54,6 +54,11 @@ impl Drill {
     #[inline(always)]
     pub fn record(&self, _now: Instant, _fact: impl FnOnce() -> String) {}
 
+    /// Whether [`record`](Self::record) keeps anything: no.
+    pub const fn keeps_history(&self) -> bool {
+        false
+    }
+
     /// Forgets it.
     #[inline(always)]
     pub fn on_stop(&self, _request: impl Fn() + Send + Sync + 'static) {}
