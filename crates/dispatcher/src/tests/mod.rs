@@ -3,6 +3,7 @@
 mod bounds;
 mod fake;
 mod memory;
+mod sweep;
 mod zookeeper;
 
 use std::sync::Arc;
