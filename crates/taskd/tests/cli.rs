@@ -262,8 +262,9 @@ fn the_cluster_in_one_sentence_and_a_table() {
     assert_eq!(code, 3, "degraded is not healthy");
     assert_eq!(lines[0], "DEGRADED: n1 leads (epoch 3), 1 member; but n2 is unreachable");
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(words(lines[3]), "# SEQUENCE NODE ADDRESS ROLE PHASE PRIORITY SLOTS LEASE VERSION NOTE");
-    assert_eq!(words(lines[4]), "1 7 n1 127.0.0.1:10601 leader running -5 1/4 1.5s 0.1.0");
+    assert_eq!(lines[1..4], ["what to do: look at n2", "note: n2 has joined again 3 times", ""]);
+    assert_eq!(words(lines[4]), "# SEQUENCE NODE ADDRESS ROLE PHASE PRIORITY SLOTS LEASE VERSION NOTE");
+    assert_eq!(words(lines[5]), "1 7 n1 127.0.0.1:10601 leader running -5 1/4 1.5s 0.1.0");
     for text in ["connected for 1m01s (zk1:2181/taskd)", "session timeout  4.0s", "2.0 KiB live", "1 running"]
     {
         assert!(stdout.contains(text), "{text:?}: {stdout}");

@@ -92,7 +92,7 @@ fn troubles(scene: &Scene) -> Vec<Trouble> {
         && let Some(condition) = own_condition(scene)
         && condition.kind < ConditionKind::NotACandidate
     {
-        let words = about(&format!("{}, which answers this,", scene.node), &condition.words);
+        let words = format!("here, {}", about(scene.node.as_str(), &condition.words));
         troubles.push(Trouble { words, remedy: condition.remedy });
     }
     for member in scene.members.iter().filter(|member| member.node != scene.node) {

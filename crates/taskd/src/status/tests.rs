@@ -324,6 +324,13 @@ fn texts() {
     scene.link = Link::Over { why, since: s(2.3), tries: 2 };
     servers(&mut scene, &[ServerState::Closes, ServerState::Serves, ServerState::NoQuorum]);
     row("the session expired, and the node joins again", &scene);
+    let said =
+        "joining again: this node belongs to cluster 1, but /taskd/cluster is cluster 2: check the root";
+    scene.own.trouble = Some(said.to_owned());
+    scene.service.servers.clear();
+    row("the session expired, and joining again is refused", &scene);
+    scene.own.trouble =
+        Some("joining again: no session with ZooKeeper at 10.0.0.1:2181 within 4s".to_owned());
     scene.serving = Some((node("n1"), Epoch(5)));
     row("the same while another leads", &scene);
 

@@ -177,7 +177,11 @@ pub(super) fn own_condition(scene: &Scene) -> Option<Condition> {
         return Some(condition);
     }
     let service = name(&scene.service);
-    let trouble = own.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+    // That no session comes about is what joining again means; what the servers do says why.
+    let news =
+        own.trouble.as_deref().map(|trouble| trouble.strip_prefix("joining again: ").unwrap_or(trouble));
+    let news = news.filter(|trouble| !trouble.starts_with("no session with"));
+    let trouble = news.map(|trouble| format!(": {trouble}")).unwrap_or_default();
     match &scene.link {
         Link::Over { why, since, tries } => {
             return condition(
