@@ -218,9 +218,10 @@ impl Lease {
         let (publish, states) = watch::channel(first);
         let mut ops = authority;
         ops.push(Op::Set { path: probe_path.clone(), data: Vec::new(), version: None });
+        let pulse = link.pulse().clone();
         let prober = Prober { link, ops, probe_path, timing, clock, flag: flag.clone(), publish };
         let mut tasks = JoinSet::new();
-        tasks.spawn(prober.run());
+        tasks.spawn(pulse.watch("its lease", prober.run()));
         Lease { flag, states, tasks }
     }
 

@@ -26,6 +26,9 @@ pub struct Options {
     pub auth: Option<(String, Vec<u8>)>,
     /// Faults that a test switches on; none by default.
     pub drill: drill::Drill,
+    /// Where whoever watches the sessions' owner from outside sees that one of their tasks blocks a thread; nobody does by
+    /// default. The client's own threads are not watched.
+    pub pulse: pulse::Pulse,
 }
 
 impl Options {
@@ -41,6 +44,7 @@ impl Options {
             call_deadline: Duration::from_secs(2),
             auth: None,
             drill: drill::Drill::none(),
+            pulse: pulse::Pulse::default(),
         }
     }
 

@@ -83,7 +83,7 @@ impl FencedLog {
         self.log = Some(log);
         let mut failures = handle.failure();
         let (tell, failure) = watch::channel(None);
-        self.relay.spawn(async move {
+        let relay = async move {
             if let Ok(failed) = failures.wait_for(Option::is_some).await
                 && let Some(failed) = failed.clone()
             {
@@ -91,7 +91,8 @@ impl FencedLog {
             }
             // Kept open: a closed channel would say nothing that this one does not.
             tell.closed().await;
-        });
+        };
+        self.relay.spawn(self.coord.pulse.watch("the relay of its log's failure", relay));
         Ok(Opened { log: Arc::new(Fenced { handle, failure }), live, session_timeout })
     }
 }

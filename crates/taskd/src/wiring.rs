@@ -9,6 +9,7 @@ use clock::SharedClock;
 use coord::Term;
 use drill::Drill;
 use proto::{Incarnation, NodeId};
+use pulse::Pulse;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -81,7 +82,7 @@ impl QuorumFailure {
 }
 
 impl Parts {
-    fn coord(&self) -> coord::Options {
+    fn coord(&self, pulse: &Pulse) -> coord::Options {
         let coordination = &self.config.coordination;
         coord::Options {
             session_timeout: coordination.session_timeout,
@@ -90,6 +91,7 @@ impl Parts {
             call_deadline: coordination.call_deadline,
             auth: self.auth.clone(),
             drill: self.drill.clone(),
+            pulse: pulse.clone(),
             ..coord::Options::new(self.hosts(), coordination.root.clone())
         }
     }
@@ -169,7 +171,7 @@ impl Parts {
                 self.node.clone(),
                 self.address.clone(),
                 self.incarnation,
-                self.coord(),
+                self.coord(&self.pulses.quorum),
                 Arc::clone(&self.clock),
                 self.rng_seed,
                 Arc::new(quorum::FileIdentity::new(self.identity_file())),
@@ -201,7 +203,7 @@ impl Parts {
                     reserve_bytes: tasks.log_bytes_reserve,
                     ..coord::log::LogOptions::default()
                 },
-                coord: self.coord(),
+                coord: self.coord(&self.pulses.dispatcher),
                 runtime: Arc::clone(&self.runtime),
                 clock: Arc::clone(&self.clock),
                 rng_seed: self.rng_seed,

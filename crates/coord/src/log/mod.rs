@@ -137,6 +137,7 @@ impl TaskLog {
             epoch: fence.version,
             lease,
             drill: link.drill().clone(),
+            pulse: link.pulse().clone(),
         }
     }
 
@@ -158,10 +159,11 @@ impl TaskLog {
         let linger = options.linger;
         let core = Core::new(options, names.epoch as u64, store.writer(), opened.index, opened.body_bytes);
         let live = core.live();
+        let pulse = names.pulse.clone();
         let shared = Arc::new(Shared::new(core, store, names, opened.opening));
         let mut writer = JoinSet::new();
         // Its death by itself is published through `LogHandle::failure`.
-        writer.spawn(driver::run(shared.clone(), linger));
+        writer.spawn(pulse.watch("the writer of its log", driver::run(shared.clone(), linger)));
         Ok((TaskLog { shared, writer }, live))
     }
 

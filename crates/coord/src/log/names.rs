@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use drill::{Bug, Drill};
+use pulse::Pulse;
 
 use super::core::Sealed;
 use super::store::Step;
@@ -26,6 +27,7 @@ pub(super) struct Names {
     /// Nothing is sent outside of it, if the log has one.
     pub(super) lease: Option<LeaseFlag>,
     pub(super) drill: Drill,
+    pub(super) pulse: Pulse,
 }
 
 /// Whether a term may write.
@@ -115,6 +117,7 @@ mod tests {
             epoch: 3,
             lease: None,
             drill: Drill::none(),
+            pulse: Pulse::default(),
         };
         assert_eq!(names.segment(7), "/r/tasks/log-0000000007");
         for sequence in [1, 7, 9_999_999_999, 10_000_000_000, u64::MAX] {

@@ -36,6 +36,7 @@ async fn open_with(
         epoch,
         lease: None,
         drill: drill::Drill::none(),
+        pulse: pulse::Pulse::default(),
     };
     TaskLog::open_on(Arc::new(session.clone()), names, options).await
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clock::{Instant, SharedClock};
 use drill::{Bug, Drill};
+use pulse::Pulse;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ struct Shared {
     acls: zk::Acls<'static>,
     clock: SharedClock,
     drill: Drill,
+    pulse: Pulse,
     publish: watch::Sender<LinkState>,
     writes: Submissions,
 }
@@ -91,6 +93,7 @@ pub(super) fn start(
             acls,
             clock: clock.clone(),
             drill: options.drill.clone(),
+            pulse: options.pulse.clone(),
             publish: publish.clone(),
             writes,
         }),
@@ -108,8 +111,8 @@ pub(super) fn start(
         closing: closing.clone(),
         release: opened.release.clone(),
     };
-    tasks.spawn(monitor.run());
-    tasks.spawn(actor::run(link.clone(), queue));
+    tasks.spawn(options.pulse.watch("the monitor of its session", monitor.run()));
+    tasks.spawn(options.pulse.watch("the writer of its session", actor::run(link.clone(), queue)));
     link
 }
 
@@ -286,6 +289,10 @@ impl Link {
         within: Duration,
     ) -> impl Future<Output = Result<Vec<OpResult>, WriteError>> + Send + 'static {
         self.shared.writes.submit(write, within, self.state())
+    }
+
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.shared.pulse
     }
 
     pub(crate) fn drill(&self) -> &Drill {
