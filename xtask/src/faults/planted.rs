@@ -38,12 +38,16 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     command.current_dir(&workspace.root).args(["nextest", "run", "--no-fail-fast", "--color", "never"]);
     command.args(["--status-level", "pass", "--final-status-level", "none", "--failure-output", "final"]);
     // Where the registry of them is, which fails when one is missing, and where they are: nothing else is built.
-    command.args(["--package", "faults"]);
-    for package in workspace.packages.iter().filter(|package| package.name != "faults") {
-        if has_finders(&workspace.root.join("crates").join(&package.name)) {
-            command.args(["--package", &package.name]);
+    let mut targets =
+        BTreeSet::from([["--package", "faults"], ["--test", "planted"]].map(|arg| arg.map(str::to_owned)));
+    for package in &workspace.packages {
+        let own = targets_with_finders(&workspace.root.join("crates").join(&package.name));
+        if !own.is_empty() {
+            targets.insert(["--package".to_owned(), package.name.clone()]);
+            targets.extend(own.into_iter().map(|test| ["--test".to_owned(), test]));
         }
     }
+    command.args(targets.iter().flatten());
     command.args(["-E", &format!("test({PREFIX}) | (package(faults) & binary(planted))")]);
     let (ran, ok) = watch(&mut command)?;
     println!("\n{}", table(&bugs, &ran));
@@ -63,16 +67,21 @@ fn bugs(source: &str) -> Vec<String> {
     names.filter_map(|(_, rest)| rest.split('"').next()).map(str::to_owned).collect()
 }
 
-/// Whether a test below `dir` finds a planted bug.
-fn has_finders(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    entries.flatten().map(|entry| entry.path()).any(|path| {
-        if path.is_dir() {
-            return has_finders(&path);
-        }
-        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-        is_rust && fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {PREFIX}")))
-    })
+/// The integration tests of a package, by name, that find a planted bug.
+fn targets_with_finders(package: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(package.join("tests")) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| has_finders(path));
+    paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
+}
+
+/// Whether a Rust file, or one below a folder, has a test that finds a planted bug.
+fn has_finders(path: &Path) -> bool {
+    if path.is_dir() {
+        let Ok(entries) = fs::read_dir(path) else { return false };
+        return entries.flatten().any(|entry| has_finders(&entry.path()));
+    }
+    let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+    is_rust && fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("fn {PREFIX}")))
 }
 
 /// Runs nextest, shows what it says, and gathers what ran; and whether all of it passed.
