@@ -12,6 +12,8 @@ pub(crate) struct Resources {
     deeds: Vec<(String, String, String)>,
     claimed: Vec<String>,
     dropped: Vec<String>,
+    /// The connection was lost, so that the session may have been, too.
+    lost: bool,
 }
 
 impl Resources {
@@ -23,6 +25,7 @@ impl Resources {
                 [deed @ ("open" | "close" | "abandon"), name, id] => {
                     found.deeds.push(((*deed).to_owned(), (*name).to_owned(), (*id).to_owned()));
                 }
+                ["reached", "coord.lost"] => found.lost = true,
                 ["claimed", epoch, ..] => found.claimed.push((*epoch).to_owned()),
                 ["lease-dropped", epoch] => found.dropped.push((*epoch).to_owned()),
                 _ => {}
@@ -37,8 +40,8 @@ impl Resources {
     }
 
     /// What is wrong, if anything: each was opened once and ended once, by a close, and the components in their order.
-    /// A node that keeps its session ends it after all that it fences.
-    pub(crate) fn wrong(&self, keeps_session: bool) -> Vec<String> {
+    /// A node that has not lost its session ends it after all that it fences.
+    pub(crate) fn wrong(&self) -> Vec<String> {
         let mut wrong = self.unfinished(&["close"]);
         let last = |name: &str| self.deeds.iter().rposition(|(deed, of, _)| deed == "close" && of == name);
         let ends: Vec<_> = ORDER.into_iter().filter_map(|name| Some((last(name)?, name))).collect();
@@ -52,8 +55,7 @@ impl Resources {
         let closed = control.and_then(|(.., control)| {
             self.deeds.iter().position(|(deed, of, id)| deed == "close" && of == "session" && id == control)
         });
-        if keeps_session && closed.is_some_and(|closed| last("runner").is_some_and(|runner| closed < runner))
-        {
+        if !self.lost && closed.is_some_and(|closed| last("runner").is_some_and(|runner| closed < runner)) {
             wrong.push("the session was closed before the runner had ended".to_owned());
         }
         if self.claimed != self.dropped {
@@ -81,7 +83,7 @@ impl Resources {
 fn what_is_wrong_is_noticed() {
     let wrong = |lines: &[&str]| {
         let history: Vec<_> = lines.iter().map(|line| format!("7 {line}")).collect();
-        Resources::of(&history).wrong(true)
+        Resources::of(&history).wrong()
     };
     let right = ["open listener id=1", "open runner id=a", "open session id=s", "open quorum id=1"];
     let ends = ["close runner id=a", "close session id=s", "close quorum id=1", "close listener id=1"];

@@ -1,16 +1,20 @@
 //! The ladder of a stop, rung by rung: what lets itself be cancelled is; what does not is aborted when its share of the
 //! deadline is over, is named, and the session is abandoned, so that what it fences stays fenced.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use rand::RngExt;
+use taskd::client::Client;
 use taskd::drill::Drill;
 use taskd::{NodeHandle, StopReport};
 use testkit::{Alive, until};
 
 use crate::history::Resources;
-use crate::run::{DEADLINE, Life, Scene, Stage};
-use crate::support::SOON;
+use crate::run::{DEADLINE, Life, Scene, Stage, run_stubborn};
+use crate::support::{SOON, processes_with};
+use crate::{draw, full};
 
 /// What a machine with too much to do may add to the deadline.
 const NOISE: Duration = Duration::from_millis(500);
@@ -67,7 +71,7 @@ async fn climb(rung: &Rung) {
     let resources = Resources::of(&history);
     if rung.abandoned.is_empty() {
         assert!(report.took < DEADLINE / 4, "{what} lets itself be cancelled: {report:?}");
-        assert_eq!(resources.wrong(true), Vec::<String>::new(), "{what} hangs: {history:#?}");
+        assert_eq!(resources.wrong(), Vec::<String>::new(), "{what} hangs: {history:#?}");
         assert_eq!(alive, Alive { sessions: 0, ephemerals: 0 }, "{what} hangs: {history:#?}");
     } else {
         // At least the member node; what hung is the only thing that was not ended.
@@ -79,15 +83,50 @@ async fn climb(rung: &Rung) {
     next_life(&stage, dir.path(), what).await;
 }
 
+/// Cancelled instead of stopped: its owner drops it.
+#[tokio::test]
+async fn a_node_that_is_dropped_leaves_nothing_that_its_next_life_does_not_end() {
+    let mut rng = draw("drops");
+    let drawn: Vec<u64> = (0..if full() { 60 } else { 3 }).map(|_| rng.random_range(1..=60)).collect();
+    // Without a number: once it leads and runs a task that does not hear SIGTERM.
+    for poll in [1, 4, 8, 16, 32].into_iter().chain(drawn).map(Some).chain([None]) {
+        let what = format!("dropped at {poll:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let life = Life { scene: Scene::Work, component: "supervisor", poll: None };
+        let stage = Stage::set(life, dir.path()).await;
+        let drill = Drill::parse("").unwrap();
+        let (node, address) = stage.start("n1", drill.clone()).await;
+        match poll {
+            Some(poll) => {
+                until(&what, SOON, async || (drill.polls("supervisor") >= poll).then_some(())).await;
+            }
+            None => {
+                let client = Client::new(address.parse().unwrap());
+                run_stubborn(&client, dir.path()).await;
+                client.close().await;
+            }
+        }
+        drop(node);
+        for lock in ["lock", "runner/lock"] {
+            let path = dir.path().join("n1").join(lock);
+            until(&format!("{lock} is free, {what}"), SOON, async || {
+                File::open(&path).map_or(true, |file| file.try_lock().is_ok()).then_some(())
+            })
+            .await;
+        }
+        next_life(&stage, dir.path(), &what).await;
+        let left = processes_with(dir.path().to_str().unwrap());
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
+}
+
 /// Whatever was left, the node's next life leads and stops in order, and leaves nothing of either.
 async fn next_life(stage: &Stage<'_>, dir: &Path, what: &str) {
     let (mut node, _): (NodeHandle, _) = stage.start("n1", Drill::none()).await;
-    tokio::time::timeout(SOON, node.ready())
-        .await
-        .unwrap_or_else(|_| panic!("after {what} hung, nobody serves"));
+    tokio::time::timeout(SOON, node.ready()).await.unwrap_or_else(|_| panic!("nobody serves: {what}"));
     let report: StopReport = node.stop().await;
-    assert!(report.is_clean(), "after {what} hung: {report:?}");
-    until(&format!("no ephemeral is left after {what} hung"), SOON, async || {
+    assert!(report.is_clean(), "after that, {what}: {report:?}");
+    until(&format!("no ephemeral is left: {what}"), SOON, async || {
         (stage.keeper.as_ref().unwrap().alive().await.ephemerals == 0).then_some(())
     })
     .await;

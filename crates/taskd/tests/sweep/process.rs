@@ -84,7 +84,7 @@ async fn live(component: &str, poll: u64, address: &str) -> (bool, Duration) {
     let facts: Vec<_> = std::fs::read_to_string(&history).unwrap().lines().map(str::to_owned).collect();
     let took = at.since(stopped_at(&facts).unwrap_or_else(|| panic!("it says when: {}", said())));
     assert!(took <= DEADLINE + NOISE, "after {took:?}, {}", said());
-    assert_eq!(Resources::of(&facts).wrong(true), Vec::<String>::new(), "{}", said());
+    assert_eq!(Resources::of(&facts).wrong(), Vec::<String>::new(), "{}", said());
     assert!(node.shims().is_empty(), "{:?} is left, {}", node.shims(), said());
     nothing_is_left(dir.path(), &what);
     until(&format!("{what}: neither session nor ephemeral is left"), SOON, async || {

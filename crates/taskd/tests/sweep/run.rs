@@ -107,7 +107,7 @@ async fn play(life: Life) -> Seen {
     assert!(report.took <= DEADLINE, "{life}: {report:?}");
     let history = drill.history();
     let resources = Resources::of(&history);
-    let wrong = resources.wrong(stage.proxy.is_none());
+    let wrong = resources.wrong();
     assert!(report.is_clean() && wrong.is_empty(), "{life}: {report:?}, {wrong:#?}\n{}", history.join("\n"));
     assert_eq!(resources.opened("listener"), 1, "{life}: {history:#?}");
     stage.nothing_is_left(life, tasks).await;
