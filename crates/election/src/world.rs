@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clock::Instant;
+use drill::{Bug, Drill};
 use proptest::prelude::*;
 use proto::{Epoch, Incarnation, NodeId};
 
 use super::tests::{ms, settings};
-use super::{Effect, Election, Event, Generation, Seen, Standing};
+use super::{Effect, Election, Event, Generation, Seen, Settings, Standing};
 use crate::record::{HoldDown, LeaderRecord, Terms};
 
 const TIMEOUT: Duration = ms(4_000);
@@ -173,6 +174,7 @@ struct ZooKeeper {
 
 #[derive(Debug)]
 struct World {
+    drill: Drill,
     now: Instant,
     queue: BTreeMap<(Instant, u64), Action>,
     serial: u64,
@@ -185,7 +187,12 @@ struct World {
 
 impl World {
     fn new(manners: &[Manner], seed: u64) -> Self {
+        Self::planted(manners, seed, Drill::none())
+    }
+
+    fn planted(manners: &[Manner], seed: u64, drill: Drill) -> Self {
         let mut world = Self {
+            drill,
             now: Instant::from_nanos(1_000_000_000),
             queue: BTreeMap::new(),
             serial: 0,
@@ -197,7 +204,7 @@ impl World {
         };
         for (index, manner) in manners.iter().enumerate() {
             let id: NodeId = format!("n{index}").parse().unwrap();
-            let core = Election::new(settings(id.as_str()), Generation(1), 0, world.now);
+            let core = Election::new(world.settings(&id), Generation(1), 0, world.now);
             world.nodes.push(Node {
                 id,
                 core,
@@ -214,6 +221,10 @@ impl World {
             world.after(0, Action::Restart { node: index });
         }
         world
+    }
+
+    fn settings(&self, id: &NodeId) -> Settings {
+        Settings { drill: self.drill.clone(), ..settings(id.as_str()) }
     }
 
     fn pick(&mut self, range: std::ops::Range<u64>) -> u64 {
@@ -453,12 +464,13 @@ impl World {
         self.end_session(old);
         let sequence = self.open_session(index);
         let now = self.now;
+        let settings = self.settings(&self.nodes[index].id);
         let node = &mut self.nodes[index];
         node.life += 1;
         node.up = true;
         node.last = Standing::Follower;
         (node.lease, node.effects, node.lose_answers) = (None, None, 0);
-        node.core = Election::new(settings(node.id.as_str()), Generation(1), sequence, now);
+        node.core = Election::new(settings, Generation(1), sequence, now);
         let life = node.life;
         self.after(2, Action::Watch { node: index, life });
         self.after(30, Action::Ready { node: index, life, ready: true });
@@ -599,4 +611,22 @@ fn a_short_cut_resumes_the_same_epoch() {
         world.run(ms(cut + 1_500));
         assert_eq!((world.serving(), world.zk.epoch), (Some(leader), epoch), "cut for {cut} ms");
     }
+}
+
+#[test]
+#[should_panic(expected = "leader deleted under living effects (invariant 10)")]
+fn the_world_notices_a_leader_deleted_too_early() {
+    let manner = Manner { serves_after_ms: Some(20), ends_after_ms: 500 };
+    let mut world = World::planted(&[manner; 3], 7, Bug::EarlyDelete.planted());
+    world.run(ms(2_000));
+    let leader = world.serving().expect("one leads");
+    world.inject(Fault::AskResign { node: leader });
+    world.run(ms(1_000));
+}
+
+#[test]
+#[should_panic(expected = "two leaders in epoch 1 (invariant 1)")]
+fn the_world_notices_leadership_implied_by_rank() {
+    let manner = Manner { serves_after_ms: Some(20), ends_after_ms: 500 };
+    World::planted(&[manner; 3], 7, Bug::ImpliedLeadership.planted()).run(ms(30_000));
 }
