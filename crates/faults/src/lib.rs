@@ -33,7 +33,7 @@ mod trace;
 mod watch;
 mod zookeeper;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -147,6 +147,13 @@ pub(crate) fn faketime() -> Option<PathBuf> {
     found.next()
 }
 
+/// What libfaketime leaves of processes that are killed: a semaphore and a page of shared memory each.
+fn faketime_leavings() -> BTreeSet<PathBuf> {
+    let shared = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let ours = |name: &str| name.starts_with("faketime_shm_") || name.starts_with("sem.faketime_sem_");
+    shared.filter(|entry| ours(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect()
+}
+
 /// Runs all faults.
 ///
 /// # Errors
@@ -162,7 +169,12 @@ pub fn run(options: &Options) -> Result<Verdict> {
         .with_context(|| format!("failed to copy {}", options.taskd.display()))?;
     let faketime = faketime().context("libfaketime has gone")?;
     let program = Program { taskd, drill: options.drill.clone(), faketime };
+    let before = faketime_leavings();
     let done = batches(options, &program, &scratch, &interrupt);
+    for left in faketime_leavings().difference(&before) {
+        // They are small, and in nobody's way.
+        let _ = fs::remove_file(left);
+    }
     if let Err(error) = fs::remove_dir_all(&scratch) {
         eprintln!("warning: failed to remove {}: {error}", scratch.display());
     }

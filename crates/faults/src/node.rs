@@ -55,8 +55,6 @@ pub(crate) struct Node {
     wall: PathBuf,
     /// How each life but the present one ended.
     ends: Vec<End>,
-    /// The process of each life.
-    pids: Vec<u32>,
     child: Option<Child>,
 }
 
@@ -87,7 +85,7 @@ impl Node {
         let wall = dir.join(format!("{name}.wall"));
         fs::write(&wall, "+0\n")?;
         let (name, program, dir) = (name.to_owned(), program.clone(), dir.to_owned());
-        Ok(Self { name, address, program, dir, wall, ends: Vec::new(), pids: Vec::new(), child: None })
+        Ok(Self { name, address, program, dir, wall, ends: Vec::new(), child: None })
     }
 
     /// Starts its next life.
@@ -109,7 +107,6 @@ impl Node {
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
         let child =
             command.spawn().with_context(|| format!("failed to start {}", self.program.taskd.display()))?;
-        self.pids.push(child.id());
         self.child = Some(child);
         Ok(())
     }
@@ -249,12 +246,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Its host goes with it, and what is left there.
         let _ = self.kill();
-        for pid in &self.pids {
-            // What libfaketime leaves of a process that was killed; one that ended has taken it along.
-            for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
-                let _ = fs::remove_file(Path::new("/dev/shm").join(name));
-            }
-        }
     }
 }
 

@@ -228,7 +228,7 @@ fn two_entitled(tenures: &Tenures<'_>, timing: Timing, found: &mut Vec<Violation
     let owners: Vec<_> = tenures.claimed().collect();
     for &(tenure, claim) in owners.iter().rev() {
         if let Some((above, claimed)) = higher {
-            let beside = tenure.entitled(timing).filter(|(_, until)| *until > claimed);
+            let beside = tenure.entitled_for_sure(timing).filter(|(_, until)| *until > claimed);
             let offences = beside.map(|(from, until)| {
                 let text = format!(
                     "{} was entitled by epoch {} from {} until {} although {} had claimed epoch {} by {}: its lease did \

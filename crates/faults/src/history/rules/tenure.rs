@@ -50,6 +50,8 @@ pub(super) struct Tenure<'a> {
     pub(super) ended: Option<Instant>,
     /// When the life was last heard of, if it is over.
     over: Option<Instant>,
+    /// When it was last heard of, over or not.
+    heard: Instant,
 }
 
 impl Tenure<'_> {
@@ -67,6 +69,14 @@ impl Tenure<'_> {
     pub(super) fn best_at(&self, when: Instant) -> Option<&Proof> {
         let known = self.proofs.partition_point(|proof| proof.at <= when);
         self.proofs[..known].iter().max_by_key(|proof| proof.sent)
+    }
+
+    /// When it was entitled as far as that was written down: the files of processes that run are read one after the
+    /// other, and what this one did after its last line nobody knows.
+    pub(super) fn entitled_for_sure(&self, timing: Timing) -> impl Iterator<Item = (Instant, Instant)> {
+        let heard = self.heard;
+        let spans = self.entitled(timing).map(move |(from, until)| (from, until.min(heard)));
+        spans.filter(|(from, until)| from < until)
     }
 
     /// When it was entitled: from each proof on, until the proof or all authority ends. They may overlap.
@@ -95,6 +105,7 @@ impl<'a> Tenures<'a> {
                     released: None,
                     ended: None,
                     over: life.over(),
+                    heard: life.facts.last().map_or(Instant::default(), |(at, _)| *at),
                 }));
             };
             for (at, fact) in &life.facts {
