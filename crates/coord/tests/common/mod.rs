@@ -33,8 +33,13 @@ pub(crate) async fn session(hosts: impl Into<String>) -> Session {
     let session = Session::connect(&options(hosts), runtime, BootClock::shared())
         .await
         .expect("a session can be opened");
-    layout().ensure(&session.link()).await.expect("the skeleton can be created");
+    skeleton(&session.link()).await;
     session
+}
+
+/// A disk that is busy with others may take longer than a call of these tests.
+pub(crate) async fn skeleton(link: &Link) {
+    until("the skeleton is there", SOON * 3, async || layout().ensure(link).await.ok()).await;
 }
 
 pub(crate) fn create(path: &str, mode: Mode) -> Op {

@@ -21,7 +21,7 @@ use coord::{ClientRuntime, Link, Options, Session};
 use drill::{Bug, Drill};
 use tokio::time::Instant;
 
-use common::{layout, options};
+use common::options;
 
 /// For whatever is to come, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ pub(crate) async fn session(hosts: impl Into<String>, drill: &Drill) -> Session 
     let options = Options { drill: drill.clone(), ..options(hosts) };
     let runtime = ClientRuntime::start().unwrap();
     let session = Session::connect(&options, runtime, BootClock::shared()).await.unwrap();
-    layout().ensure(&session.link()).await.unwrap();
+    common::skeleton(&session.link()).await;
     session
 }
 
