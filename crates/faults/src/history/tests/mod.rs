@@ -215,7 +215,7 @@ fn leadership_to_the_nanosecond() {
     ];
     for (what, n1, n2, expected) in rows {
         // It is heard of later, too.
-        let report = report(&format!("900 role Follower; {n1}").trim_end_matches("; "), n2);
+        let report = report(format!("900 role Follower; {n1}").trim_end_matches("; "), n2);
         assert_eq!(broken(&report), *expected, "{what}: {report}");
     }
 }
