@@ -32,6 +32,9 @@ struct Args {
     /// Only these kinds of faults, as in `Cut,Slow`.
     #[arg(long, requires = "faults", value_delimiter = ',')]
     kinds: Vec<String>,
+    /// Ask for a serving leader this many units after the last disturbance.
+    #[arg(long, requires = "faults")]
+    recovery: Option<u8>,
     /// Stop after this many steps.
     #[arg(long)]
     steps_max: Option<usize>,
@@ -63,6 +66,7 @@ fn bounds(args: &Args) -> Result<Vec<Bounds>> {
     };
     let mut bounds = Bounds::new(if args.cold { Start::Cold } else { Start::Warm }, faults);
     bounds.overtaking = args.overtaking;
+    bounds.recovery = args.recovery.unwrap_or(bounds.recovery);
     if let Some(nodes) = args.nodes {
         ensure!((1..=3).contains(&nodes), "--nodes is 1, 2 or 3");
         bounds.nodes = nodes;

@@ -37,3 +37,13 @@ fn finds_planted_early_delete() {
     let bounds = Bounds::new(Start::Warm, 2).kinds(&[Kind::SlowEnd, Kind::Resign]);
     insta::assert_snapshot!("early-delete", shortest(Bug::EarlyDelete, bounds, ours::FENCE_LAST));
 }
+
+/// No bug of ours, but one of the assumption that all leases rest on: that no session ends before the lease that its last
+/// probe gave. What follows is what the model is for.
+#[test]
+fn a_session_that_ends_before_its_lease_gives_two_leaders() {
+    let mut bounds = Bounds::new(Start::Warm, 1).kinds(&[Kind::Cut]);
+    bounds.expires_min = 1;
+    let mut report = explore("ours", String::new(), Ours::new(bounds).only(ours::ONE_LEASE), 1, None);
+    insta::assert_snapshot!(tell(&report.path(ours::ONE_LEASE).expect("the checker finds it")));
+}

@@ -2,7 +2,7 @@
 
 use election::{Effect, Event, Generation, Release, Seen, Standing};
 
-use super::bounds::{Bounds, EXPIRES_MAX, EXPIRES_MIN, Kind, OUTAGE_MAX};
+use super::bounds::{Bounds, EXPIRES_MAX, Kind, OUTAGE_MAX};
 use super::node::{News, Node, Up};
 use super::world::World;
 use super::zk::NOW;
@@ -83,7 +83,7 @@ impl World {
             self.unhurried(bounds, index, node, out);
         }
         for (session, silent) in &self.zk.sessions {
-            if (EXPIRES_MIN..EXPIRES_MAX).contains(silent) {
+            if (bounds.expires_min..EXPIRES_MAX).contains(silent) {
                 out.push(Action::Expire(*session));
             }
         }
