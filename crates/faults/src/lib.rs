@@ -223,11 +223,15 @@ fn deal(options: &Options) -> VecDeque<Batch> {
         tick: Duration::from_secs(2),
     };
     let clusters = options.faults.div_ceil(options.batch.max(1)).max(options.labs.min(options.faults));
+    // Faults last longer where T does: those clusters get half as many, and all end at about the same time.
+    let weights: Vec<usize> =
+        (0..clusters).map(|index| if index < options.default_timing { 1 } else { 2 }).collect();
+    let total: usize = weights.iter().sum();
+    let before = |index: usize| options.faults * weights[..index].iter().sum::<usize>() / total.max(1);
     (0..clusters)
         .map(|index| Batch {
             number: index + 1,
-            // As even as it goes.
-            faults: options.faults * (index + 1) / clusters - options.faults * index / clusters,
+            faults: before(index + 1) - before(index),
             timing: if index < options.default_timing { default } else { quick },
         })
         .collect()

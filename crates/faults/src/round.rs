@@ -82,8 +82,7 @@ pub(crate) fn play(
     for node in lab.nodes.iter_mut().filter(|node| !node.runs()) {
         node.start(&net)?;
     }
-    let told = outcome.stops.iter().map(|(_, stopped)| stopped.at_ns).max().unwrap_or(begun_ns);
-    let over_ns = over(lab, &injected, healed_ns)?.max(told);
+    let over_ns = over(lab, &injected, healed_ns)?.max(begun_ns);
     let healthy = lab.healthy(over_ns.max(healed_ns), HEALTHY)?;
     note_ended(lab, &mut outcome)?;
     outcome.praised = healthy.as_ref().map_or(Duration::ZERO, |health| health.praised);
@@ -189,11 +188,12 @@ fn judge(lab: &Lab, over_ns: u64, noise: &Noise, known: &mut BTreeSet<String>, o
             outcome.violations.push(text);
         }
     }
-    let (back, at_ns) =
-        leaderless(&report.gaps, over_ns, now_ns, lab.timing.timeout).max(relief(&report.terms, over_ns));
+    let told_ns = outcome.stops.iter().map(|(_, stopped)| stopped.at_ns).max().unwrap_or_default();
+    let served = Served { gaps: &report.gaps, terms: &report.terms, timeout: lab.timing.timeout, now_ns };
+    let (back, from_ns, at_ns) = served.back(over_ns, told_ns);
     outcome.back = back;
     if back > outcome.bound {
-        let lost = noise.within(over_ns, at_ns);
+        let lost = noise.within(from_ns, at_ns);
         outcome.noise = Some(lost);
         if back > outcome.bound + lost {
             outcome.violations.push(format!(
@@ -225,28 +225,52 @@ pub(crate) fn wrong_stop(name: &str, stopped: &Stopped, noise: &Noise) -> Vec<St
     wrong
 }
 
-/// How long nobody was inside of a lease, from the cause's end, and when that was over. A gap that begins within `timeout` of the cause's end is
-/// due to that cause and counts from its end; a later one has a cause of its own, such as the healing, and counts whole.
-fn leaderless(gaps: &[Gap], over_ns: u64, now_ns: u64, timeout: Duration) -> (Duration, u64) {
-    let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-    let after = gaps.iter().filter_map(|gap| {
-        let to_ns = if gap.before.is_some() { gap.to_ns } else { now_ns };
-        let due = gap.from_ns <= over_ns.saturating_add(timeout_ns);
-        let from_ns = if due { over_ns } else { gap.from_ns };
-        (to_ns > over_ns).then(|| (sys::between(from_ns, to_ns), to_ns))
-    });
-    after.max().unwrap_or((Duration::ZERO, over_ns))
+/// What the histories say about who served when.
+#[derive(Clone, Copy, Debug)]
+struct Served<'a> {
+    gaps: &'a [Gap],
+    terms: &'a [Term],
+    timeout: Duration,
+    now_ns: u64,
 }
 
-/// How long it took from the cause's end, or from the last effect of those before, until the first effect of a new
-/// leader. It adds the time in which a leader was dead and its lease was not over yet.
-fn relief(terms: &[Term], over_ns: u64) -> (Duration, u64) {
-    let times = terms.iter().enumerate().filter_map(|(index, term)| {
-        let first_ns = term.first_effect?.as_nanos();
-        let before = terms[..index].iter().filter_map(|term| term.last_effect).max()?;
-        (first_ns > over_ns).then(|| (sys::between(over_ns.max(before.as_nanos()), first_ns), first_ns))
-    });
-    times.max().unwrap_or((Duration::ZERO, over_ns))
+impl Served<'_> {
+    /// How long it took until a leader served, from when, and until when. A node that was told to stop meanwhile is a
+    /// second cause: what took until then counts from the first one's end, what was not over yet from the second.
+    fn back(self, over_ns: u64, told_ns: u64) -> (Duration, u64, u64) {
+        let mut worst = (Duration::ZERO, over_ns, over_ns);
+        for (from_ns, until_ns) in [(over_ns, told_ns), (over_ns.max(told_ns), u64::MAX)] {
+            let (back, at_ns) = self.leaderless(from_ns, until_ns).max(self.relief(from_ns, until_ns));
+            worst = worst.max((back, from_ns, at_ns));
+        }
+        worst
+    }
+
+    /// How long nobody was inside of a lease, and when that was over. A gap that begins within T of the cause's end is
+    /// due to that cause and counts from its end; a later one has a cause of its own, such as the healing, and counts
+    /// whole.
+    fn leaderless(self, from_ns: u64, until_ns: u64) -> (Duration, u64) {
+        let timeout_ns = u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let ends = self.gaps.iter().filter_map(|gap| {
+            let to_ns = if gap.before.is_some() { gap.to_ns } else { self.now_ns };
+            let due = gap.from_ns <= from_ns.saturating_add(timeout_ns);
+            let since_ns = if due { from_ns } else { gap.from_ns };
+            (from_ns < to_ns && to_ns <= until_ns).then(|| (sys::between(since_ns, to_ns), to_ns))
+        });
+        ends.max().unwrap_or((Duration::ZERO, from_ns))
+    }
+
+    /// How long it took from the cause's end, or from the last effect of those before, until the first effect of a new
+    /// leader. It adds the time in which a leader was dead and its lease was not over yet.
+    fn relief(self, from_ns: u64, until_ns: u64) -> (Duration, u64) {
+        let times = self.terms.iter().enumerate().filter_map(|(index, term)| {
+            let first_ns = term.first_effect?.as_nanos();
+            let before = self.terms[..index].iter().filter_map(|term| term.last_effect).max()?;
+            let since_ns = from_ns.max(before.as_nanos());
+            (from_ns < first_ns && first_ns <= until_ns).then(|| (sys::between(since_ns, first_ns), first_ns))
+        });
+        times.max().unwrap_or((Duration::ZERO, from_ns))
+    }
 }
 
 #[cfg(test)]
@@ -265,7 +289,8 @@ mod tests {
             (&[gap(120, 130, None)], 400),
         ];
         for (gaps, expected) in rows {
-            let (back, _) = leaderless(gaps, 100, 500, Duration::from_nanos(50));
+            let served = Served { gaps, terms: &[], timeout: Duration::from_nanos(50), now_ns: 500 };
+            let (back, ..) = served.back(100, 0);
             assert_eq!(back, Duration::from_nanos(expected), "{gaps:?}");
         }
     }
@@ -290,7 +315,21 @@ mod tests {
             term(4, at(410), at(500)),
         ];
         for (over_ns, expected) in [(100, 30), (95, 31), (200, 10), (450, 0)] {
-            assert_eq!(relief(&terms, over_ns).0, Duration::from_nanos(expected), "{over_ns}");
+            let served = Served { gaps: &[], terms: &terms, timeout: Duration::ZERO, now_ns: 500 };
+            assert_eq!(served.back(over_ns, 0).0, Duration::from_nanos(expected), "{over_ns}");
+        }
+    }
+
+    #[test]
+    fn a_stop_meanwhile_hides_nothing_that_was_over_before() {
+        let gap = |from_ns, to_ns| Gap { after: 1, before: Some(2), from_ns, to_ns };
+        let gaps = [gap(120, 170), gap(300, 340)];
+        let served = Served { gaps: &gaps, terms: &[], timeout: Duration::from_nanos(50), now_ns: 500 };
+        for (told_ns, expected) in
+            [(0, (70, 100, 170)), (150, (40, 150, 340)), (180, (70, 100, 170)), (290, (70, 100, 170))]
+        {
+            let (back, from_ns, at_ns) = served.back(100, told_ns);
+            assert_eq!((back.as_nanos(), from_ns, at_ns), expected, "{told_ns}");
         }
     }
 }
