@@ -209,7 +209,7 @@ mod tests {
         let token = line("PASS", "2.5", "finds_planted_no_token_check");
         let rows: [(&[Ran], &str); 5] = [
             (&[lease.clone(), token.clone()], ""),
-            (&[token.clone()], "nobody looked for no-lease"),
+            (std::slice::from_ref(&token), "nobody looked for no-lease"),
             (&[line("FAIL", "3.0", "finds_planted_no_lease"), token.clone()], "did not find no-lease"),
             (&[line("PASS", "301.0", "finds_planted_no_lease"), token.clone()], "took 301 s"),
             (&[lease.clone(), token.clone(), line("FAIL", "3.0", "finds_planted_no_lease")], "did not find"),

@@ -70,9 +70,13 @@ async fn climb(rung: &Rung) {
     let (history, alive) = (drill.history(), stage.keeper.as_ref().unwrap().alive().await);
     let resources = Resources::of(&history);
     if rung.abandoned.is_empty() {
-        assert!(report.took < DEADLINE / 4, "{what} lets itself be cancelled: {report:?}");
+        assert!(report.took < DEADLINE / 2, "{what} lets itself be cancelled: {report:?}");
         assert_eq!(resources.wrong(), Vec::<String>::new(), "{what} hangs: {history:#?}");
-        assert_eq!(alive, Alive { sessions: 0, ephemerals: 0 }, "{what} hangs: {history:#?}");
+        // Closed, and long before it would expire.
+        until(&format!("{what} hangs: no session is left"), DEADLINE * 4 / 5, async || {
+            (stage.keeper.as_ref()?.alive().await == Alive { sessions: 0, ephemerals: 0 }).then_some(())
+        })
+        .await;
     } else {
         // At least the member node; what hung is the only thing that was not ended.
         assert!(alive.sessions >= 1 && alive.ephemerals >= 1, "{what} hangs: {alive:?}, {history:#?}");
