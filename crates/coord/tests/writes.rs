@@ -4,8 +4,13 @@ mod common;
 
 use std::time::Duration;
 
+use clock::BootClock;
 use common::{SOON, absent, create, ephemeral, layout, present, reached, session};
-use coord::{Fence, LinkState, Mode, Op, OpResult, ReadBack, Rejection, Undo, Write, WriteError};
+use coord::{
+    ClientRuntime, Fence, LinkState, Mode, Op, OpResult, Options, ReadBack, Rejection, Session, Undo, Write,
+    WriteError,
+};
+use drill::Drill;
 use testkit::{Flow, Proxy, until};
 
 fn join(dir: &str, prefix: &str) -> Write {
@@ -170,6 +175,38 @@ async fn a_second_claim_waits_for_the_undoing_of_the_first() {
     let [OpResult::Created { stat, .. }] = &second.unwrap()[..] else { panic!("one result for one op") };
     let now = link.exists("/test/leader").await.unwrap().expect("the second claim stands");
     assert_eq!(now.czxid, stat.czxid);
+    session.close(SOON).await.unwrap();
+}
+
+/// The delete may have to be sent twice, and must not find what a later claim has created.
+#[tokio::test]
+async fn a_claim_waits_for_the_undoing_of_an_answer_that_was_dropped_unread() {
+    let coordinator = testkit::coordinator().await;
+    let proxy = Proxy::start(coordinator.hosts()).await;
+    let drill = Drill::parse("").unwrap();
+    let options = Options { drill: drill.clone(), ..common::options(proxy.hosts()) };
+    let runtime = ClientRuntime::start().unwrap();
+    let session = Session::connect(&options, runtime, BootClock::shared()).await.unwrap();
+    let link = session.link();
+    common::skeleton(&link).await;
+    let before = drill.polls("coord.write");
+    let unread = link.write(ephemeral("/test/leader"), SOON);
+    present(&link, "/test/leader").await;
+    proxy.set(|faults| faults.to_client = Flow::Drop);
+    drop(unread);
+    let second = link.write(ephemeral("/test/leader"), Duration::from_millis(100)).await;
+    assert_eq!(second, Err(WriteError::Unknown));
+    assert_eq!(
+        drill.polls("coord.write") - before,
+        1,
+        "the second claim was sent before the first was undone"
+    );
+    proxy.heal();
+    proxy.cut();
+    absent(&link, "/test/leader").await;
+    link.write(ephemeral("/test/leader"), SOON).await.unwrap();
+    link.sync("/").await.unwrap();
+    present(&link, "/test/leader").await;
     session.close(SOON).await.unwrap();
 }
 

@@ -64,6 +64,10 @@ pub(crate) async fn run(link: Link, mut queue: mpsc::Receiver<Request>) {
             break ended;
         }
         let connected = now.connection().is_some();
+        // Before anything new: whoever gave up is told to be rid of it before it can ask for the same again.
+        while let Ok(results) = returned.try_recv() {
+            take_back(&link, results, &mut flights, &mut busy);
+        }
         if let Some(request) = held.take_if(|held| connected && !conflicts(&busy, &held.write)) {
             launch(&link, request, &unwanted, &mut flights, &mut busy).await;
             continue;
@@ -72,8 +76,8 @@ pub(crate) async fn run(link: Link, mut queue: mpsc::Receiver<Request>) {
         tokio::select! {
             biased;
             changed = state.changed() => if changed.is_err() { break Ended::Closed },
-            Some(paths) = flights.next(), if !flights.is_empty() => busy.retain(|path| !paths.contains(path)),
-            Some(results) = returned.recv() => flights.push(Box::pin(undo_returned(link.clone(), results))),
+            Some(paths) = flights.next(), if !flights.is_empty() => release(&mut busy, &paths),
+            Some(results) = returned.recv() => take_back(&link, results, &mut flights, &mut busy),
             request = queue.recv(), if room => match request {
                 Some(request) if conflicts(&busy, &request.write) => held = Some(request),
                 Some(request) => launch(&link, request, &unwanted, &mut flights, &mut busy).await,
@@ -102,6 +106,15 @@ fn undoable(write: &Write) -> Vec<String> {
     }
 }
 
+/// One entry for each path: the same one may be busy for two reasons.
+fn release(busy: &mut Vec<String>, paths: &[String]) {
+    for path in paths {
+        if let Some(at) = busy.iter().position(|busy| busy == path) {
+            busy.swap_remove(at);
+        }
+    }
+}
+
 fn conflicts(busy: &[String], write: &Write) -> bool {
     write.ops.iter().any(|op| matches!(op, Op::Create { path, .. } if busy.contains(path)))
 }
@@ -124,7 +137,7 @@ async fn launch(
     // order of the queue is that on the wire.
     let mut flight: Flight = Box::pin(unconstrained(fly(link.clone(), request, unwanted.clone(), paths)));
     match poll!(&mut flight) {
-        Poll::Ready(paths) => busy.retain(|path| !paths.contains(path)),
+        Poll::Ready(paths) => release(busy, &paths),
         Poll::Pending => flights.push(flight),
     }
 }
@@ -148,9 +161,25 @@ async fn fly(
     paths
 }
 
-async fn undo_returned(link: Link, results: Vec<OpResult>) -> Vec<String> {
-    undo(&link, results).await;
-    Vec::new()
+/// Undoes what its caller did not take. Its paths are busy until then: the delete is tried again when its answer is
+/// lost, and must not hit what a later write has created there for somebody who wants it.
+fn take_back(
+    link: &Link,
+    results: Vec<OpResult>,
+    flights: &mut FuturesUnordered<Flight>,
+    busy: &mut Vec<String>,
+) {
+    let created = |result: &OpResult| match result {
+        OpResult::Created { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    let paths: Vec<String> = results.iter().filter_map(created).collect();
+    busy.extend_from_slice(&paths);
+    let link = link.clone();
+    flights.push(Box::pin(async move {
+        undo(&link, results).await;
+        paths
+    }));
 }
 
 /// Until the fate of the write is known or the session is over.
