@@ -48,6 +48,7 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: 
     // Another one for the keeper inside: a node stays with the cluster that it has met.
     plan.nodes = 2;
     let mut cluster = Cluster::prepare(workspace, &plan, &interrupt)?;
+    refuses_planted_faults(&cluster)?;
     let refused = format!("127.0.0.1:{}", coordinator::free_port()?);
     // Connections are accepted by the kernel and answered by nobody.
     let silent_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -86,6 +87,20 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, rounds: u32, seed: 
         bail!("{} of {rounds} stops went wrong:\n  {}", broken.len(), broken.join("\n  "));
     }
     println!("stop-anytime: {rounds} of {rounds} ended in time, the slowest after {}", stats::human(slowest));
+    Ok(())
+}
+
+/// This is the build that people run: it has no faults to switch on, and says so instead of going on without them.
+fn refuses_planted_faults(cluster: &Cluster) -> Result<()> {
+    let mut command = cluster.serve_command(0, Some(cluster.coordination()))?;
+    let mut child = command.env("TASKD_DRILL", "plant:no-lease").spawn().context("failed to start taskd")?;
+    let ended = shell::wait(&mut child, STOP_WITHIN);
+    child.kill()?;
+    child.wait()?;
+    let log = logs::tail(&cluster.log(&cluster.nodes()[0].name), 15);
+    if ended?.is_none_or(|status| status.success()) || !log.contains("no faults to switch on") {
+        bail!("a product build took TASKD_DRILL for something:\n{log}");
+    }
     Ok(())
 }
 
