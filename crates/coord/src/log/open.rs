@@ -51,6 +51,15 @@ pub(super) async fn open(store: &Arc<dyn Store>, names: &Names) -> Result<Opened
             if !store.up().await {
                 return Err(OpenError::SessionEnded);
             }
+            match names.leave() {
+                Leave::Granted => {}
+                Leave::Over => return Err(OpenError::LeaseOver),
+                // Reading it all, again and again, to be refused at the end would not help whoever is slow.
+                Leave::Lapsed => {
+                    sleep(RETRY).await;
+                    continue;
+                }
+            }
             match attempt(&**store, names).await {
                 Ok(opened) => return Ok(opened),
                 Err(Setback::Stale) => {
