@@ -1,5 +1,7 @@
 //! The rows of the members, and what others know better than this node.
 
+use std::collections::BTreeMap;
+
 use dispatcher::RunnerSeen;
 use proto::status::{ClusterStatus, Condition, ConditionKind, Health, LeaderStatus, MemberStatus};
 use quorum::View;
@@ -17,6 +19,10 @@ pub(super) const TWINS: &str = "shares its id with another member";
 pub(super) fn list(identity: &Identity, view: &View) -> Vec<MemberStatus> {
     let mut members: Vec<_> = view.members.iter().collect();
     members.sort_by_key(|member| member.sequence);
+    let mut of_that_name = BTreeMap::new();
+    for member in &view.members {
+        *of_that_name.entry(&member.node).or_insert(0_usize) += 1;
+    }
     let rows = (1..).zip(members).map(|(index, member)| {
         let me = member.node == identity.node;
         let leads = view
@@ -28,7 +34,7 @@ pub(super) fn list(identity: &Identity, view: &View) -> Vec<MemberStatus> {
             (false, true) => "candidate",
             (false, false) => "member",
         };
-        let twins = view.members.iter().filter(|other| other.node == member.node).count() > 1;
+        let twins = of_that_name.get(&member.node).is_some_and(|count| *count > 1);
         MemberStatus {
             index,
             sequence: member.sequence,

@@ -39,6 +39,13 @@ const MEMBER_WITHIN: Duration = Duration::from_millis(700);
 /// Members asked at a time.
 const MEMBERS_AT_ONCE: usize = 16;
 
+/// How long all of them may take together: of a thousand, half of which are gone, most are shown as listed.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the dispatcher beside us may take when another member asks: less than that one waits, so that it hears the
+/// rest also when the dispatcher hangs, which is when it matters.
+const FIGURES_WITHIN: Duration = Duration::from_millis(400);
+
 /// What does not change while a node runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -73,14 +80,18 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
     let mut scene = Scene::of(&parts.identity, &published, now);
     let mut status = frame(&parts.identity, &published, now);
     if let Some((_, dispatcher)) = &published.dispatcher {
-        if let Some((log, tasks)) = dispatcher.stats().await {
-            scene.log = Some(log);
-            status.tasks = tasks.into_iter().collect();
+        let all = async { tokio::join!(dispatcher.stats(), dispatcher.capacities(), dispatcher.fences()) };
+        let within = if via == Via::Peer { FIGURES_WITHIN } else { MEMBERS_WITHIN };
+        if let Ok((stats, seen, fences)) = tokio::time::timeout(within, all).await {
+            if let Some((log, tasks)) = stats {
+                scene.log = Some(log);
+                status.tasks = tasks.into_iter().collect();
+            }
+            for seen in seen {
+                members::heard(&mut scene, seen);
+            }
+            scene.fences = fences;
         }
-        for seen in dispatcher.capacities().await {
-            members::heard(&mut scene, seen);
-        }
-        scene.fences = dispatcher.fences().await;
     }
     if via == Via::Client {
         if let Some(quorum) = &published.quorum {
@@ -119,6 +130,7 @@ async fn ask_members(parts: &Arc<Parts>, scene: &mut Scene, status: &mut Cluster
             (address, answer)
         })
         .buffer_unordered(MEMBERS_AT_ONCE)
+        .take_until(tokio::time::sleep(MEMBERS_WITHIN))
         .collect()
         .await;
     for (address, answer) in answers {
