@@ -54,6 +54,8 @@ impl ToLeader {
 
     async fn find(&self) -> Result<Found, LinkError> {
         if let Some(handle) = self.board.dispatcher() {
+            // Whoever led before is not waited for any more; should it lead again, its silence begins anew.
+            self.board.memory().leader_answered();
             return Ok(Found::Here(handle));
         }
         match self.board.leader_address() {
