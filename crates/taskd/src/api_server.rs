@@ -74,31 +74,36 @@ impl ApiServer {
         let left = context.deadline.saturating_duration_since(now).saturating_sub(RETURN_TRIP);
         let give_up = now + left.min(need.patience());
         let mut board = self.board.clone();
-        let mut trouble;
         loop {
+            let mut trouble = None;
             if let Some(handle) = board.dispatcher() {
                 return Ok(Leader::Here(handle));
             }
             match (via, board.leader_address()) {
                 (Via::Peer, _) => {
-                    trouble = format!("node {} does not lead (any more)", self.parts.node);
+                    let deposed = format!("node {} does not lead (any more)", self.parts.node);
                     if board.quorum().is_none_or(|quorum| !leads(&quorum)) {
-                        return Err(ApiError::new(ApiErrorKind::NoLeader, trouble));
+                        return Err(ApiError::new(ApiErrorKind::NoLeader, deposed));
                     }
+                    trouble = Some(deposed);
                 }
                 (Via::Client, Some(address)) if address != self.parts.address => {
                     match self.parts.peers.api(&address).await {
                         Ok(client) => return Ok(Leader::There(client, *context)),
-                        Err(error) => trouble = format!("the leader at {address} does not answer: {error}"),
+                        Err(error) => {
+                            trouble = Some(format!("the leader at {address} does not answer: {error}"));
+                        }
                     }
                 }
-                (Via::Client, _) => {
-                    let now = self.parts.clock.now();
-                    trouble = status::why_no_leader(&self.parts.identity, &board.snapshot(), now);
-                }
+                (Via::Client, _) => {}
             }
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                // Only now: it looks at every member, and many calls may wait.
+                let trouble = trouble.unwrap_or_else(|| {
+                    let now = self.parts.clock.now();
+                    status::why_no_leader(&self.parts.identity, &board.snapshot(), now)
+                });
                 return Err(nothing_done(need, &trouble));
             }
             // A leader that does not answer may be replaced without our view changing first.
