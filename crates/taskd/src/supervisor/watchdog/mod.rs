@@ -176,14 +176,16 @@ impl Drop for Watchdog {
 fn watch(inner: &Inner, limits: Limits, pulses: &Pulses, last_rung: &dyn LastRung) {
     let mut pauses = Pauses::default();
     let mut state = inner.state();
+    // Since the last look, and not since the wait began: this thread can be made to stand still outside of it, too.
+    let mut before = inner.clock.now();
     while !state.done {
-        let before = inner.clock.now();
         let deadline = state.stop.map(|(since, within)| within.saturating_sub(pauses.awake(since, before)));
         // Exactly until the deadline, so that a stop's last rung is not late by up to a look.
         let wait = deadline.map_or(LOOK_EVERY, |left| LOOK_EVERY.min(left)).max(Duration::from_millis(1));
         state = inner.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         let now = inner.clock.now();
         pauses.waited(before, wait, now);
+        before = now;
         let blocked = pulses.all().into_iter().filter_map(|pulse| pulse.look(now));
         let blocked = blocked.map(|blocked| {
             let awake = pauses.awake(now - blocked.blocked_for, now);
@@ -239,9 +241,10 @@ fn well_again(state: &mut State) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc;
 
-    use clock::BootClock;
+    use clock::{BootClock, Clock, WallMs};
     use drill::Drill;
 
     use super::*;
@@ -352,6 +355,38 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         thread.join().unwrap();
+    }
+
+    /// An hour passes before two of the watchdog's looks at the clock, one after the other: wherever its thread is then.
+    #[derive(Debug, Default)]
+    struct Leaps(AtomicU64);
+
+    impl Clock for Leaps {
+        fn now(&self) -> Instant {
+            let mine = std::thread::current().name() == Some("taskd-watchdog");
+            let looks = self.0.fetch_add(u64::from(mine), Ordering::SeqCst);
+            BootClock.now() + Duration::from_secs(3_600) * looks.saturating_sub(4).min(2) as u32
+        }
+
+        fn wall(&self) -> WallMs {
+            BootClock.wall()
+        }
+    }
+
+    #[test]
+    fn a_pause_counts_for_nobody_wherever_it_finds_the_watchdog() {
+        let (tell, told) = mpsc::channel();
+        let clock = Arc::new(Leaps::default());
+        let limits = Limits { give_up: SOON, last: SOON };
+        let pulses = Pulses::new(&Drill::none());
+        let dog = Watchdog::start(clock.clone(), limits, pulses, Arc::new(Tell(tell))).unwrap();
+        let beat = dog.beat();
+        beat.stopping(Duration::from_secs(600));
+        while clock.0.load(Ordering::SeqCst) < 12 {
+            beat.beat("stopping");
+            assert_eq!(told.recv_timeout(Duration::from_millis(5)).ok(), None);
+        }
+        drop(dog);
     }
 
     #[test]
