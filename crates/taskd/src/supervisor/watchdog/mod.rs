@@ -130,7 +130,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches from now on, and calls `last_rung` at most once.
+    /// Watches from now on, and calls `last_rung` at most once; should that let the node go on, what is over then is forgiven.
     ///
     /// # Errors
     /// The operating system has no thread to give.
@@ -178,6 +178,7 @@ fn watch(inner: &Inner, limits: Limits, pulses: &Pulses, last_rung: &dyn LastRun
     let mut state = inner.state();
     // Since the last look, and not since the wait began: this thread can be made to stand still outside of it, too.
     let mut before = inner.clock.now();
+    let mut told = false;
     while !state.done {
         let deadline = state.stop.map(|(since, within)| within.saturating_sub(pauses.awake(since, before)));
         // Exactly until the deadline, so that a stop's last rung is not late by up to a look.
@@ -200,14 +201,17 @@ fn watch(inner: &Inner, limits: Limits, pulses: &Pulses, last_rung: &dyn LastRun
         match judge(&look, &limits) {
             Verdict::Well => well_again(&mut state),
             Verdict::GiveUp(trouble) => give_up(&mut state, trouble, &limits),
+            // It was told, and we are still here: whoever embeds the node let it go on. Then what blocks it may yet come
+            // back, and a node that never leads again would be one that is alive and does not serve.
+            Verdict::End(_) if told => {}
             Verdict::End(wedge) => {
+                told = true;
                 if let Some(lease) = &state.lease {
                     lease.drop_now();
                 }
-                state.done = true;
                 drop(state);
                 last_rung.abandon(&wedge);
-                return;
+                state = inner.state();
             }
         }
     }
@@ -387,6 +391,27 @@ mod tests {
             assert_eq!(told.recv_timeout(Duration::from_millis(5)).ok(), None);
         }
         drop(dog);
+    }
+
+    #[test]
+    fn a_last_rung_that_lets_the_node_go_on_is_told_once_and_what_comes_back_then_is_forgiven() {
+        let (dog, pulses, told) = start(Duration::from_millis(800));
+        let beat = dog.beat();
+        let (release, thread) = block(&pulses);
+        let begun = std::time::Instant::now();
+        while told.try_recv().is_err() {
+            beat.beat("running");
+            assert!(begun.elapsed() < SOON);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(beat.trouble().is_some(), "leadership stays given up while it lasts");
+        drop(release);
+        while beat.trouble().is_some() {
+            beat.beat("running");
+            assert!(begun.elapsed() < SOON && told.try_recv().is_err());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        thread.join().unwrap();
     }
 
     #[test]
