@@ -1,6 +1,7 @@
 //! Every task, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
@@ -15,6 +16,9 @@ const LIST_MAX: usize = 10_000;
 
 /// Digits of a prefix that may be looked up.
 const PREFIX_DIGITS_MIN: usize = 4;
+
+/// From how many tasks on their memory is given back by a thread of its own.
+const MANY: usize = 20_000;
 
 /// All tasks.
 #[derive(Debug, Default)]
@@ -243,6 +247,21 @@ impl Database {
 /// Names an attempt.
 pub(crate) const fn attempt_id(task: TaskId, number: u32) -> AttemptId {
     AttemptId { task, number }
+}
+
+impl Drop for Database {
+    /// To free a million tasks takes more than a second. Whoever drops them does it in the middle of something: of the end
+    /// of a term, which others wait for, or of a poll that would be taken for a hang.
+    fn drop(&mut self) {
+        if self.tasks.len() < MANY {
+            return;
+        }
+        let (tasks, keys, all) = (take(&mut self.tasks), take(&mut self.keys), take(&mut self.all));
+        let (by_state, finished) = (take(&mut self.by_state), take(&mut self.finished));
+        let freed = move || drop((tasks, keys, all, by_state, finished));
+        // Nobody has to wait for it: it holds nothing but memory. Without a thread it is done here.
+        drop(std::thread::Builder::new().name("taskd-free".to_owned()).spawn(freed));
+    }
 }
 
 #[cfg(test)]
