@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::body;
@@ -16,6 +17,9 @@ use super::error::OpenError;
 use super::index::Index;
 use super::names::{CHAIN, CREATE, FENCE, Leave, Names};
 use super::store::{ReadError, Refusal, Store, Why};
+
+/// Segments that are worked off before others have their turn.
+const YIELD_EVERY: u64 = 16;
 
 /// How long opening may take, replay included.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -179,6 +183,10 @@ async fn replay(store: &dyn Store, names: &Names) -> Result<(Index, u64), Setbac
             index.apply(record);
         }
         index.end_segment(node.data.len());
+        // Answers that come as fast as they are worked off would make thousands of segments one poll, and that a hang.
+        if sequence % YIELD_EVERY == 0 {
+            yield_now().await;
+        }
     }
     drop(reads);
     Ok((index, latest))
