@@ -107,7 +107,8 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
 /// Asks the leader first, since a follower lists the members only now and then, and the leader watches them; then
 /// everybody else.
 async fn ask_members(parts: &Arc<Parts>, scene: &mut Scene, status: &mut ClusterStatus) {
-    let leader = scene.leader.as_ref().filter(|leader| leader.node != parts.node);
+    // By address: a twin has this node's id, and knows better what it does.
+    let leader = scene.leader.as_ref().filter(|leader| leader.address != parts.address);
     let leader = leader.map(|leader| leader.address.clone());
     if let Some(address) = &leader {
         let answer = within_reach(parts, address).await;
@@ -119,7 +120,7 @@ async fn ask_members(parts: &Arc<Parts>, scene: &mut Scene, status: &mut Cluster
     let mut others: Vec<_> = scene
         .members
         .iter()
-        .filter(|member| member.node != parts.node && Some(&member.address) != leader.as_ref())
+        .filter(|member| member.address != parts.address && Some(&member.address) != leader.as_ref())
         .map(|member| member.address.clone())
         .collect();
     others.sort_unstable();
