@@ -22,8 +22,9 @@ pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<O
     options.check()?;
     let hosts = options.hosts.clone();
     // The client spins once its own deadline, the session timeout, has passed while connects fail at once: end it
-    // before that.
-    let within = options.session_timeout.mul_f64(0.95);
+    // before that, and so much before that a busy machine does not wake us too late, since a client that spins cannot
+    // be ended.
+    let within = options.session_timeout.mul_f64(0.8);
     let mut connector = zk::Client::connector().with_session_timeout(options.session_timeout);
     if let Some((scheme, credentials)) = &options.auth {
         connector = connector.with_auth(scheme, credentials);
