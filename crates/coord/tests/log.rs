@@ -8,23 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{SOON, layout, session};
+use common::{SOON, elect, layout, session};
 use coord::log::{
     AppendRefused, BodyError, Change, Commit, CommitError, Live, LogFailure, LogOptions, OpenError, TaskLog,
 };
-use coord::{Fence, Link, LinkState, Op, ReadBack, Undo, Write};
+use coord::{Link, LinkState};
 use testkit::{Flow, Proxy, until};
-
-/// Another term begins.
-async fn elect(link: &Link) -> Fence {
-    let epoch_path = layout().epoch();
-    let version = link.get(&epoch_path).await.unwrap().unwrap().stat.version;
-    let data = format!("for the term after {version}").into_bytes();
-    let set = Op::Set { path: epoch_path.clone(), data: data.clone(), version: Some(version) };
-    let read_back = ReadBack::Data { path: epoch_path.clone(), data };
-    link.write(Write { ops: vec![set], read_back, undo: Undo::Keep }, SOON).await.unwrap();
-    Fence { epoch_path, version: version + 1 }
-}
 
 async fn term(link: &Link, options: LogOptions) -> (TaskLog, Vec<Live>) {
     let fence = elect(link).await;

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use clock::BootClock;
-use coord::{ClientRuntime, Layout, Link, LinkState, Mode, Op, Options, ReadBack, Session, Undo, Write};
+use coord::{
+    ClientRuntime, Fence, Layout, Link, LinkState, Mode, Op, Options, ReadBack, Session, Undo, Write,
+};
 use testkit::until;
 
 /// The session timeout of the tests: four ticks of what the testkit starts.
@@ -75,4 +77,19 @@ pub(crate) async fn absent(link: &Link, path: &str) {
         link.exists(path).await.expect("it can be looked at").is_none().then_some(())
     })
     .await;
+}
+
+/// Another term begins: the fence of its writes.
+pub(crate) async fn elect(link: &Link) -> Fence {
+    let epoch_path = layout().epoch();
+    let version =
+        link.get(&epoch_path).await.expect("it can be read").expect("the skeleton is there").stat.version;
+    let data = format!("for the term after {version}").into_bytes();
+    let set = Op::Set { path: epoch_path.clone(), data: data.clone(), version: Some(version) };
+    let read_back = ReadBack::Data { path: epoch_path.clone(), data };
+    // A disk that is busy with others may take long; nothing is proved by how long.
+    link.write(Write { ops: vec![set], read_back, undo: Undo::Keep }, SOON * 3)
+        .await
+        .expect("nobody else writes it");
+    Fence { epoch_path, version: version + 1 }
 }

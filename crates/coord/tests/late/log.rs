@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use clock::{BootClock, Clock};
 use coord::log::{Change, CommitError, LogFailure, LogHandle, LogOptions, TaskLog};
-use coord::{Fence, LeaseFlag, Link, Op, ReadBack, Term, Undo, Write};
+use coord::{LeaseFlag, Link, Term};
 use drill::{Bug, Drill};
 use proto::{ClusterId, Epoch, FencingToken};
 use testkit::{Flow, Proxy, until};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::common::layout;
+use crate::common::{elect, layout};
 use crate::{LIMIT, PATIENCE, back_after, connection, faults, lost_unnoticed, session, within};
 
 /// Two do not fit into one segment.
@@ -71,17 +71,6 @@ impl Drop for Network {
             runtime.shutdown_background();
         }
     }
-}
-
-/// Another term begins.
-async fn elect(link: &Link) -> Fence {
-    let epoch_path = layout().epoch();
-    let version = link.get(&epoch_path).await.unwrap().unwrap().stat.version;
-    let data = format!("for the term after {version}").into_bytes();
-    let set = Op::Set { path: epoch_path.clone(), data: data.clone(), version: Some(version) };
-    let read_back = ReadBack::Data { path: epoch_path.clone(), data };
-    link.write(Write { ops: vec![set], read_back, undo: Undo::Keep }, PATIENCE).await.unwrap();
-    Fence { epoch_path, version: version + 1 }
 }
 
 fn put(log: &LogHandle, key: u128) -> coord::log::Commit {
