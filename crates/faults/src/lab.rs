@@ -12,6 +12,7 @@ use crate::load::Client;
 use crate::net::Net;
 use crate::node::{self, Node, Program};
 use crate::sys::{self, Interrupt};
+use crate::watch::{Elections, Ensemble, Watch};
 use crate::zookeeper::{self, Role, Server};
 
 /// Whatever it was, the cluster is whole again after this.
@@ -147,8 +148,18 @@ impl Lab {
     }
 
     /// Watches in a thread for the ensemble to have a leader other than `except`.
-    pub(crate) fn watch(&self, except: Option<usize>) -> crate::watch::Watch {
-        crate::watch::Watch::start(Arc::clone(&self.net), PEOPLE.to_owned(), self.server_addresses(), except)
+    pub(crate) fn watch(&self, except: Option<usize>) -> Watch {
+        Watch::start(self.ensemble(), except)
+    }
+
+    /// Notes each election of ZooKeeper's own in a thread.
+    pub(crate) fn elections(&self) -> Elections {
+        Elections::start(self.ensemble())
+    }
+
+    fn ensemble(&self) -> Ensemble {
+        let (net, servers) = (Arc::clone(&self.net), self.server_addresses());
+        Ensemble { net, from: PEOPLE.to_owned(), servers }
     }
 
     /// Waits until every ZooKeeper server serves.

@@ -12,7 +12,8 @@
 //! - the time until a leader served is measured from the *cause's end*, which is the fault itself while a majority of
 //!   ZooKeeper and a healthy node remain; else when ZooKeeper had a leader again; else, for a fault that leaves nobody
 //!   without it, the healing. A node that hears nothing, and is heard, keeps its session until its client gives the
-//!   connection up after 2 T / 3: that is the cause's end then. Allowed are T + tick + 0.5 s; beyond that only what this
+//!   connection up after 2 T / 3: that is the cause's end then. Where ZooKeeper elects anew although the fault would not
+//!   have it to, as on a machine that stood still, its election is a cause of its own, and is printed. Allowed are T + tick + 0.5 s; beyond that only what this
 //!   machine itself lost in the meantime, which a thread measures that does nothing else and which is printed;
 //! - every stop, at random moments within faults, ends within 5 s and leaves no process;
 //! - every acknowledged task becomes final, and no two attempts of one overlap.

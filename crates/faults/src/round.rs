@@ -62,6 +62,7 @@ pub(crate) fn play(
         violations: Vec::new(),
     };
     let begun_ns = boot_ns();
+    let elections = lab.elections();
     let mut injected = Vec::new();
     for (index, act) in plan.acts.iter().enumerate() {
         if index > 0 {
@@ -89,7 +90,7 @@ pub(crate) fn play(
     if let Err(last) = healthy {
         outcome.violations.push(format!("not healthy {HEALTHY:?} after the healing: {last}"));
     }
-    judge(lab, over_ns, noise, known, &mut outcome);
+    judge(lab, over_ns, &elections.seen(), noise, known, &mut outcome);
     Ok(outcome)
 }
 
@@ -175,8 +176,15 @@ fn over(lab: &Lab, injected: &[Injected], healed_ns: u64) -> Result<u64> {
     Ok(latest)
 }
 
-/// Reads the histories: what must not be, and when a leader served again.
-fn judge(lab: &Lab, over_ns: u64, noise: &Noise, known: &mut BTreeSet<String>, outcome: &mut Outcome) {
+/// Reads the histories: what must not be, and when a leader served again. `elected_ns`: when ZooKeeper had elected.
+fn judge(
+    lab: &Lab,
+    over_ns: u64,
+    elected_ns: &[u64],
+    noise: &Noise,
+    known: &mut BTreeSet<String>,
+    outcome: &mut Outcome,
+) {
     let now_ns = boot_ns();
     let report = history::check(&lab.histories(), lab.timing);
     if report.effects == 0 {
@@ -188,10 +196,14 @@ fn judge(lab: &Lab, over_ns: u64, noise: &Noise, known: &mut BTreeSet<String>, o
             outcome.violations.push(text);
         }
     }
-    let told_ns = outcome.stops.iter().map(|(_, stopped)| stopped.at_ns).max().unwrap_or_default();
+    let told_ns = outcome.stops.iter().map(|(_, stopped)| stopped.at_ns).max();
+    let later: Vec<u64> = told_ns.into_iter().chain(elected_ns.iter().copied()).collect();
     let served = Served { gaps: &report.gaps, terms: &report.terms, timeout: lab.timing.timeout, now_ns };
-    let (back, from_ns, at_ns) = served.back(over_ns, told_ns);
+    let (back, from_ns, at_ns) = served.back(over_ns, &later);
     outcome.back = back;
+    if from_ns > over_ns && elected_ns.contains(&from_ns) {
+        outcome.what.push_str(", and ZooKeeper elected anew");
+    }
     if back > outcome.bound {
         let lost = noise.within(from_ns, at_ns);
         outcome.noise = Some(lost);
@@ -235,11 +247,16 @@ struct Served<'a> {
 }
 
 impl Served<'_> {
-    /// How long it took until a leader served, from when, and until when. A node that was told to stop meanwhile is a
-    /// second cause: what took until then counts from the first one's end, what was not over yet from the second.
-    fn back(self, over_ns: u64, told_ns: u64) -> (Duration, u64, u64) {
+    /// How long it took until a leader served, from when, and until when. A node that was told to stop meanwhile, and an
+    /// election of ZooKeeper's own, are causes too: what took until then counts from the one before, what was not over
+    /// yet from it.
+    fn back(self, over_ns: u64, later: &[u64]) -> (Duration, u64, u64) {
+        let mut causes: Vec<u64> = later.iter().copied().filter(|cause| *cause > over_ns).collect();
+        causes.push(over_ns);
+        causes.sort_unstable();
         let mut worst = (Duration::ZERO, over_ns, over_ns);
-        for (from_ns, until_ns) in [(over_ns, told_ns), (over_ns.max(told_ns), u64::MAX)] {
+        for (index, from_ns) in causes.iter().copied().enumerate() {
+            let until_ns = causes.get(index + 1).copied().unwrap_or(u64::MAX);
             let (back, at_ns) = self.leaderless(from_ns, until_ns).max(self.relief(from_ns, until_ns));
             worst = worst.max((back, from_ns, at_ns));
         }
@@ -290,7 +307,7 @@ mod tests {
         ];
         for (gaps, expected) in rows {
             let served = Served { gaps, terms: &[], timeout: Duration::from_nanos(50), now_ns: 500 };
-            let (back, ..) = served.back(100, 0);
+            let (back, ..) = served.back(100, &[]);
             assert_eq!(back, Duration::from_nanos(expected), "{gaps:?}");
         }
     }
@@ -316,20 +333,24 @@ mod tests {
         ];
         for (over_ns, expected) in [(100, 30), (95, 31), (200, 10), (450, 0)] {
             let served = Served { gaps: &[], terms: &terms, timeout: Duration::ZERO, now_ns: 500 };
-            assert_eq!(served.back(over_ns, 0).0, Duration::from_nanos(expected), "{over_ns}");
+            assert_eq!(served.back(over_ns, &[]).0, Duration::from_nanos(expected), "{over_ns}");
         }
     }
 
     #[test]
-    fn a_stop_meanwhile_hides_nothing_that_was_over_before() {
+    fn a_later_cause_hides_nothing_that_was_over_before_it() {
         let gap = |from_ns, to_ns| Gap { after: 1, before: Some(2), from_ns, to_ns };
         let gaps = [gap(120, 170), gap(300, 340)];
         let served = Served { gaps: &gaps, terms: &[], timeout: Duration::from_nanos(50), now_ns: 500 };
-        for (told_ns, expected) in
-            [(0, (70, 100, 170)), (150, (40, 150, 340)), (180, (70, 100, 170)), (290, (70, 100, 170))]
-        {
-            let (back, from_ns, at_ns) = served.back(100, told_ns);
-            assert_eq!((back.as_nanos(), from_ns, at_ns), expected, "{told_ns}");
-        }
+        let back = |later: &[u64]| {
+            let (back, from_ns, at_ns) = served.back(100, later);
+            (back.as_nanos(), from_ns, at_ns)
+        };
+        assert_eq!(back(&[]), (70, 100, 170));
+        assert_eq!(back(&[150]), (40, 150, 340));
+        assert_eq!(back(&[180]), (70, 100, 170));
+        assert_eq!(back(&[290]), (70, 100, 170));
+        assert_eq!(back(&[320, 160]), (20, 320, 340));
+        assert_eq!(back(&[50]), (70, 100, 170));
     }
 }

@@ -125,26 +125,49 @@ impl Drop for Server {
 
 /// What each server says it is now; `None` does not answer, or does not serve. Asked from the host `from`.
 pub(crate) fn roles(net: &Net, from: &str, servers: &[Ipv4Addr]) -> Result<Vec<Option<Role>>> {
+    let said = srvr(net, from, servers)?;
+    Ok(said.iter().map(|answer| role(answer.as_deref()?)).collect())
+}
+
+/// The epoch in which ZooKeeper is led now, by what the server that leads says; `None` if nobody says so.
+pub(crate) fn epoch(net: &Net, from: &str, servers: &[Ipv4Addr]) -> Option<u64> {
+    let said = srvr(net, from, servers).ok()?;
+    let led = said.iter().flatten().filter(|answer| role(answer) == Some(Role::Leader));
+    led.filter_map(|answer| epoch_of(answer)).max()
+}
+
+/// What each server answers to `srvr`.
+fn srvr(net: &Net, from: &str, servers: &[Ipv4Addr]) -> Result<Vec<Option<String>>> {
     net.on(from, || {
         // Each has its own time: a stopped one must not hide the others. Threads inherit the namespace.
         thread::scope(|scope| {
-            let asked: Vec<_> = servers.iter().map(|address| scope.spawn(|| role(*address))).collect();
+            let asked: Vec<_> = servers.iter().map(|address| scope.spawn(|| ask(*address))).collect();
             asked.into_iter().map(|asked| asked.join().unwrap_or_default()).collect()
         })
     })
 }
 
-fn role(address: Ipv4Addr) -> Option<Role> {
+fn ask(address: Ipv4Addr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, PORT)), ANSWER).ok()?;
     stream.set_read_timeout(Some(ANSWER)).ok()?;
     stream.write_all(b"srvr").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn role(answer: &str) -> Option<Role> {
     match answer.split_once("Mode: ")?.1.split_whitespace().next()? {
         "leader" => Some(Role::Leader),
         "follower" => Some(Role::Follower),
         _ => None,
     }
+}
+
+/// The high half of the transaction id, which each election makes one more.
+fn epoch_of(answer: &str) -> Option<u64> {
+    let zxid = answer.split_once("Zxid: 0x")?.1.split_whitespace().next()?;
+    u64::from_str_radix(zxid, 16).ok().map(|zxid| zxid >> 32)
 }
 
 /// Waits until every server serves.
@@ -161,4 +184,18 @@ pub(crate) fn serving(net: &Net, from: &str, servers: &[Server], interrupt: &Int
         bail!("ZooKeeper does not serve after {STARTED:?}:\n{}", said.join("\n"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn role_and_epoch_are_read_from_what_srvr_says() {
+        let said =
+            "Zookeeper version: 3.8.0\nOutstanding: 0\nZxid: 0x1a00000007\nMode: leader\nNode count: 5\n";
+        assert_eq!((role(said), epoch_of(said)), (Some(Role::Leader), Some(0x1a)));
+        let said = "This ZooKeeper instance is not currently serving requests\n";
+        assert_eq!((role(said), epoch_of(said)), (None, None));
+    }
 }

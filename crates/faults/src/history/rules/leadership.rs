@@ -116,40 +116,38 @@ fn outside_lease(tenure: &Tenure<'_>, timing: Timing) -> Option<Violation> {
 }
 
 fn after_drop(tenure: &Tenure<'_>) -> Option<Violation> {
-    let dropped = tenure.dropped?;
-    let late = tenure.effects.iter().filter(|effect| effect.at > dropped);
-    let offences = late.map(|effect| {
-        let text = format!(
-            "{} had the effect {} of epoch {} at {}, {:?} after it had dropped its lease at {}, which is for good",
-            tenure.node,
-            effect.kind,
-            tenure.epoch,
-            at(effect.at),
-            effect.at.since(dropped),
-            at(dropped)
-        );
-        (effect.at, text)
-    });
-    once(Rule::AfterDrop, offences.collect())
+    effects_after(tenure, tenure.dropped?, Rule::AfterDrop, |late, dropped| {
+        format!("{late} after it had dropped its lease at {dropped}, which is for good")
+    })
 }
 
 fn released_before_the_last_effect(tenure: &Tenure<'_>) -> Option<Violation> {
-    let released = tenure.released?;
-    let late = tenure.effects.iter().filter(|effect| effect.at > released);
+    effects_after(tenure, tenure.released?, Rule::EarlyRelease, |late, released| {
+        format!("{late} after it had deleted `leader` at {released}: its successor may have begun")
+    })
+}
+
+/// The effects that came after an instant at which they had to be over. `words` make a sentence of what came how late,
+/// and of that instant.
+fn effects_after(
+    tenure: &Tenure<'_>,
+    end: Instant,
+    rule: Rule,
+    words: impl Fn(String, String) -> String,
+) -> Option<Violation> {
+    let late = tenure.effects.iter().filter(|effect| effect.at > end);
     let offences = late.map(|effect| {
-        let text = format!(
-            "{} had the effect {} of epoch {} at {}, {:?} after it had deleted `leader` at {}: its successor may have \
-             begun",
+        let late = format!(
+            "{} had the effect {} of epoch {} at {}, {:?}",
             tenure.node,
             effect.kind,
             tenure.epoch,
             at(effect.at),
-            effect.at.since(released),
-            at(released)
+            effect.at.since(end)
         );
-        (effect.at, text)
+        (effect.at, words(late, at(end).to_string()))
     });
-    once(Rule::EarlyRelease, offences.collect())
+    once(rule, offences.collect())
 }
 
 fn released_while_entitled(tenure: &Tenure<'_>, timing: Timing) -> Option<Violation> {
