@@ -162,7 +162,8 @@ async fn a_paused_leader_is_replaced_and_steps_down() {
     assert_eq!((&status["leader"]["node"], &status["leader"]["epoch"]), (&new.into(), &epoch.into()));
     std::fs::write(cluster.dir.path().join("gate"), "").unwrap();
     for id in &running {
-        assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], 1);
+        let task = cluster.reaches(id, &["succeeded"]).await;
+        assert_eq!(task["attempt_count"], 1, "{task:#}");
     }
     nothing_overlapped_or_ran_after_success(&cluster);
 }

@@ -453,19 +453,25 @@ async fn a_stop_once_the_boot_has_failed() {
     incident.replay_and_stop(Moment::AfterTheReturn(Duration::from_millis(150)), 1).await;
 }
 
-/// The boot hangs at an await point: the election takes the term from a node that does not come to serve.
-#[tokio::test]
-async fn a_boot_that_never_ends_is_given_up_by_its_deadline() {
-    let mut incident = Incident::start_with(|config| config.set("election.serve_deadline", "\"3s\"")).await;
-    let victim = incident.drilled_follower("hold:dispatcher.recover").await;
+/// A boot that hangs as `drill` says, a stall in the middle of it, and the connection's return: one that may lead then
+/// leads within the bound.
+async fn hanging_boot(mut incident: Incident, drill: &str, may_lead: impl Fn(&str, &str) -> bool) {
+    let victim = incident.drilled_follower(drill).await;
     incident.cluster.healthy(3).await;
     let stalled = incident.stalled_in_its_hanging_boot(&victim).await;
     sleep_until(stalled + STALL).await;
     incident.story.tell("the connection is lost, and comes back");
     incident.proxy(&victim).replace(|_| ());
     let witness = incident.witness(&victim);
-    incident.leads_within(witness, BOUND, Instant::now(), |leader| leader != victim).await;
+    incident.leads_within(witness, BOUND, Instant::now(), |leader| may_lead(leader, &victim)).await;
     incident.end(&victim).await;
+}
+
+/// The boot hangs at an await point: the election takes the term from a node that does not come to serve.
+#[tokio::test]
+async fn a_boot_that_never_ends_is_given_up_by_its_deadline() {
+    let incident = Incident::start_with(|config| config.set("election.serve_deadline", "\"3s\"")).await;
+    hanging_boot(incident, "hold:dispatcher.recover", |leader, victim| leader != victim).await;
 }
 
 /// The boot blocks a thread for ever, as the seed's did: no await point is left at which anything could end it. The
@@ -521,16 +527,7 @@ async fn a_stop_while_the_boot_blocks_its_thread() {
 /// The boot blocks its thread and goes on after 3 s: by then it may be taken for wedged, or finish, but not just hang.
 #[tokio::test]
 async fn a_boot_that_blocks_its_thread_for_a_while() {
-    let mut incident = Incident::start().await;
-    let victim = incident.drilled_follower("block:dispatcher.recover=3s").await;
-    incident.cluster.healthy(3).await;
-    let stalled = incident.stalled_in_its_hanging_boot(&victim).await;
-    sleep_until(stalled + STALL).await;
-    incident.story.tell("the connection is lost, and comes back");
-    incident.proxy(&victim).replace(|_| ());
-    let witness = incident.witness(&victim);
-    incident.leads_within(witness, BOUND, Instant::now(), |_| true).await;
-    incident.end(&victim).await;
+    hanging_boot(Incident::start().await, "block:dispatcher.recover=3s", |_, _| true).await;
 }
 
 /// A node whose runner boots is nobody yet: no member, no candidate, no leader, whatever ZooKeeper and its thread do.
