@@ -64,6 +64,8 @@ impl Core {
                 runner.answered = None;
             }
             runner.grant = new.unwrap_or(runner.grant);
+            // An answer that gives a new one may still be on its way when the first start would arrive.
+            runner.holds_grant = held == Some(runner.grant);
             runner.address = address;
             runner.capacity = capacity;
             Some(runner.grant)

@@ -22,6 +22,8 @@ pub(crate) struct Runner {
     pub(crate) capacity: Capacity,
     /// The grant under which it gets starts.
     pub(crate) grant: Grant,
+    /// Whether it has said that it holds that grant: before, it would refuse them.
+    pub(crate) holds_grant: bool,
     /// When its last heartbeat was answered.
     pub(crate) answered: Option<Instant>,
     /// It gets nothing before that.
@@ -54,6 +56,7 @@ impl Runner {
             life: None,
             capacity,
             grant: Grant::default(),
+            holds_grant: false,
             answered: None,
             hold_until: None,
             used: 0,
@@ -73,11 +76,12 @@ impl Runner {
             && need.labels.iter().all(|(key, value)| self.capacity.labels.get(key) == Some(value))
     }
 
-    /// Whether starts may be sent: a member's present life that was answered lately and takes work.
+    /// Whether starts may be sent: a member's present life that was answered lately, has got its grant and takes work.
     pub(crate) fn ready(&self, now: Instant, fresh: Duration) -> bool {
         !self.capacity.draining
             && self.life.is_some()
             && self.member == self.life
+            && self.holds_grant
             && self.answered.is_some_and(|at| now.since(at) <= fresh)
     }
 
@@ -210,6 +214,7 @@ mod tests {
                 runner.capacity.kinds = vec!["noop".to_owned()];
                 runner.capacity.labels.insert("zone".to_owned(), zone.to_owned());
                 (runner.member, runner.life, runner.answered) = (Some(life), Some(life), Some(now));
+                runner.holds_grant = true;
             });
         }
         let need = |kind: &str, zone: Option<&str>| Need {

@@ -410,7 +410,11 @@ impl World {
             self.core.answered(now, &node, life);
             let machine = &mut self.machines[index];
             if !answer_lost && machine.alive && machine.life() == life {
+                let held = machine.grant;
                 machine.answered(sent, &reply, self.ms);
+                if machine.grant != held {
+                    self.send_beat(index);
+                }
             }
         }
         self.write(Vec::new(), None);

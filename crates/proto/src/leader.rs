@@ -28,7 +28,8 @@ pub struct Heartbeat {
     pub incarnation: Incarnation,
     /// Earlier lives on the same machine whose leftovers are all ended; resent until it is restarted.
     pub ended_incarnations: Vec<Incarnation>,
-    /// The grant it holds, if it holds one. None after a lapse: the leader then issues a new one.
+    /// The grant it holds, if it holds one. None after a lapse: the leader then issues a new one, and sends starts under
+    /// it once a heartbeat has named it.
     pub grant: Option<Grant>,
     /// Its slots, labels and kinds.
     pub capacity: Capacity,

@@ -33,7 +33,8 @@ impl Lone {
     fn new(slots: u32) -> Self {
         let mut lone = Self::over(Database::default(), slots);
         lone.core.members(NOW, &[lone.member()]);
-        lone.beat(None);
+        let grant = lone.beat(None);
+        lone.beat(Some(grant));
         lone
     }
 
@@ -129,6 +130,19 @@ fn an_attempt_that_still_waits_to_be_sent_is_not_overdue() {
     lone.core.tick(Now { at: NOW.at + Duration::from_secs(20), ..NOW });
     assert!(!lone.core.open[&attempt_id(id, 1)].overdue);
     assert_eq!(lone.core.timers.len(), 1, "its time is still watched");
+}
+
+#[test]
+fn nothing_is_assigned_before_the_grant_is_known_to_have_arrived() {
+    let mut lone = Lone::over(Database::default(), 1);
+    lone.core.members(NOW, &[lone.member()]);
+    let grant = lone.beat(None);
+    let id = lone.submit(1, |_| ());
+    lone.core.dispatch(NOW);
+    assert_eq!(lone.state(id), TaskState::Queued, "the answer with the grant is on its way");
+    lone.beat(Some(grant));
+    lone.core.dispatch(NOW);
+    assert_eq!(lone.state(id), TaskState::Running);
 }
 
 #[test]

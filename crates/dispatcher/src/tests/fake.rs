@@ -72,8 +72,13 @@ impl FakeRunner {
         }
     }
 
-    /// Sends a heartbeat; whether it was answered.
+    /// Sends a heartbeat, and another once a new grant has come; whether they were answered.
     pub(super) async fn beat(&self, leader: &Handle) -> bool {
+        let held = self.state().grant;
+        self.beat_once(leader).await && (self.state().grant == held || self.beat_once(leader).await)
+    }
+
+    async fn beat_once(&self, leader: &Handle) -> bool {
         let capacity = self.capacity();
         let (grant, running) = {
             let state = self.state();

@@ -40,6 +40,8 @@ impl World {
     fn beat(&mut self, index: usize) {
         self.send_beat(index);
         self.deliver_beat(index, false);
+        // With a grant that came just now.
+        self.deliver_beat(index, false);
     }
 
     fn commit_all(&mut self) {

@@ -80,8 +80,13 @@ impl Driver {
             }
         };
         let now = self.options.clock.now();
+        let before = self.fence.grant(now);
         if !self.fence.answered(sent, &reply, now) {
             tracing::debug!(token = %reply.token, grant = reply.grant.0, "an answer extends nothing");
+        }
+        if self.fence.grant(now) != before {
+            // The leader sends no start before it has heard that the grant has arrived.
+            self.beat_at = time::Instant::now();
         }
         // A lapse that nobody has noticed yet still has its deadline: it must not be pushed to the shims.
         if self.fence.grant(now).is_some() {
