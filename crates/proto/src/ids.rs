@@ -15,6 +15,23 @@ pub struct InvalidId {
     rule: &'static str,
 }
 
+/// Whether it is a DNS label in lower case.
+pub(crate) fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// What is said of a text that is none.
+pub(crate) fn not_a_label(what: &'static str, text: &str) -> InvalidId {
+    InvalidId {
+        what,
+        text: text.chars().take(80).collect(),
+        rule: "use 1 to 63 of a-z, 0-9 and '-', with no '-' at either end",
+    }
+}
+
 /// A node's name: 1–63 of `a-z`, `0-9`, `-`, not starting or ending with `-` (a DNS label).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -31,19 +48,7 @@ impl FromStr for NodeId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let ok = (1..=63).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !text.starts_with('-')
-            && !text.ends_with('-');
-        if ok {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidId {
-                what: "node id",
-                text: text.chars().take(80).collect(),
-                rule: "use 1 to 63 of a-z, 0-9 and '-', with no '-' at either end",
-            })
-        }
+        if is_label(text) { Ok(Self(text.to_owned())) } else { Err(not_a_label("node id", text)) }
     }
 }
 

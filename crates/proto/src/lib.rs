@@ -18,6 +18,7 @@ pub mod leader;
 pub mod runner;
 pub mod status;
 pub mod task;
+pub mod vip;
 
 pub use ids::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, InvalidId, NodeId, TaskId};
 

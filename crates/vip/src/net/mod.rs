@@ -1,0 +1,165 @@
+//! Addresses and links of this machine, behind one small trait: the crates that speak netlink break often.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+/// What names the addresses that we added, in `IFA_PROTO`. The kernel keeps it and shows it (`ip -d address`: `proto
+/// 0x54`); nobody else is known to use it.
+pub const ADDRESS_PROTO: u8 = 0x54;
+
+/// An address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The kernel's number of the interface.
+    pub link: u32,
+    /// The interface's name.
+    pub interface: String,
+    /// The address and its prefix.
+    pub address: IpNet,
+    /// Whether it carries [`ADDRESS_PROTO`].
+    pub ours: bool,
+    /// Seconds until the kernel removes it; none = never.
+    pub valid_for: Option<u32>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's number.
+    pub link: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Administratively up.
+    pub up: bool,
+    /// Whether it has a carrier (`IFLA_CARRIER`/`IFF_LOWER_UP`).
+    pub carrier: bool,
+}
+
+/// What somebody, perhaps we, changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    /// An address is there, new or renewed.
+    AddressSet(Address),
+    /// An address is gone.
+    AddressGone(Address),
+    /// An interface is there or has changed.
+    LinkSet(Interface),
+    /// An interface is gone.
+    LinkGone {
+        /// Which.
+        link: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Events were lost: look at everything again.
+    Overrun,
+}
+
+/// Which backend it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The kernel's.
+    Netlink,
+    /// Nothing is changed, everything is said.
+    DryRun,
+}
+
+/// What went wrong at the kernel.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NetError {
+    /// No right to do it.
+    #[error("not permitted: give taskd CAP_NET_ADMIN and CAP_NET_RAW, or set vip.backend = \"dry-run\"")]
+    NotPermitted,
+    /// The interface does not exist.
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+    /// Anything else.
+    #[error("{doing}: {why}")]
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// The kernel's words.
+        why: String,
+    },
+}
+
+/// The machine's addresses.
+///
+/// `put` and `remove` are one synchronous exchange with the kernel each (some 50 µs), so that the caller can read the
+/// clock right before and after: they do not suspend. They are safe to call from an async task.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Which one it is.
+    fn kind(&self) -> BackendKind;
+
+    /// Every address of this machine, of both families.
+    ///
+    /// # Errors
+    /// The kernel does not answer, or not within a second.
+    fn addresses(&self) -> BoxFuture<'_, Result<Vec<Address>, NetError>>;
+
+    /// Every interface.
+    ///
+    /// # Errors
+    /// As [`addresses`](Self::addresses).
+    fn interfaces(&self) -> BoxFuture<'_, Result<Vec<Interface>, NetError>>;
+
+    /// Adds the address, or sets the lifetime of the one that is there (`NLM_F_REPLACE | NLM_F_CREATE`), tagged as
+    /// ours; IPv6 with `NODAD`. `valid_s` is both lifetimes in seconds, at least 1.
+    ///
+    /// # Errors
+    /// The kernel refuses. Nothing was changed.
+    fn put(&self, link: u32, address: IpNet, valid_s: u32) -> Result<(), NetError>;
+
+    /// Removes the address. Whether it was there.
+    ///
+    /// # Errors
+    /// The kernel refuses; it is not known to be gone.
+    fn remove(&self, link: u32, address: IpNet) -> Result<bool, NetError>;
+
+    /// What changes from now on. The queue is bounded; what does not fit becomes one [`NetEvent::Overrun`].
+    ///
+    /// # Errors
+    /// The kernel refuses the subscription.
+    fn watch(&self) -> BoxFuture<'_, Result<Watch, NetError>>;
+}
+
+/// A subscription. Dropping it ends the task behind it.
+#[derive(Debug)]
+pub struct Watch {
+    /// The events.
+    pub events: mpsc::Receiver<NetEvent>,
+    /// The task that feeds it.
+    pub tasks: tokio::task::JoinSet<()>,
+}
+
+/// A six-byte hardware address, as people write it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Somebody else who has one of our addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Which address.
+    pub address: IpAddr,
+    /// Whose hardware address said so.
+    pub mac: Mac,
+}

@@ -1,0 +1,80 @@
+//! What the cluster knows of virtual IPs, as it stands in the coordination service (D8).
+//!
+//! ```text
+//! <root>/config                      the applied configuration; children: earlier ones, by revision
+//! <root>/drained                     nodes that are to hold nothing
+//! <root>/vip-nodes/<node>            ephemeral: what a node says of itself (proto::vip::NodeReport)
+//! <root>/vips/<service>/assignment   who is to hold it, and who follows; the leader writes it, fenced by its epoch
+//! <root>/vips/<service>/holder       ephemeral: who holds it
+//! <root>/vips/<service>/term         free, or held by whom with which grace; its version counts takes and releases
+//! ```
+
+use std::time::Duration;
+
+use proto::vip::ServiceName;
+use proto::{Epoch, Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Who is to hold a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Which service.
+    pub service: ServiceName,
+    /// Who is to hold it, then who follows when that one is gone. Empty: nobody.
+    pub order: Vec<NodeId>,
+    /// The configuration's revision that it follows.
+    pub revision: u64,
+    /// The leader's term.
+    pub epoch: Epoch,
+    /// Why this order, as a sentence.
+    pub why: String,
+}
+
+/// Who holds a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Drawn for this take.
+    pub take: Uuid,
+}
+
+/// What is known of the last one who held a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Term {
+    /// It had removed its addresses.
+    Free {
+        /// Who.
+        node: Option<NodeId>,
+        /// The release, for the read-back: drawn for it.
+        release: Option<Uuid>,
+    },
+    /// Its addresses may be there until the kernel or its guard has removed them.
+    Held {
+        /// Who.
+        node: NodeId,
+        /// The take.
+        take: Uuid,
+        /// How long a taker must wait: the larger of its own and the one that it found.
+        #[serde(rename = "grace_ms", with = "millis")]
+        grace: Duration,
+    },
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
