@@ -1,6 +1,7 @@
 //! What a session needs to know.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// How far the lease margin must exceed one tick: clocks drift and timers fire late.
@@ -46,6 +47,18 @@ impl Options {
             drill: drill::Drill::none(),
             pulse: pulse::Pulse::default(),
         }
+    }
+
+    /// [`hosts`](Self::hosts) as the client is given them: no address in the form that Rust parses itself, but one
+    /// that the system's resolver reads as the same address (`2130706433` for `127.0.0.1`, `::1%0` for `::1`).
+    ///
+    /// To a literal the client connects without awaiting anything. If that fails at once, since there is no route, it
+    /// never polls its own deadline and spins for as long as the route is missing, in one poll, so that nothing can end
+    /// it. The resolver is asked on another thread: the deadline is polled, and the client gives up.
+    pub fn connect_string(&self) -> String {
+        let (servers, chroot) = self.hosts.split_at(self.hosts.find('/').unwrap_or(self.hosts.len()));
+        let servers: Vec<_> = servers.split(',').map(not_literal).collect();
+        servers.join(",") + chroot
     }
 
     /// Refuses settings with which a lease could not protect anything or a path could not exist.
@@ -132,9 +145,47 @@ pub enum InvalidOptions {
     NoDeadline,
 }
 
+fn not_literal(server: &str) -> String {
+    let server = server.trim();
+    if let Some((host, port)) = server.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+        && let Ok(address) = host.parse::<Ipv6Addr>()
+    {
+        return format!("[{address}%0]{port}");
+    }
+    let (host, port) = server.split_at(server.find(':').unwrap_or(server.len()));
+    match host.parse::<Ipv4Addr>() {
+        Ok(address) => format!("{}{port}", address.to_bits()),
+        Err(_) => server.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
     use super::*;
+
+    #[test]
+    fn the_client_is_given_no_literals() {
+        let rows = [
+            ("127.0.0.1:2181", "2130706433:2181"),
+            ("10.0.0.1,zk2:2182, 10.0.0.3:2183/chroot", "167772161,zk2:2182,167772163:2183/chroot"),
+            ("[::1]:2181,[2001:db8::1]", "[::1%0]:2181,[2001:db8::1%0]"),
+            ("zk1.example,localhost:2181", "zk1.example,localhost:2181"),
+        ];
+        for (hosts, given) in rows {
+            assert_eq!(Options::new(hosts, "/taskd").connect_string(), given);
+        }
+    }
+
+    #[test]
+    fn the_resolver_reads_them_as_the_same_addresses() {
+        for (given, address) in [("2130706433", "127.0.0.1:80"), ("::1%0", "[::1]:80")] {
+            assert!(given.parse::<IpAddr>().is_err());
+            let resolved: Vec<SocketAddr> = (given, 80).to_socket_addrs().expect("it is numeric").collect();
+            assert_eq!(resolved.first(), address.parse().ok().as_ref(), "{given}");
+        }
+    }
 
     #[test]
     fn what_is_refused() {

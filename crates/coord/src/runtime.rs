@@ -1,7 +1,8 @@
 //! Where the ZooKeeper client runs: apart from us.
 //!
 //! The client can spin without ever yielding (an IP-literal endpoint whose route was removed: `connect` fails
-//! synchronously, its retry delay is zero once its own deadline has passed, and the deadline is never polled). On
+//! synchronously, its retry delay is zero once its own deadline has passed, and the deadline is never polled).
+//! [`Options::connect_string`](crate::Options::connect_string) avoids the cases that we know. On
 //! a thread of its own that costs a core, not our timers, and it cannot keep the process from ending.
 //! One thread per session, so that a wedged one does not take the next with it.
 

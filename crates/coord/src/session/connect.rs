@@ -21,9 +21,7 @@ pub(super) struct Opened {
 pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<Opened, ConnectError> {
     options.check()?;
     let hosts = options.hosts.clone();
-    // The client spins once its own deadline, the session timeout, has passed while connects fail at once: end it
-    // before that, and so much before that a busy machine does not wake us too late, since a client that spins cannot
-    // be ended.
+    // Before its own deadline: see `Options::connect_string`, which may not help where the resolver is not glibc's.
     let within = options.session_timeout.mul_f64(0.8);
     let mut connector = zk::Client::connector().with_session_timeout(options.session_timeout);
     if let Some((scheme, credentials)) = &options.auth {
@@ -32,7 +30,7 @@ pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<O
     let release = CancellationToken::new();
     let (sender, receiver) = oneshot::channel();
     runtime
-        .run(Box::pin(host_session(connector, hosts.clone(), within, sender, release.clone())))
+        .run(Box::pin(host_session(connector, options.connect_string(), within, sender, release.clone())))
         .map_err(ConnectError::Thread)?;
     let unreachable = || ConnectError::Unreachable { hosts: hosts.clone(), within: options.session_timeout };
     match tokio::time::timeout(options.session_timeout, receiver).await {

@@ -108,8 +108,8 @@ pub(super) fn start(
         drill: options.drill.clone(),
         state: publish,
         // The client's own deadline is 1.4 T after it last heard anything, and it may take 0.4 T of them to notice the
-        // loss. 0.15 T are left for a busy machine to wake us in: with 0.05, 1 route in 27 that was removed
-        // under load left a client that span. More would give up sessions that can still be resumed.
+        // loss. Earlier would give up sessions that can still be resumed. (If a busy machine wakes us later than the
+        // client's deadline, `Options::connect_string` sees to it that the client gives up by itself.)
         give_up: session_timeout.mul_f64(0.85),
         closing: closing.clone(),
         release: opened.release.clone(),
