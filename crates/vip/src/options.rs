@@ -1,0 +1,109 @@
+//! What the virtual IPs of a node are given.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::SharedClock;
+use coord::{Layout, LeaseTiming, Link, Term};
+use drill::Drill;
+use proto::{Incarnation, NodeId};
+use pulse::Pulse;
+
+use crate::announce::{Announcer, ProbePolicy};
+use crate::config::Hooks;
+use crate::net::Backend;
+
+/// What the virtual IPs of a node are given.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node.
+    pub node: NodeId,
+    /// This life of its daemon, drawn at its start.
+    pub incarnation: Incarnation,
+    /// The node's directory; this crate keeps to `vips.json` in it.
+    pub data_dir: PathBuf,
+    /// The machine's addresses.
+    pub backend: Arc<dyn Backend>,
+    /// The network's side of holding one.
+    pub announcer: Arc<dyn Announcer>,
+    /// What the node's own file says; [`Handle::facts`](crate::Handle::facts) replaces it.
+    pub facts: Facts,
+    /// How an address is asked for before it is taken.
+    pub probe: ProbePolicy,
+    /// When a held address is announced again.
+    pub announce: AnnouncePolicy,
+    /// CLOCK_BOOTTIME where there is a kernel: the guard reads it itself.
+    pub clock: SharedClock,
+    /// Seeds the ids of takes and releases.
+    pub rng_seed: u64,
+    /// Where whoever watches from outside sees that a task blocks a thread.
+    pub pulse: Pulse,
+    /// Faults that a test switches on; none by default.
+    pub drill: Drill,
+    /// How the guard is started, which removes the addresses when this process dies. None: there is none, and the
+    /// kernel's own timer alone removes them then. A dry run needs none.
+    pub guard: Option<GuardProgram>,
+}
+
+/// What a node knows of itself, from its own file; read again on SIGHUP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What the configuration's roles are called here: role to interface. A name that is no role is an interface's own.
+    pub interfaces: BTreeMap<String, String>,
+    /// Labels, which services may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Programs of this machine.
+    pub hooks: Hooks,
+}
+
+impl Facts {
+    /// The interface that `name`, a role or an interface's own name, means on this node.
+    pub fn interface<'a>(&'a self, name: &'a str) -> &'a str {
+        self.interfaces.get(name).map_or(name, String::as_str)
+    }
+}
+
+/// The quorum's control session, on which everything of the virtual IPs lives, so that it goes with the member node.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// The session.
+    pub link: Link,
+    /// Where everything is.
+    pub layout: Layout,
+    /// This node's member node, without which it takes nothing.
+    pub member: String,
+    /// The session's timeout and what leases make of it.
+    pub timing: LeaseTiming,
+    /// While this node leads and may act.
+    pub term: Option<Term>,
+}
+
+/// When a held address is announced again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnnouncePolicy {
+    /// Announcements at once.
+    pub burst: u32,
+    /// Between the repeats that follow.
+    pub interval: Duration,
+    /// How many repeats follow.
+    pub repeats: u32,
+    /// From then on, for as long as it is held.
+    pub refresh: Duration,
+}
+
+impl Default for AnnouncePolicy {
+    fn default() -> Self {
+        Self { burst: 5, interval: Duration::from_secs(1), repeats: 5, refresh: Duration::from_secs(60) }
+    }
+}
+
+/// A program that runs the guard when it is started with these arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardProgram {
+    /// Its file.
+    pub program: PathBuf,
+    /// What leads to the guard.
+    pub args: Vec<String>,
+}
