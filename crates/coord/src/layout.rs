@@ -1,6 +1,7 @@
 //! Where everything lives (D4).
 
 use proto::NodeId;
+use proto::vip::ServiceName;
 
 use crate::{CallError, Link, Options};
 
@@ -81,6 +82,64 @@ impl Layout {
         self.under("tasks/bodies")
     }
 
+    /// Persistent: the configuration of the virtual IPs; its children are earlier ones.
+    pub fn config(&self) -> String {
+        self.under("config")
+    }
+
+    /// Persistent: the configuration that was replaced as number `revision`.
+    pub fn config_history(&self, revision: u64) -> String {
+        // Padded, so that names sort as numbers do.
+        format!("{}/config/{revision:010}", self.root)
+    }
+
+    /// Persistent: nodes that are to hold no virtual IP.
+    pub fn drained(&self) -> String {
+        self.under("drained")
+    }
+
+    /// Parent of what nodes say of themselves and their virtual IPs.
+    pub fn vip_nodes(&self) -> String {
+        self.under("vip-nodes")
+    }
+
+    /// Ephemeral: what `node` says.
+    pub fn vip_node(&self, node: &NodeId) -> String {
+        format!("{}/vip-nodes/{node}", self.root)
+    }
+
+    /// Parent of the services' nodes.
+    pub fn vips(&self) -> String {
+        self.under("vips")
+    }
+
+    /// Persistent: parent of what there is about one service.
+    pub fn vip(&self, service: &ServiceName) -> String {
+        format!("{}/vips/{service}", self.root)
+    }
+
+    /// Persistent: who is to hold the service.
+    pub fn vip_assignment(&self, service: &ServiceName) -> String {
+        format!("{}/assignment", self.vip(service))
+    }
+
+    /// Ephemeral: who holds the service.
+    pub fn vip_holder(&self, service: &ServiceName) -> String {
+        format!("{}/holder", self.vip(service))
+    }
+
+    /// Persistent: whether the service's addresses may be somewhere.
+    pub fn vip_term(&self, service: &ServiceName) -> String {
+        format!("{}/term", self.vip(service))
+    }
+
+    /// Whether it is the virtual IPs' to say what an ephemeral at `path` is for.
+    pub fn is_vip(&self, path: &str) -> bool {
+        [self.vips(), self.vip_nodes()]
+            .iter()
+            .any(|dir| path.strip_prefix(dir.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    }
+
     /// Creates what is persistent and has no content of its own; writes nothing where it exists already. The
     /// cluster record and the probe nodes are their users' to create.
     ///
@@ -98,6 +157,10 @@ impl Layout {
             self.terms(),
             self.probes(),
             self.bodies_dir(),
+            self.config(),
+            self.drained(),
+            self.vip_nodes(),
+            self.vips(),
         ];
         for path in paths {
             link.ensure(&path).await?;

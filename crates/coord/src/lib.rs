@@ -6,7 +6,7 @@
 //!    ├── write actor    every non-idempotent write: pipelined, resolved after a lost reply, undone if unwanted
 //!    └── client         on an OS thread of its own (ClientRuntime): it may spin, we do not
 //!  Link (cheap clone)   reads, followers, writes; each with a deadline
-//!  Lease                committed probes ─▶ LeaseFlag ("inside the lease", read at the last moment)
+//!  Lease, GroupLease    committed probes ─▶ LeaseFlag ("inside the lease", read at the last moment)
 //! ```
 //!
 //! **Invariant:** every call ends by its deadline, whatever ZooKeeper, the network or the client does.
@@ -35,7 +35,7 @@ mod write;
 pub use write::{Mode, Op, OpResult, ReadBack, Rejection, Undo, Write, WriteError};
 
 mod lease;
-pub use lease::{Lease, LeaseFlag, LeaseState, LeaseTiming};
+pub use lease::{GroupLease, Hold, Lease, LeaseFlag, LeaseState, LeaseTiming};
 
 mod term;
 pub use term::{Fence, Term};
