@@ -1,4 +1,16 @@
 //! Addresses and links of this machine, behind one small trait: the crates that speak netlink break often.
+//!
+//! ```text
+//!             ┌── netlink   the kernel's (one exchange per write; dumps; a subscription)
+//!  Backend ───┼── dry_run   changes nothing, says everything, remembers what it would hold
+//!             └── memory    a machine in memory, with strangers and failures: for tests and simulation
+//! ```
+//!
+//! The last two share [`table`]: addresses that expire as the kernel lets them.
+
+pub mod dry_run;
+pub mod memory;
+mod table;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -79,6 +91,17 @@ pub enum NetError {
     /// The interface does not exist.
     #[error("there is no interface {0}")]
     NoInterface(String),
+    /// The address was there before we put it for the first time, and is not ours: to give it a lifetime would take it
+    /// from its owner.
+    #[error(
+        "{address} is on {interface} already, and taskd has not put it there: remove it, or take it out of the service"
+    )]
+    Foreign {
+        /// Which.
+        address: IpNet,
+        /// Where.
+        interface: String,
+    },
     /// Anything else.
     #[error("{doing}: {why}")]
     Failed {
@@ -109,20 +132,25 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// As [`addresses`](Self::addresses).
     fn interfaces(&self) -> BoxFuture<'_, Result<Vec<Interface>, NetError>>;
 
-    /// Adds the address, or sets the lifetime of the one that is there (`NLM_F_REPLACE | NLM_F_CREATE`), tagged as
-    /// ours; IPv6 with `NODAD`. `valid_s` is both lifetimes in seconds, at least 1.
+    /// Adds the address, or renews the lifetime of one that this backend has put and not removed, tagged as ours; IPv6
+    /// with `NODAD`. `valid_s` is the lifetime in seconds; 0 is taken for 1. (For how long the address is *preferred* is
+    /// the backend's business.)
     ///
     /// # Errors
-    /// The kernel refuses. Nothing was changed.
+    /// The kernel refuses; nothing was changed. [`NetError::Foreign`] if the address is there and somebody else's.
+    /// "Did not answer in time" leaves open whether it was changed.
     fn put(&self, link: u32, address: IpNet, valid_s: u32) -> Result<(), NetError>;
 
     /// Removes the address. Whether it was there.
     ///
     /// # Errors
-    /// The kernel refuses; it is not known to be gone.
+    /// The kernel refuses; it is not known to be gone. An address that was not there, or whose interface is gone, is no
+    /// error.
     fn remove(&self, link: u32, address: IpNet) -> Result<bool, NetError>;
 
-    /// What changes from now on. The queue is bounded; what does not fit becomes one [`NetEvent::Overrun`].
+    /// What changes from now on: look at everything once *after* this, and nothing is missed. The queue is bounded;
+    /// what does not fit becomes one [`NetEvent::Overrun`], and every event that comes behind it is later than it.
+    /// Its end means that the subscription broke: watch again, and look at everything again.
     ///
     /// # Errors
     /// The kernel refuses the subscription.
@@ -136,6 +164,18 @@ pub struct Watch {
     pub events: mpsc::Receiver<NetEvent>,
     /// The task that feeds it.
     pub tasks: tokio::task::JoinSet<()>,
+}
+
+impl Watch {
+    /// The next event; none when the subscription broke.
+    ///
+    /// (A closure or an `async` block that names only `events` captures only that, and drops the task.)
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no event is lost.
+    pub async fn next(&mut self) -> Option<NetEvent> {
+        self.events.recv().await
+    }
 }
 
 /// A six-byte hardware address, as people write it.
