@@ -41,6 +41,8 @@ impl Base {
             generation: Generation(0),
             cluster: options.expected_cluster,
             session: None,
+            control: None,
+            member: None,
             session_timeout: options.coord.session_timeout,
             link: LinkState::Disconnected { since: now },
             role: Role::Follower,
@@ -153,6 +155,8 @@ impl Base {
     pub(crate) fn stopped(self) -> Self {
         self.publisher.update(|view| {
             view.role = Role::Follower;
+            view.control = None;
+            view.member = None;
             view.readiness = Readiness::NotReady { why: "the node has stopped".into() };
         });
         self.enter(PhaseId::Stopped);

@@ -531,8 +531,14 @@ impl Driver {
             view.members = self.members.values().cloned().collect();
             view.members.sort_by_key(|member| member.sequence);
             view.session = None;
+            view.control = None;
+            view.member = None;
             if let Some(held) = &self.held {
                 let link = &held.calls.link;
+                if link.state().borrow().ended().is_none() {
+                    view.control = Some(link.clone());
+                    view.member = Some(held.calls.place.path.clone());
+                }
                 view.session = Some(link.session_id());
                 view.session_timeout = link.session_timeout();
                 view.link = *link.state().borrow();

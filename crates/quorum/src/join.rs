@@ -276,6 +276,47 @@ async fn end_predecessor(
     if delete_leader_of(options, link, layout, life.session, Some(life.member_uuid)).await? {
         tracing::info!(session = %life.session, "removed the leader node of this node's previous life");
     }
+    end_vips(options, link, layout, life.session).await
+}
+
+/// Deletes what that session says and holds of virtual IPs; the caller has removed the addresses. The terms stay, so that
+/// whoever takes next waits all the same.
+async fn end_vips(
+    options: &Options,
+    link: &Link,
+    layout: &Layout,
+    session: SessionId,
+) -> Result<(), JoinError> {
+    let owned = async |path: &str| {
+        let stat = link.exists(path).await?;
+        Ok::<_, CallError>(stat.filter(|stat| stat.ephemeral_owner == Some(session)))
+    };
+    for name in link.children(&layout.vips()).await? {
+        let Ok(service) = name.parse() else { continue };
+        let path = layout.vip_holder(&service);
+        if owned(&path).await?.is_none() {
+            continue;
+        }
+        // The term before another look: every take writes it, and another node may take between look and delete.
+        let Some(term) = link.exists(&layout.vip_term(&service)).await? else { continue };
+        if owned(&path).await?.is_some() {
+            let guard = Op::Check { path: layout.vip_term(&service), version: term.version };
+            delete(options, link, &path, vec![guard]).await?;
+            tracing::info!(%path, %session, "removed the holder node of this node's previous life");
+        }
+    }
+    let path = layout.vip_node(&options.node);
+    if let Some(stat) = owned(&path).await? {
+        let delete = Op::Delete { path: path.clone(), version: Some(stat.version) };
+        let read_back = ReadBack::Gone { path: path.clone() };
+        let write = Write { ops: vec![delete], read_back, undo: Undo::Keep };
+        match link.write(write, options.coord.call_deadline).await {
+            Ok(_) | Err(WriteError::Rejected { reason: Rejection::NoNode | Rejection::BadVersion, .. }) => {}
+            Err(source) => {
+                return Err(JoinError::Write { what: format!("the removal of {path}"), source });
+            }
+        }
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Instant;
-use coord::{LinkState, SessionId, Term};
+use coord::{Link, LinkState, SessionId, Term};
 use election::{Generation, Terms};
 use proto::{ClusterId, Epoch, FencingToken, Incarnation, NodeId};
 use tokio::sync::watch;
@@ -167,6 +167,12 @@ pub struct View {
     pub cluster: Option<ClusterId>,
     /// The control session.
     pub session: Option<SessionId>,
+    /// The way to call on the control session, for ephemerals that are to live and die with this node's membership. None
+    /// while there is no session; another session's link once there is another.
+    pub control: Option<Link>,
+    /// The path of this node's own member node on that session, to be checked in writes that a member alone may do. It
+    /// changes without another session where the node was deleted and had to be created again.
+    pub member: Option<String>,
     /// As negotiated; as configured before that.
     pub session_timeout: Duration,
     /// The connection to ZooKeeper.

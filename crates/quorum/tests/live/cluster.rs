@@ -109,11 +109,14 @@ async fn a_leader_that_is_cut_off_is_replaced_and_comes_back_as_a_follower() {
     assert!(took <= TIMEOUT + TICK + Duration::from_millis(500), "took {took:?}");
     let later = others[next].view().role.term().expect("it leads").token.epoch;
     assert!(later > epoch);
+    cut.see("no session", |view| view.control.is_none() && view.member.is_none()).await;
 
     // Back: a new session, but nothing but what is left of its old term until its effects have ended.
     proxy.heal();
     proxy.cut();
-    let view = cut.see("another session", |view| view.generation.0 > 1 && view.me.is_some()).await;
+    let view = cut.see("another session", |view| view.generation.0 > 1 && view.control.is_some()).await;
+    assert_eq!(view.control.as_ref().map(coord::Link::session_id), view.session);
+    assert_eq!(view.member, view.me.as_ref().map(|me| me.path.clone()));
     assert!(matches!(&view.role, Role::Resigning(term) if term.token.epoch == epoch), "{:?}", view.role);
     cut.handle.effects_ended(epoch);
     cut.see("a follower", |view| matches!(view.role, Role::Follower)).await;

@@ -15,6 +15,12 @@ async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_s
     let coordinator = testkit::coordinator().await;
     let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
+    let layout = coord::Layout::new("/taskd");
+    let service = "web".parse().unwrap();
+    let vips = [layout.vip_holder(&service), layout.vip_node(&nodes[0].id)];
+    let control = nodes[0].view().control.clone().expect("it has a session");
+    control.ensure(&layout.vip_term(&service)).await.unwrap();
+    hold(&control, &vips).await;
     let [Node { quorum, dir, .. }] = nodes;
     // As by kill -9, only worse: its session goes on pinging and would never expire.
     drop(quorum);
@@ -28,6 +34,12 @@ async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_s
     println!("restarted and leading after {took:?}");
     assert!(later > epoch && took < Duration::from_secs(1), "took {took:?}");
     nodes[0].see("itself alone", |view| view.members.len() == 1 && view.candidates.len() == 1).await;
+    let control = nodes[0].view().control.clone().expect("it has a session");
+    assert!(!held(&control, &vips).await, "it may take over from its own earlier life");
+    assert!(
+        control.exists(&layout.vip_term(&service)).await.unwrap().is_some(),
+        "but it knows that it was there"
+    );
     let [node] = nodes;
     assert_eq!(node.stop().await.0, Report::Closed);
 }
@@ -176,6 +188,11 @@ async fn a_member_node_that_somebody_deleted_is_created_again() {
     let nodes = [Node::start(&coordinator.hosts(), "n1").await];
     let (_, epoch) = leader(&nodes).await;
     let me = nodes[0].view().me.clone().expect("it has joined");
+    let control = nodes[0].view().control.clone().expect("it has a session");
+    let layout = coord::Layout::new("/taskd");
+    let vips = [layout.vip_holder(&"web".parse().unwrap()), layout.vip_node(&nodes[0].id)];
+    control.ensure(&layout.vip(&"web".parse().unwrap())).await.unwrap();
+    hold(&control, &vips).await;
 
     vandalize(&coordinator.hosts(), vec![coord::Op::Delete { path: me.path.clone(), version: None }]).await;
 
@@ -183,8 +200,31 @@ async fn a_member_node_that_somebody_deleted_is_created_again() {
     let view = nodes[0].see("another member node", |view| again(view) && view.members.len() == 1).await;
     assert_eq!(view.members.first(), view.me.as_ref());
     assert_eq!(nodes[0].leads(), Some(epoch), "its term went on");
+    assert_eq!(view.member, view.me.as_ref().map(|me| me.path.clone()));
+    assert!(held(&control, &vips).await, "the audit that found it leaves to the virtual IPs what is theirs");
     let [node] = nodes;
     assert_eq!(node.stop().await.0, Report::Closed);
+}
+
+/// Creates ephemerals.
+async fn hold(link: &coord::Link, paths: &[String]) {
+    for path in paths {
+        let op = coord::Op::Create { path: path.clone(), data: Vec::new(), mode: coord::Mode::Ephemeral };
+        let read_back = coord::ReadBack::OwnEphemeral { path: path.clone() };
+        let write = coord::Write { ops: vec![op], read_back, undo: coord::Undo::Keep };
+        link.write(write, PATIENCE).await.unwrap();
+    }
+}
+
+/// Whether they are all there; if not, none is.
+async fn held(link: &coord::Link, paths: &[String]) -> bool {
+    link.sync("/").await.unwrap();
+    let mut there = 0;
+    for path in paths {
+        there += usize::from(link.exists(path).await.unwrap().is_some());
+    }
+    assert!(there == 0 || there == paths.len(), "{there} of {paths:?}");
+    there > 0
 }
 
 /// Somebody writes where only nodes should.
