@@ -189,6 +189,12 @@ pub struct VipPage {
     pub drained: BTreeMap<NodeId, Drained>,
     /// What the answering node did and saw lately, oldest first.
     pub events: Vec<VipEvent>,
+    /// That node.
+    #[serde(default)]
+    pub answered_by: Option<NodeId>,
+    /// More to know that concerns no single service, as sentences: dry runs, a node without a session.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Why a node is to hold nothing.
@@ -261,4 +267,31 @@ pub struct Applied {
     pub revision: u64,
     /// What differs from the one before, a line each; empty if nothing does (then the revision is the old one).
     pub changes: Vec<String>,
+}
+
+/// One revision of the cluster's configuration, without its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigEntry {
+    /// Counts applies, from 1.
+    pub revision: u64,
+    /// When, in milliseconds since 1970.
+    pub applied_ms: u64,
+    /// Through which node.
+    pub by: Option<NodeId>,
+    /// The text's size.
+    pub bytes: u64,
+}
+
+/// Why a service is where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipWhy {
+    /// The service.
+    pub service: ServiceName,
+    /// Where it stands.
+    pub state: ServiceState,
+    /// The reasons, a sentence each, the most important first.
+    pub reasons: Vec<String>,
+    /// The command or deed that would change it, if one would.
+    #[serde(default)]
+    pub remedy: Option<String>,
 }

@@ -118,6 +118,7 @@ impl Config {
                 tasks.kill_grace + Duration::from_secs(1)
             ),
         );
+        super::vip::check(&self.vip, &mut unless);
         if let Err(error) = crate::telemetry::directives(&self.log.level) {
             unless(false, "log.level", error);
         }

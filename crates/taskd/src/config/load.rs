@@ -9,10 +9,10 @@ use figment::{Error, Figment, Metadata, Profile, Provider};
 use proto::NodeId;
 use serde::Serialize;
 
-use super::{Config, ConfigError, Problem};
+use super::{Config, ConfigError, Problem, VipBackend};
 
 /// Maps whose keys are the user's own.
-const FREE_MAPS: [&str; 1] = ["node.labels"];
+const FREE_MAPS: [&str; 2] = ["node.labels", "vip.interfaces"];
 
 /// What `taskd serve` was told on its command line; it wins over file and environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,9 @@ fn defaults() -> Result<Value, ConfigError> {
 fn reference() -> Result<Value, ConfigError> {
     let impossible = |error: String| ConfigError(vec![Problem::at("the built-in defaults", error)]);
     let id = "x".parse::<NodeId>().map_err(|error| impossible(error.to_string()))?;
-    Value::serialize(Config::new(id, "x")).map_err(|error| impossible(error.to_string()))
+    let mut config = Config::new(id, "x");
+    config.vip.backend = VipBackend::Auto;
+    Value::serialize(config).map_err(|error| impossible(error.to_string()))
 }
 
 fn extract(figment: &Figment) -> Result<Config, ConfigError> {

@@ -8,6 +8,7 @@
 mod check;
 mod error;
 mod load;
+mod vip;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
 pub use load::{Flags, data_dir, load};
+pub use vip::{Vip, VipBackend};
 
 /// Where a service keeps its data.
 const DATA_DIR: &str = "/var/lib/taskd";
@@ -40,6 +42,8 @@ pub struct Config {
     pub exec: Exec,
     /// The task database and the running of tasks.
     pub tasks: Tasks,
+    /// Virtual IPs.
+    pub vip: Vip,
     /// Stopping.
     pub stop: Stop,
     /// Logging; for the binary alone.
@@ -201,6 +205,10 @@ pub enum LogFormat {
 
 impl Config {
     /// A node `id` of the cluster behind `hosts`, everything else at its default.
+    ///
+    /// Virtual IPs are off, unlike in what [`load`] returns, where they are [`VipBackend::Auto`]: a process that embeds
+    /// a node does not change its machine's addresses before it is told to. Whoever does switches them on in
+    /// [`vip`](Self::vip) and hands in the [guard's program](crate::Builder::vip_guard).
     pub fn new(id: NodeId, hosts: impl Into<String>) -> Self {
         Self {
             node: Node {
@@ -247,6 +255,7 @@ impl Config {
                 log_bytes_budget: 256 << 20,
                 log_bytes_reserve: 32 << 20,
             },
+            vip: Vip::new(VipBackend::Off),
             stop: Stop { deadline: Duration::from_secs(5) },
             log: Log { format: LogFormat::Human, level: "info".to_owned() },
         }

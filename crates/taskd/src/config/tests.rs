@@ -12,7 +12,14 @@ fn flags(id: &str, coordination: &str) -> Flags {
 }
 
 fn defaults() -> Config {
-    Config::new("n1".parse().unwrap(), "zk:2181")
+    daemon(Config::new("n1".parse().unwrap(), "zk:2181"))
+}
+
+/// The one thing in which a daemon differs from a node in another's process.
+fn daemon(mut config: Config) -> Config {
+    assert_eq!(config.vip, Vip::new(VipBackend::Off), "a library changes no addresses unless it is told to");
+    config.vip.backend = VipBackend::Auto;
+    config
 }
 
 /// Keys of the tables in `text`, `section.key`.
@@ -51,6 +58,8 @@ fn full() -> Config {
     config.node.priority = Some(0);
     config.coordination.margin = Some(Duration::from_millis(2_100));
     config.coordination.auth_file = Some("/etc/taskd/auth".into());
+    config.vip.on_take = Some("/etc/taskd/vip-taken".into());
+    config.vip.on_release = Some("/etc/taskd/vip-released".into());
     config
 }
 
@@ -99,7 +108,7 @@ fn errors_name_the_key_the_source_and_the_remedy() {
     const BASE: &str = "[node]\nid = 'n1'\n[coordination]\nhosts = 'zk:2181'\n";
     /// More of the file, variables, and what the error must say.
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let rows: [Row<'_>; 17] = [
+    let rows: [Row<'_>; 21] = [
         ("[exec]\nalow = true", &[], &["exec.alow", "taskd.toml", "did you mean \"allow\"?"]),
         ("[taks]\nheartbeat = '1s'", &[], &["taks", "taskd.toml", "did you mean \"tasks\"?"]),
         ("[stop]\nzzz = 1", &[], &["stop.zzz", "use one of deadline"]),
@@ -115,6 +124,18 @@ fn errors_name_the_key_the_source_and_the_remedy() {
         ("", &[("TASKD_COORDINATON__HOSTS", "x:1")], &["coordinaton", "did you mean \"coordination\"?"]),
         ("[stop]\ndeadline = '5 parsecs'", &[], &["stop.deadline", "in ", "taskd.toml", "parsecs"]),
         ("[exec]\nallow = 'perhaps'", &[], &["exec.allow", "taskd.toml", "bool"]),
+        ("[vip]\nbackend = 'kernel'", &[], &["vip.backend", "taskd.toml", "auto", "dry-run"]),
+        ("[vip]\nprobe_count = 0", &[], &["vip.probe_count (in ", "use 1 to 10"]),
+        (
+            "[vip.interfaces]\nstorage = 'a/b'",
+            &[],
+            &["vip.interfaces.storage (in ", "\"a/b\" is no name of an interface", "ip link"],
+        ),
+        (
+            "",
+            &[("TASKD_VIP__ON_TAKE", "hook")],
+            &["vip.on_take (from the environment variable TASKD_VIP__ON_TAKE)", "there is no program hook"],
+        ),
         ("[log]\nformat = 'xml'", &[], &["log.format", "human", "json"]),
         ("[log]\nlevel = 'loud=loud=loud'", &[], &["log.level", "taskd.toml"]),
         (
@@ -184,7 +205,7 @@ fn a_node_with_a_coordination_service_of_its_own_needs_no_hosts() {
         let flags = Flags { embedded: true, allow_exec: true, ..flags("n1", "") };
         let flags = Flags { coordination: None, ..flags };
         let config = load(None, &flags).unwrap();
-        let mut expected = Config::embedded("n1".parse().unwrap());
+        let mut expected = daemon(Config::embedded("n1".parse().unwrap()));
         expected.exec.allow = true;
         expected.node.data_dir = data_dir();
         assert_eq!(config, expected);
