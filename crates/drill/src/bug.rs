@@ -22,11 +22,21 @@ pub enum Bug {
     UndoForgotten,
     /// A session is closed although what it fences may be alive.
     CloseOnAbandon,
+    /// Whoever takes a service's addresses puts them at once, whatever the one before it left.
+    NoTakeoverGrace,
+    /// It waits as long as it is configured to itself, not as long as it finds recorded.
+    OwnGraceOnly,
+    /// An address's lifetime is renewed as if a probe had just been committed.
+    RefreshUnproved,
+    /// A service is released while its addresses are still there.
+    ReleaseBeforeRemoval,
+    /// Addresses stay although their session or lease is over.
+    KeepOnWithoutSession,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::NoLease,
         Self::ReadProbe,
         Self::NoTokenCheck,
@@ -37,6 +47,11 @@ impl Bug {
         Self::EarlyDelete,
         Self::UndoForgotten,
         Self::CloseOnAbandon,
+        Self::NoTakeoverGrace,
+        Self::OwnGraceOnly,
+        Self::RefreshUnproved,
+        Self::ReleaseBeforeRemoval,
+        Self::KeepOnWithoutSession,
     ];
 
     /// How a specification names it.
@@ -52,6 +67,11 @@ impl Bug {
             Self::EarlyDelete => "early-delete",
             Self::UndoForgotten => "undo-forgotten",
             Self::CloseOnAbandon => "close-on-abandon",
+            Self::NoTakeoverGrace => "no-takeover-grace",
+            Self::OwnGraceOnly => "own-grace-only",
+            Self::RefreshUnproved => "refresh-unproved",
+            Self::ReleaseBeforeRemoval => "release-before-removal",
+            Self::KeepOnWithoutSession => "keep-on-without-session",
         }
     }
 

@@ -1,0 +1,459 @@
+//! What is known of a service, and whose turn it is.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use clock::Instant;
+use drill::{Bug, Drill};
+use proto::NodeId;
+use proto::vip::LocalPhase;
+
+use super::own::{Own, There};
+use super::{Assigned, Effect, Event, LeaseNow, Refused, Session, Taken, Ticket};
+use crate::net::Foreign;
+use crate::store::Term;
+
+/// How much longer the k-th in line waits for each one before it that could take the service.
+const TURN: Duration = Duration::from_millis(300);
+
+/// After a refused take; doubled up to the second one.
+const TAKE_AGAIN: Duration = Duration::from_millis(50);
+const TAKE_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// How long whoever gave a service up leaves it to those before it in line.
+const YIELD: Duration = Duration::from_secs(2);
+
+/// The answer to a take never came; whoever carries it out answers sooner.
+const TAKE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a holder of our own session stays that nobody here knows of: the writes that could explain it have ended.
+const ORPHAN: Duration = Duration::from_secs(3);
+
+/// What the node could not do, it does not try again for so long; doubled up to the second one.
+const SORE: Duration = Duration::from_secs(5);
+const SORE_MAX: Duration = Duration::from_secs(60);
+
+/// Between two tries to remove addresses.
+const REMOVE_AGAIN: Duration = Duration::from_millis(100);
+
+/// What does not change while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) me: NodeId,
+    /// How long a probe without an answer takes.
+    pub(crate) probe_takes: Duration,
+    pub(crate) drill: Drill,
+}
+
+/// Who holds the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HolderSeen {
+    Unknown,
+    /// Since then.
+    Nobody(Instant),
+    Somebody {
+        ours: bool,
+        since: Instant,
+    },
+}
+
+/// Where the node stands.
+#[derive(Debug)]
+pub(super) enum State {
+    Idle,
+    Taking { ticket: Ticket, since: Instant, mark: i64 },
+    Own(Box<Own>),
+}
+
+/// Whether the addresses are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    Clear,
+    Writing(Ticket),
+    Written,
+    Clearing(Ticket),
+}
+
+/// One node's part in one service.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) settings: Settings,
+    pub(super) grace: Duration,
+    session: Option<Session>,
+    /// The inner is none where there is no assignment; the outer while that is not known.
+    pub(super) assigned: Option<Option<Assigned>>,
+    assigned_since: Instant,
+    holder: HolderSeen,
+    term: Option<(i32, Term)>,
+    /// None while it is not known: then everybody before us counts as able.
+    able: Option<BTreeSet<NodeId>>,
+    drained: bool,
+    unfit: Option<String>,
+    /// Something could not be done here: not again before then.
+    sore: Option<(Instant, String)>,
+    sore_next: Duration,
+    pub(super) stopping: bool,
+    tickets: Ticket,
+    take_not_before: Instant,
+    take_again: Duration,
+    yielded: Option<(i64, Instant)>,
+    pub(super) state: State,
+    /// The addresses may be in the kernel.
+    pub(super) there: Option<There>,
+    remove_not_before: Instant,
+    remove_failed: bool,
+    pub(super) disk: Disk,
+    pub(super) wake: Option<Instant>,
+    pub(super) effects: VecDeque<Effect>,
+    /// Who else answers for an address, until when that is shown.
+    pub(super) conflict: Option<(Foreign, Instant)>,
+    /// What people should know.
+    pub(super) note: Option<String>,
+}
+
+impl Core {
+    /// Knows nothing and holds nothing.
+    pub(crate) fn new(settings: Settings, grace: Duration) -> Self {
+        let never = Instant::default();
+        Self {
+            settings,
+            grace,
+            session: None,
+            assigned: None,
+            assigned_since: never,
+            holder: HolderSeen::Unknown,
+            term: None,
+            able: None,
+            drained: false,
+            unfit: None,
+            sore: None,
+            sore_next: SORE,
+            stopping: false,
+            tickets: 0,
+            take_not_before: never,
+            take_again: TAKE_AGAIN,
+            yielded: None,
+            state: State::Idle,
+            there: None,
+            remove_not_before: never,
+            remove_failed: false,
+            disk: Disk::Clear,
+            wake: None,
+            effects: VecDeque::new(),
+            conflict: None,
+            note: None,
+        }
+    }
+
+    /// Takes an event in; what is to be done about it, in this order.
+    pub(crate) fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.hear(event, now);
+        self.settle(now);
+        self.effects.drain(..).collect()
+    }
+
+    /// When to bring it [`Event::Tick`] at the latest.
+    pub(crate) fn wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// What the node does.
+    pub(crate) fn phase(&self, now: Instant) -> LocalPhase {
+        match &self.state {
+            State::Own(own) => own.phase(now),
+            State::Idle | State::Taking { .. } if self.there.is_some() => LocalPhase::Releasing,
+            State::Idle | State::Taking { .. } => LocalPhase::Idle,
+        }
+    }
+
+    /// Why this node cannot hold the service.
+    pub(crate) fn unfit(&self) -> Option<&str> {
+        self.unfit.as_deref().or(self.sore.as_ref().map(|(_, why)| why.as_str()))
+    }
+
+    /// Who else answers for an address.
+    pub(crate) fn conflict(&self) -> Option<Foreign> {
+        self.conflict.map(|(foreign, _)| foreign)
+    }
+
+    /// What people should know.
+    pub(crate) fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Whether nothing of it is left: no address, no holder, nothing on disk.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state, State::Idle) && self.there.is_none() && self.disk == Disk::Clear
+    }
+
+    /// Whether addresses may be in the kernel.
+    pub(crate) fn may_be_there(&self) -> bool {
+        self.there.is_some()
+    }
+
+    fn hear(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Session(session) => self.session(session),
+            Event::Assigned(assigned) => {
+                self.assigned = Some(assigned);
+                self.assigned_since = now;
+                self.take_again = TAKE_AGAIN;
+            }
+            Event::Holder(holder) => {
+                self.holder = match (holder, &self.holder) {
+                    (None, HolderSeen::Nobody(since)) => HolderSeen::Nobody(*since),
+                    (None, _) => HolderSeen::Nobody(now),
+                    (Some((_, ours)), HolderSeen::Somebody { ours: before, since }) if ours == *before => {
+                        HolderSeen::Somebody { ours, since: *since }
+                    }
+                    (Some((_, ours)), _) => HolderSeen::Somebody { ours, since: now },
+                };
+            }
+            Event::Term(term) => self.term = term,
+            Event::Peers { able, drained } => {
+                self.able = Some(able);
+                self.drained = drained;
+            }
+            Event::Fitness(unfit) => self.unfit = unfit,
+            Event::Grace(grace) => self.grace = grace,
+            Event::Taken(ticket, answer) => self.taken(ticket, answer, now),
+            Event::Recorded(ticket, answer) if self.disk == Disk::Writing(ticket) => match answer {
+                Ok(()) => self.disk = Disk::Written,
+                Err(why) => {
+                    // It may be there in part: it has to be taken off again.
+                    self.disk = Disk::Written;
+                    self.sore(format!("the local database of addresses cannot be written: {why}"), now);
+                }
+            },
+            Event::Forgotten(ticket) if self.disk == Disk::Clearing(ticket) => self.disk = Disk::Clear,
+            Event::Removed(answer) => match answer {
+                Ok(()) => {
+                    self.there = None;
+                    self.remove_not_before = now;
+                    self.remove_failed = false;
+                }
+                Err(why) if !std::mem::replace(&mut self.remove_failed, true) => {
+                    self.effects.push_back(Effect::Say(format!(
+                        "the addresses cannot be removed, which is tried again until the kernel has done it: {why}"
+                    )));
+                }
+                Err(_) => {}
+            },
+            Event::Lease(LeaseNow::Lost(why)) if !self.plants(Bug::KeepOnWithoutSession) => {
+                if matches!(self.state, State::Own(_)) {
+                    self.lost(&why);
+                }
+            }
+            Event::Stop => self.stopping = true,
+            Event::Tick | Event::Recorded(..) | Event::Forgotten(_) => {}
+            event => self.own_event(event, now),
+        }
+    }
+
+    fn session(&mut self, session: Option<Session>) {
+        if session == self.session {
+            return;
+        }
+        self.session = session;
+        self.assigned = None;
+        self.holder = HolderSeen::Unknown;
+        self.term = None;
+        self.able = None;
+        if self.plants(Bug::KeepOnWithoutSession) {
+            return;
+        }
+        match self.state {
+            State::Own(_) => self.lost("the session with the coordination service is over"),
+            // Whatever becomes of it goes with its session.
+            State::Taking { .. } => self.state = State::Idle,
+            State::Idle => {}
+        }
+    }
+
+    fn taken(&mut self, ticket: Ticket, answer: Result<Taken, Refused>, now: Instant) {
+        let State::Taking { ticket: asked, mark, .. } = self.state else { return };
+        if asked != ticket {
+            return;
+        }
+        match answer {
+            Ok(taken) => {
+                self.take_again = TAKE_AGAIN;
+                let own = Own::new(&taken, mark, &self.settings.drill, self.grace);
+                self.effects.push_back(Effect::Say(own.first_words(&taken)));
+                self.effects.push_back(Effect::Prove(taken));
+                self.state = State::Own(Box::new(own));
+            }
+            Err(_) => self.take_later(now),
+        }
+    }
+
+    fn take_later(&mut self, now: Instant) {
+        self.state = State::Idle;
+        self.take_not_before = now + self.take_again;
+        self.take_again = (self.take_again * 2).min(TAKE_AGAIN_MAX);
+    }
+
+    /// What was taken is somebody else's to have now: the addresses go at once, and nothing is written.
+    pub(super) fn lost(&mut self, why: &str) {
+        let quiet = matches!(&self.state, State::Own(own) if own.is_releasing());
+        if !quiet {
+            self.effects.push_back(Effect::Say(format!("the service is not this node's any more: {why}")));
+        }
+        self.end_of_own();
+    }
+
+    /// The end of whatever follows a take.
+    pub(super) fn end_of_own(&mut self) {
+        self.effects.extend([Effect::Unprove, Effect::Hush]);
+        self.state = State::Idle;
+        self.conflict = None;
+        self.note = None;
+    }
+
+    /// It was released, or left: those before in line come first for a while.
+    pub(super) fn yielded(&mut self, now: Instant) {
+        self.end_of_own();
+        self.yielded = self.assigned.iter().flatten().map(|assigned| (assigned.mark, now + YIELD)).next();
+    }
+
+    /// This node cannot do its part.
+    pub(super) fn sore(&mut self, why: String, now: Instant) {
+        self.effects.push_back(Effect::Say(why.clone()));
+        self.sore = Some((now + self.sore_next, why));
+        self.sore_next = (self.sore_next * 2).min(SORE_MAX);
+    }
+
+    /// What was sore has worked.
+    pub(super) fn healed(&mut self) {
+        self.sore_next = SORE;
+    }
+
+    pub(super) fn plants(&self, bug: Bug) -> bool {
+        self.settings.drill.plants(bug)
+    }
+
+    pub(super) fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Be woken at `at`. What is due already is done by then, or waits for an answer.
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Brings everything on that is due.
+    fn settle(&mut self, now: Instant) {
+        self.wake = None;
+        if self.sore.as_ref().is_some_and(|(until, _)| *until <= now) {
+            self.sore = None;
+        }
+        if let Some((until, _)) = self.sore {
+            self.wake_at(until);
+        }
+        if self.conflict.is_some_and(|(_, until)| until <= now) {
+            self.conflict = None;
+            self.note = None;
+        }
+        if let Some((_, until)) = self.conflict {
+            self.wake_at(until);
+        }
+        // First, since it decides what is allowed to be there.
+        match self.state {
+            State::Idle => self.consider(now),
+            State::Taking { since, .. } if now >= since + TAKE_MAX => self.take_later(now),
+            State::Taking { since, .. } => self.wake_at(since + TAKE_MAX),
+            State::Own(_) => self.pursue(now),
+        }
+        self.remove_what_must_go(now);
+        self.tidy();
+    }
+
+    /// Removes addresses that this node may not have, again and again until they are gone.
+    fn remove_what_must_go(&mut self, now: Instant) {
+        let Some(there) = self.there else { return };
+        if matches!(&self.state, State::Own(own) if own.may_have_them()) {
+            return;
+        }
+        if now >= there.gone_by() {
+            // The kernel has done it.
+            self.there = None;
+            self.wake_at(now);
+        } else if now >= self.remove_not_before {
+            self.remove_not_before = now + REMOVE_AGAIN;
+            self.effects.push_back(Effect::Remove);
+            self.wake_at(self.remove_not_before);
+        } else {
+            self.wake_at(self.remove_not_before);
+        }
+    }
+
+    /// Takes off the disk what is not there and not wanted.
+    fn tidy(&mut self) {
+        if matches!(self.state, State::Idle) && self.there.is_none() && self.disk == Disk::Written {
+            self.forget();
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        let ticket = self.ticket();
+        self.disk = Disk::Clearing(ticket);
+        self.effects.push_back(Effect::Forget(ticket));
+    }
+
+    /// Takes the service if nobody has it and it is this node's turn.
+    fn consider(&mut self, now: Instant) {
+        self.leave_orphan(now);
+        if self.session.is_none()
+            || self.stopping
+            || self.drained
+            || self.unfit().is_some()
+            || self.there.is_some()
+            || !matches!(self.disk, Disk::Clear)
+        {
+            return;
+        }
+        let (HolderSeen::Nobody(gone), Some(Some(assigned))) = (&self.holder, &self.assigned) else { return };
+        let Some(place) = assigned.order.iter().position(|node| *node == self.settings.me) else { return };
+        let is_able = |node: &NodeId| self.able.as_ref().is_none_or(|able| able.contains(node));
+        let overtakes = assigned.order.iter().take(place).any(is_able);
+        let mut due = self.take_not_before.max(*gone);
+        if overtakes {
+            let turn = TURN * u32::try_from(place).unwrap_or(u32::MAX);
+            due = due.max(self.assigned_since.max(*gone) + turn);
+            if let Some((mark, until)) = self.yielded
+                && mark == assigned.mark
+            {
+                due = due.max(until);
+            }
+        }
+        if now < due {
+            self.wake_at(due);
+            return;
+        }
+        let (version, mark, grace) = (assigned.version, assigned.mark, self.grace);
+        let ticket = self.ticket();
+        self.state = State::Taking { ticket, since: now, mark };
+        self.wake_at(now + TAKE_MAX);
+        self.effects.push_back(Effect::Take { ticket, version, grace });
+    }
+
+    /// A holder of our own session that we do not know of (a take whose answer was lost and whose undoing failed) would
+    /// stay for as long as the session does.
+    fn leave_orphan(&mut self, now: Instant) {
+        let HolderSeen::Somebody { ours: true, since } = self.holder else { return };
+        if now < since + ORPHAN {
+            self.wake_at(since + ORPHAN);
+            return;
+        }
+        let Some((term_version, Term::Held { node, .. })) = &self.term else { return };
+        if *node == self.settings.me {
+            let term_version = *term_version;
+            let ticket = self.ticket();
+            self.holder = HolderSeen::Somebody { ours: true, since: now };
+            self.wake_at(now + ORPHAN);
+            self.effects.push_back(Effect::Say("giving up a take that nobody asked for".to_owned()));
+            self.effects.push_back(Effect::Release { ticket, term_version, free: false });
+        }
+    }
+}
