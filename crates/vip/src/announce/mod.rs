@@ -1,6 +1,22 @@
 //! Telling the network where an address is, and asking it whether somebody else has it.
 //!
 //! ARP for IPv4 (RFC 826, RFC 5227), neighbour discovery for IPv6 (RFC 4861, RFC 4862), on packet sockets.
+//!
+//! | a frame from another hardware address | while we ask ([`Announcer::probe`]) | while we hold ([`Announcer::listen`]) |
+//! |---|---|---|
+//! | ARP, of any kind, whose *sender* address is ours | it has it | a conflict |
+//! | ARP probe (sender 0.0.0.0) for ours, to everybody | wants it at the same time: as if it had it | nothing: our kernel answers |
+//! | neighbour advertisement for ours | it has it | a conflict |
+//! | neighbour solicitation *from* ours | it has it | a conflict |
+//! | neighbour solicitation from `::` for ours | wants it at the same time: as if it had it | nothing: our kernel answers |
+//!
+//! So whoever merely watches an address must ask with an address of his own, not in the form of a probe.
+
+mod dry_run;
+pub use dry_run::{DryRun, Said, Utterance};
+
+mod schedule;
+pub use schedule::{AnnouncePolicy, Announcements};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,6 +26,9 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::net::{Foreign, Mac, NetError};
+
+/// Conflicts that wait for whoever listens; more are left out.
+const CONFLICTS_MAX: usize = 64;
 
 /// How an address is asked for before it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +67,11 @@ pub struct Port {
 pub trait Announcer: fmt::Debug + Send + Sync + 'static {
     /// Asks whether anybody has one of `addresses`, all at the same time; returns the first who answers, at once.
     ///
+    /// None means that each of them was asked for at least once, and that nobody had answered when the policy's time
+    /// was over.
+    ///
     /// # Errors
-    /// Nothing could be sent.
+    /// One of the addresses could not be asked for.
     ///
     /// # Cancel safety
     /// Safe: nothing is kept.
@@ -61,13 +83,16 @@ pub trait Announcer: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<Foreign>, NetError>>;
 
     /// Says once that `addresses` are here: gratuitous ARP as request and as reply, unsolicited neighbour
-    /// advertisements with the override flag. Does not suspend; what a full queue does not take is left out.
+    /// advertisements with the override flag. One round; [`Announcements`] says when. Does not suspend; what a full
+    /// queue does not take is left out.
     ///
     /// # Errors
     /// Nothing could be sent.
     fn announce(&self, port: &Port, addresses: &[IpAddr]) -> Result<(), NetError>;
 
-    /// Who else says that it has one of `addresses`, from now on (its own frames are not reported).
+    /// Who else says that it has one of `addresses`, from now on (frames of `port`'s own hardware address are not
+    /// reported). Outlives that the interface goes down and comes up; whoever listens has to ask anew if the interface
+    /// gets another hardware address, or is another one of the same name.
     ///
     /// # Errors
     /// The kernel refuses the sockets.
@@ -77,7 +102,7 @@ pub trait Announcer: fmt::Debug + Send + Sync + 'static {
 /// Who answers for our addresses. Dropping it ends the task behind it.
 #[derive(Debug)]
 pub struct Listening {
-    /// At most a few a second for each hardware address.
+    /// At most two a second for each address and hardware address.
     pub conflicts: mpsc::Receiver<Foreign>,
     /// The task that feeds it.
     pub tasks: tokio::task::JoinSet<()>,
