@@ -37,10 +37,16 @@ mod handle;
 mod holder;
 mod options;
 mod phase;
+mod program;
 mod view;
 
 pub mod announce;
+pub mod checks;
+pub mod clean;
 pub mod config;
+pub mod guard;
+pub mod hooks;
+pub mod local_db;
 pub mod net;
 pub mod store;
 
