@@ -135,6 +135,11 @@ impl Link {
         self.shared.session_timeout
     }
 
+    /// How long a call on this link takes at most; a good limit for writes, too.
+    pub fn call_deadline(&self) -> Duration {
+        self.shared.call_deadline
+    }
+
     /// The state of the connection, now and as it changes.
     pub fn state(&self) -> watch::Receiver<LinkState> {
         self.shared.publish.subscribe()

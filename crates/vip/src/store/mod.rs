@@ -8,8 +8,38 @@
 //! <root>/vips/<service>/holder       ephemeral: who holds it
 //! <root>/vips/<service>/term         free, or held by whom with which grace; its version counts takes and releases
 //! ```
+//!
+//! [`Store`] reads and writes them on one session, [`Followers`] delivers what they become. All of it works without a
+//! leader, but for assignments and the removal of a service, which are fenced by the leader's term.
+//!
+//! A document that cannot be read is [`Garbage`] that names its path. It concerns that document alone.
+
+mod document;
+pub use document::{DOCUMENT_BYTES_MAX, Document, Found, Garbage};
+
+mod config_text;
+pub use config_text::{Apply, ApplyError, HISTORY_MAX, TEXT_BYTES_MAX};
+
+mod drained;
+
+mod error;
+pub use error::{ReadError, StoreError};
+
+mod report;
+
+mod tenure;
+pub use tenure::{Refusal, Release, TakeError, TakeRequest, Taken};
+
+mod assign;
+pub use assign::{AssignError, Removal};
+
+mod follow;
+pub use follow::{Change, FOLLOWED_MAX, Followers};
 
 use std::time::Duration;
+
+use clock::SharedClock;
+use coord::{Layout, Link};
 
 use proto::vip::ServiceName;
 use proto::{Epoch, Incarnation, NodeId};
@@ -63,6 +93,44 @@ pub enum Term {
         #[serde(rename = "grace_ms", with = "millis")]
         grace: Duration,
     },
+}
+
+impl Term {
+    /// How long whoever takes now has to wait before the addresses may be put.
+    pub fn wait(&self) -> Duration {
+        match self {
+            Self::Free { .. } => Duration::ZERO,
+            Self::Held { grace, .. } => *grace,
+        }
+    }
+}
+
+/// The documents on one session; cheap to clone. It outlives the session: calls then fail.
+///
+/// Every call ends within a few of the link's call deadlines. Dropping one is safe: what it has submitted is found out
+/// behind the scenes, and a take that nobody waits for is undone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    link: Link,
+    layout: Layout,
+    clock: SharedClock,
+}
+
+impl Store {
+    /// The documents of `layout`, as `link` reads and writes them.
+    pub fn new(link: Link, layout: Layout, clock: SharedClock) -> Self {
+        Self { link, layout, clock }
+    }
+
+    /// The session.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
 }
 
 mod millis {
