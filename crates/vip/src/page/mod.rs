@@ -1,0 +1,120 @@
+//! What people read of virtual IPs: pure, a [`View`] in, sentences out. Every one of them stands in `snapshots/`.
+
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use proto::NodeId;
+use proto::vip::{Backend, NodeReport, ServiceName, ServiceView, VipPage, VipView, VipWhy};
+
+use self::judge::{Scene, judge};
+use crate::view::View;
+
+/// Everything about virtual IPs as one node sees it. `leader` is who leads, as far as that node knows.
+pub fn page(view: &View, leader: Option<&NodeId>) -> VipPage {
+    let reports = reports(view);
+    let services: Vec<_> = services(view).map(|service| describe(view, &reports, leader, service)).collect();
+    VipPage {
+        revision: view.text.revision,
+        notes: notes(view, &reports, leader, &services),
+        services,
+        nodes: reports.into_values().cloned().collect(),
+        drained: view.drained.clone(),
+        events: view.events.iter().cloned().collect(),
+        answered_by: Some(view.node.clone()),
+    }
+}
+
+/// Why a service is where it is, and what would change it; none if there is no such service.
+pub fn why(view: &View, leader: Option<&NodeId>, service: &ServiceName) -> Option<VipWhy> {
+    services(view).find(|known| *known == service)?;
+    let reports = reports(view);
+    let scene = Scene::of(view, &reports, leader, service);
+    let verdict = judge(&scene);
+    let mut reasons = vec![verdict.words.clone()];
+    reasons.extend(scene.background(&verdict));
+    Some(VipWhy { service: service.clone(), state: verdict.state, reasons, remedy: verdict.remedy })
+}
+
+/// Those of the configuration, and those that are not in it any more while somebody still holds them.
+fn services(view: &View) -> impl Iterator<Item = &ServiceName> {
+    let gone = view.services.iter().filter(|(name, documents)| {
+        documents.holder.is_some() && !view.config.services.contains_key(*name)
+    });
+    view.config.services.keys().chain(gone.map(|(name, _)| name))
+}
+
+/// What each node says of itself. What this one says, it knows better than what it wrote last.
+fn reports(view: &View) -> BTreeMap<&NodeId, &NodeReport> {
+    let mut reports: BTreeMap<_, _> = view.reports.iter().collect();
+    reports.insert(&view.node, &view.own);
+    reports
+}
+
+fn describe(
+    view: &View,
+    reports: &BTreeMap<&NodeId, &NodeReport>,
+    leader: Option<&NodeId>,
+    service: &ServiceName,
+) -> ServiceView {
+    let scene = Scene::of(view, reports, leader, service);
+    let verdict = judge(&scene);
+    let vips = scene.config.map(|config| config.vips.as_slice()).unwrap_or_default();
+    ServiceView {
+        service: service.clone(),
+        state: verdict.state,
+        vips: vips
+            .iter()
+            .map(|vip| VipView { address: vip.address.to_string(), interface: vip.interface.clone() })
+            .collect(),
+        holder: scene.documents.holder.as_ref().map(|holder| holder.node.clone()),
+        since_ms: scene.held_by().map(|(_, local)| local.since_ms),
+        order: scene.order().to_vec(),
+        why: scene.documents.assignment.as_ref().map(|found| found.why.clone()).unwrap_or_default(),
+        trouble: verdict.is_trouble.then_some(verdict.words),
+        remedy: verdict.remedy,
+        nodes: reports
+            .iter()
+            .filter_map(|(node, report)| Some(((*node).clone(), report.services.get(service)?.clone())))
+            .collect(),
+    }
+}
+
+fn notes(
+    view: &View,
+    reports: &BTreeMap<&NodeId, &NodeReport>,
+    leader: Option<&NodeId>,
+    services: &[ServiceView],
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !view.connected {
+        notes.push(format!(
+            "{} has no session with the coordination service: what it knows of the other nodes is as it was last seen",
+            view.node
+        ));
+    }
+    if leader.is_none() && !services.is_empty() {
+        notes.push(
+            "nobody leads: successors take over by themselves, but nobody is assigned anew before somebody does"
+                .to_owned(),
+        );
+    }
+    if let Some(trouble) = &view.config_trouble {
+        notes.push(format!("the configuration's revision {} is not followed: {trouble}", view.text.revision));
+    }
+    let dry: Vec<_> = reports
+        .iter()
+        .filter(|(_, report)| report.backend == Backend::DryRun)
+        .map(|(node, _)| node.to_string())
+        .collect();
+    if !dry.is_empty() {
+        notes.push(format!(
+            "DRY RUN on {}: no address is put on an interface there; taskd needs CAP_NET_ADMIN and CAP_NET_RAW, and \
+             vip.backend \"auto\" or \"netlink\"",
+            judge::and(&dry)
+        ));
+    }
+    notes
+}
