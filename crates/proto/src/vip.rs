@@ -267,6 +267,9 @@ pub struct Applied {
     pub revision: u64,
     /// What differs from the one before, a line each; empty if nothing does (then the revision is the old one).
     pub changes: Vec<String>,
+    /// What is allowed but worth a look, a line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One revision of the cluster's configuration, without its text.

@@ -7,7 +7,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use proto::NodeId;
-use proto::vip::{Backend, NodeReport, ServiceName, ServiceView, VipPage, VipView, VipWhy};
+use proto::vip::{Backend, NodeReport, ServiceName, ServiceState, ServiceView, VipPage, VipView, VipWhy};
 
 use self::judge::{Scene, judge};
 use crate::view::View;
@@ -38,11 +38,25 @@ pub fn why(view: &View, leader: Option<&NodeId>, service: &ServiceName) -> Optio
     Some(VipWhy { service: service.clone(), state: verdict.state, reasons, remedy: verdict.remedy })
 }
 
+/// What `cluster status` says of virtual IPs: what is down or blocked, each with its remedy, and what else is worth a note.
+pub fn troubles(view: &View, leader: Option<&NodeId>) -> (Vec<(String, Option<String>)>, Vec<String>) {
+    let reports = reports(view);
+    let down =
+        services(view).map(|service| describe(view, &reports, leader, service)).filter_map(|service| {
+            let needs_a_look = matches!(service.state, ServiceState::Down | ServiceState::Blocked);
+            let trouble = service.trouble.filter(|_| needs_a_look)?;
+            Some((format!("service {}: {trouble}", service.service), service.remedy))
+        });
+    let notes = if view.config.services.is_empty() { None } else { dry_run(&reports) };
+    (down.collect(), notes.into_iter().collect())
+}
+
 /// Those of the configuration, and those that are not in it any more while somebody still holds them.
 fn services(view: &View) -> impl Iterator<Item = &ServiceName> {
-    let gone = view.services.iter().filter(|(name, documents)| {
-        documents.holder.is_some() && !view.config.services.contains_key(*name)
-    });
+    let gone = view
+        .services
+        .iter()
+        .filter(|(name, documents)| documents.holder.is_some() && !view.config.services.contains_key(*name));
     view.config.services.keys().chain(gone.map(|(name, _)| name))
 }
 
@@ -104,17 +118,22 @@ fn notes(
     if let Some(trouble) = &view.config_trouble {
         notes.push(format!("the configuration's revision {} is not followed: {trouble}", view.text.revision));
     }
+    notes.extend(dry_run(reports));
+    notes
+}
+
+/// Says which nodes only make a dry run; none if none does.
+fn dry_run(reports: &BTreeMap<&NodeId, &NodeReport>) -> Option<String> {
     let dry: Vec<_> = reports
         .iter()
         .filter(|(_, report)| report.backend == Backend::DryRun)
         .map(|(node, _)| node.to_string())
         .collect();
-    if !dry.is_empty() {
-        notes.push(format!(
+    (!dry.is_empty()).then(|| {
+        format!(
             "DRY RUN on {}: no address is put on an interface there; taskd needs CAP_NET_ADMIN and CAP_NET_RAW, and \
              vip.backend \"auto\" or \"netlink\"",
             judge::and(&dry)
-        ));
-    }
-    notes
+        )
+    })
 }
