@@ -2,6 +2,7 @@
 //! model of the election, and the bugs that are planted to see whether anybody notices.
 
 mod planted;
+pub(crate) mod vips;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,7 +25,10 @@ pub(crate) struct Options {
     /// Build without optimisation, and only inject faults: the rest is among the tests
     #[arg(long)]
     dev: bool,
-    /// Only these kinds; the program lists them when it does not know one
+    /// How many runs about virtual IPs
+    #[arg(long, default_value_t = 100)]
+    runs: usize,
+    /// Only these kinds, or with `--parts vips` scenarios; the program lists them when it does not know one
     #[arg(long, value_delimiter = ',', value_name = "KIND,…")]
     only: Vec<String>,
     /// Clusters at a time
@@ -48,6 +52,8 @@ pub(crate) struct Options {
 enum Part {
     /// Real processes in network namespaces
     Network,
+    /// The same with virtual IPs, seen by an observer outside
+    Vips,
     /// Every state that the election can reach, within large bounds
     Model,
     /// Planted bugs, each of which has to be found
@@ -76,6 +82,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("== {}", format!("{part:?}").to_lowercase());
         let done = match part {
             Part::Network => network(workspace, options),
+            Part::Vips => vips::run(workspace, options),
             Part::Model => model(workspace, options),
             Part::Planted => planted::run(workspace),
         };
@@ -106,7 +113,7 @@ fn network(workspace: &Workspace, options: &Options) -> Result<()> {
     let programs = workspace.build_together(&["faults", "taskd"], options.profile())?;
     let [faults, taskd] = &programs[..] else { bail!("cargo built something else") };
     let mut command = Command::new(faults);
-    command.current_dir(&workspace.root).arg("--taskd").arg(taskd);
+    command.arg("--taskd").arg(taskd);
     command.args(["--faults", &options.faults.to_string(), "--seed", &options.seed.to_string()]);
     command.args(["--labs", &options.labs.to_string()]);
     command.args(["--default-timing", &options.default_timing.to_string()]);
@@ -116,12 +123,18 @@ fn network(workspace: &Workspace, options: &Options) -> Result<()> {
     if let Some(dir) = &options.keep_logs {
         command.arg("--keep-logs").arg(std::path::absolute(dir)?);
     }
+    lab(workspace, &mut command)
+}
+
+/// Runs the program with the networks.
+fn lab(workspace: &Workspace, command: &mut Command) -> Result<()> {
+    command.current_dir(&workspace.root);
     if shell::require_all() {
         command.env("TASKD_REQUIRE_ALL", "1");
     }
     // It hears Ctrl-C as well and takes its networks down, which has to be waited for.
     let interrupt = shell::Interrupt::install()?;
-    let status = command.status().with_context(|| format!("failed to start {}", faults.display()))?;
+    let status = command.status().with_context(|| format!("failed to start {command:?}"))?;
     if status.code() == Some(INTERRUPTED) {
         interrupt.set();
     }

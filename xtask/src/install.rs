@@ -101,6 +101,9 @@ pub(crate) fn python() -> Result<()> {
 pub(crate) const NETWORK_LAB_REMEDY: &str =
     "sudo apt-get install -y --no-install-recommends iproute2 nftables libfaketime zookeeper";
 
+/// The one command that installs what virtual IPs are measured beside.
+pub(crate) const KEEPALIVED_REMEDY: &str = "sudo apt-get install -y --no-install-recommends keepalived";
+
 /// Network namespaces, rules for packets, clocks that are off, and ZooKeeper. Installs them where this process may.
 pub(crate) fn network_lab() -> Result<()> {
     let there = |program: &str, arg: &str| shell::succeeds(Command::new(program).arg(arg));
@@ -114,6 +117,18 @@ pub(crate) fn network_lab() -> Result<()> {
     }
     println!("installing Debian's iproute2, nftables, libfaketime and zookeeper (and Java)");
     apt_install(&["iproute2", "nftables", "libfaketime", "zookeeper"])
+}
+
+/// Debian's keepalived, which virtual IPs are measured beside. Installs it where this process may.
+pub(crate) fn keepalived() -> Result<()> {
+    if shell::succeeds(Command::new("keepalived").arg("--version")) {
+        return Ok(());
+    }
+    if !may_install() {
+        bail!("keepalived is missing; as root this does it: {KEEPALIVED_REMEDY}");
+    }
+    println!("installing Debian's keepalived");
+    apt_install(&["keepalived"])
 }
 
 fn may_install() -> bool {

@@ -148,6 +148,8 @@ mod tests {
             "xtask bench keeper --json",
             "xtask faults --dev --faults 40 --only node-cut,pair --keep-logs logs",
             "xtask faults --parts model,planted",
+            "xtask faults --dev --parts vips --runs 20 --seed 3",
+            "xtask bench vip --rounds 2 --only stop,kill-all --report vip.json",
             "xtask run --zookeeper debian --demo --small",
         ] {
             assert!(super::Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -179,7 +179,7 @@ fn line(lab: usize, fault: usize, outcome: &Outcome, took: Duration) -> String {
 }
 
 /// Copies what people read: not ZooKeeper's own data, nor the output of tasks.
-fn keep(from: &Path, to: &PathBuf) -> Result<()> {
+pub(crate) fn keep(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("failed to create {}", to.display()))?;
     for entry in fs::read_dir(from)?.flatten() {
         let (path, file) = (entry.path(), entry.file_name());

@@ -31,6 +31,7 @@ mod report;
 mod round;
 mod sys;
 mod trace;
+pub mod vips;
 mod watch;
 mod zookeeper;
 
@@ -168,8 +169,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let taskd = scratch.join("taskd");
     fs::copy(&options.taskd, &taskd)
         .with_context(|| format!("failed to copy {}", options.taskd.display()))?;
-    let faketime = faketime().context("libfaketime has gone")?;
-    let program = Program { taskd, drill: options.drill.clone(), faketime };
+    let faketime = Some(faketime().context("libfaketime has gone")?);
+    let program = Program { taskd, drill: options.drill.clone(), faketime, config: String::new() };
     let before = faketime_leavings();
     let done = batches(options, &program, &scratch, &interrupt);
     for left in faketime_leavings().difference(&before) {

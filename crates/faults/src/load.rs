@@ -88,7 +88,8 @@ struct Page {
 }
 
 impl Client {
-    fn command(&self, addresses: &[String], args: &[&str]) -> Command {
+    /// `taskd` with these arguments, asking the first of these addresses that answers.
+    pub(crate) fn command(&self, addresses: &[String], args: &[&str]) -> Command {
         let mut command = self.net.command(&self.host, &self.taskd);
         command.args(args).args(["--addr", &addresses.join(",")]);
         command

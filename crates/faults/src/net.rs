@@ -86,6 +86,30 @@ impl Net {
         })
     }
 
+    /// Gives a host a second interface, `eth1`, on a bridge of its own that is created with the first of them. Its port
+    /// there has the host's name with an `s` behind it.
+    pub(crate) fn second(&self, host: &str, mac: &str, address: Ipv4Addr) -> Result<()> {
+        let (bridge, space) = (self.space("net"), self.space(host));
+        if ip(&["-n", &bridge, "link", "show", "br1"]).is_err() {
+            batch(&bridge, "link add br1 type bridge\nlink set br1 up\n")?;
+        }
+        let port = format!("{host}s");
+        ip(&[
+            "link", "add", "name", &port, "netns", &bridge, "type", "veth", "peer", "name", "eth1", "netns",
+            &space,
+        ])?;
+        batch(&bridge, &format!("link set {port} master br1\nlink set {port} up\n"))?;
+        batch(
+            &space,
+            &format!("link set eth1 address {mac}\nlink set eth1 up\naddress add {address}/24 dev eth1\n"),
+        )
+    }
+
+    /// Runs lines of `ip -batch` on a host; `net` is the one with the bridges.
+    pub(crate) fn ip(&self, host: &str, lines: &str) -> Result<()> {
+        batch(&self.space(host), lines)
+    }
+
     /// Runs rules of nftables on a host.
     pub(crate) fn nft(&self, host: &str, rules: &str) -> Result<()> {
         let mut command = Command::new("ip");

@@ -40,8 +40,10 @@ pub(crate) struct Program {
     pub(crate) taskd: PathBuf,
     /// What is switched on in it, as in [`drill::SPEC_VAR`].
     pub(crate) drill: String,
-    /// The library that sets its wall clock off.
-    pub(crate) faketime: PathBuf,
+    /// The library that sets its wall clock off, if anybody is to.
+    pub(crate) faketime: Option<PathBuf>,
+    /// More sections of its configuration.
+    pub(crate) config: String,
 }
 
 /// A node. Dropping it kills it.
@@ -75,7 +77,8 @@ impl Node {
              [election]\nhold_down = \"1s\"\n\
              [exec]\nallow = true\n\
              [tasks]\nfence_after = \"10s\"\nheartbeat = \"500ms\"\nkill_grace = \"500ms\"\n\
-             [log]\nlevel = \"info\"\n",
+             [log]\nlevel = \"info\"\n{more}",
+            more = program.config,
             data = dir.join(name),
             timeout = timing.timeout.as_millis(),
             tick = timing.tick.as_millis(),
@@ -102,9 +105,11 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        command.env("LD_PRELOAD", &self.program.faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
-        // Only the wall clock, and at once.
-        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+        if let Some(faketime) = &self.program.faketime {
+            command.env("LD_PRELOAD", faketime).env("FAKETIME_TIMESTAMP_FILE", &self.wall);
+            // Only the wall clock, and at once.
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+        }
         let child =
             command.spawn().with_context(|| format!("failed to start {}", self.program.taskd.display()))?;
         self.child = Some(child);
@@ -138,7 +143,8 @@ impl Node {
         self.child.is_some()
     }
 
-    fn pid(&self) -> Result<i32> {
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> Result<i32> {
         let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
         Ok(child.id().cast_signed())
     }

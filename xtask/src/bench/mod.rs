@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what an idle cluster costs, and how many durable tasks a second one does.
+//! `cargo xtask bench`: what an idle cluster costs, and how many durable tasks a second one does; virtual IPs
+//! beside keepalived's.
 
 mod idle;
 mod tasks;
@@ -8,6 +9,7 @@ use clap::Subcommand;
 
 use crate::ClusterArgs;
 use crate::conformance;
+use crate::faults::vips;
 use crate::workspace::Workspace;
 
 #[derive(Subcommand, Debug)]
@@ -30,6 +32,8 @@ pub(crate) enum What {
     },
     /// The keeper beside Debian's ZooKeeper: writes a second, latency, memory, start
     Keeper(conformance::Passed),
+    /// Virtual IPs beside keepalived: what a client and the network see while everything happens to the holder
+    Vip(vips::Bench),
 }
 
 pub(crate) fn run(workspace: &Workspace, what: &What) -> Result<()> {
@@ -37,5 +41,6 @@ pub(crate) fn run(workspace: &Workspace, what: &What) -> Result<()> {
         What::Idle { cluster, seconds } => idle::run(workspace, cluster, *seconds),
         What::Tasks { cluster, tasks } => tasks::run(workspace, cluster, *tasks),
         What::Keeper(passed) => conformance::bench(workspace, passed),
+        What::Vip(options) => vips::bench(workspace, options),
     }
 }
