@@ -38,6 +38,7 @@ mod holder;
 mod options;
 mod page;
 mod phase;
+mod placer;
 mod program;
 mod view;
 
@@ -49,6 +50,7 @@ pub mod guard;
 pub mod hooks;
 pub mod local_db;
 pub mod net;
+pub mod placement;
 pub mod store;
 
 pub use error::CleanFailure;

@@ -1,6 +1,6 @@
 //! The text, key by key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,12 +37,11 @@ pub fn parse(text: &str) -> Result<Config, ConfigErrors> {
         return problems.into_errors().map_or_else(|| Ok(Config::default()), Err);
     }
     let (table, broken) = DeTable::parse_recoverable(text);
-    let mut line_before = 0;
+    let mut lines = BTreeSet::new();
     for error in &broken {
         let span = error.span().unwrap_or(0..0);
         // What follows on a line is mostly the echo of its first.
-        if problems.line(&span) != line_before {
-            line_before = problems.line(&span);
+        if lines.insert(problems.line(&span)) {
             problems.add(&span, "", format!("is no TOML: {}", error.message()));
         }
     }

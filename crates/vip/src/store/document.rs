@@ -23,6 +23,8 @@ pub struct Found<T> {
     pub value: T,
     /// How often it was written, which is what a compare-and-set compares.
     pub version: i32,
+    /// The transaction that wrote it: tells which of two documents is the later, also over a deletion.
+    pub mark: i64,
     /// The session that it lives with, if it is an ephemeral.
     pub owner: Option<SessionId>,
 }
@@ -45,7 +47,10 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 fn found<T>(path: &str, node: &Node, value: Result<T, String>) -> Document<T> {
     let Node { stat, .. } = node;
     match value {
-        Ok(value) => Ok(Some(Found { value, version: stat.version, owner: stat.ephemeral_owner })),
+        Ok(value) => {
+            let (version, mark, owner) = (stat.version, stat.mzxid, stat.ephemeral_owner);
+            Ok(Some(Found { value, version, mark, owner }))
+        }
         Err(reason) => Err(Garbage { path: path.to_owned(), reason }),
     }
 }

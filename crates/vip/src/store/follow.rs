@@ -260,8 +260,8 @@ impl Change {
 }
 
 fn shared<T>(found: super::Found<T>) -> super::Found<Arc<T>> {
-    let super::Found { value, version, owner } = found;
-    super::Found { value: Arc::new(value), version, owner }
+    let super::Found { value, version, mark, owner } = found;
+    super::Found { value: Arc::new(value), version, mark, owner }
 }
 
 /// The names that are what they should be, no more than are followed.

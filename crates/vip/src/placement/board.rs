@@ -1,0 +1,298 @@
+//! The services on their nodes, while they are being placed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::NodeId;
+use proto::vip::{Backend, ServiceName};
+
+use super::{Input, Obstacle, Placement, Standing, obstacle, why};
+use crate::config::Service;
+
+/// How a service came to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// An operator wants it there.
+    Ordered,
+    /// It was there.
+    Stays,
+    /// It had none.
+    Chosen,
+}
+
+/// A service.
+pub(super) struct Row<'a> {
+    pub(super) name: &'a ServiceName,
+    pub(super) service: &'a Service,
+    pub(super) standing: &'a Standing,
+    /// Who is fit: real nodes if there is one, dry runs otherwise.
+    pub(super) fit: BTreeSet<&'a NodeId>,
+    /// Whoever of them is not passed over, or all if that is nobody.
+    choices: BTreeSet<&'a NodeId>,
+    pub(super) head: Option<&'a NodeId>,
+    pub(super) how: How,
+}
+
+impl Row<'_> {
+    /// The place of a node among the preferred; those not among them come after all.
+    pub(super) fn preference(&self, node: &NodeId) -> usize {
+        let preferred = &self.service.preferred;
+        preferred.iter().position(|other| other == node).unwrap_or(preferred.len())
+    }
+
+    fn movable(&self) -> bool {
+        self.head.is_some() && (self.how == How::Chosen || (self.how == How::Stays && self.service.failback))
+    }
+}
+
+/// How good a node is for a service; the smaller, the better.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    dry: bool,
+    passed_over: bool,
+    mates: usize,
+    preference: usize,
+    others: usize,
+    node: &'a NodeId,
+}
+
+/// All of them.
+pub(super) struct Board<'a> {
+    pub(super) input: &'a Input<'a>,
+    pub(super) rows: Vec<Row<'a>>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(input: &'a Input<'a>) -> Self {
+        const NEW: &Standing = &Standing {
+            holder: None,
+            order: Vec::new(),
+            moving: false,
+            passed_over: BTreeSet::new(),
+            kept_off: BTreeSet::new(),
+            move_to: None,
+        };
+        let rows = input.config.services.iter().map(|(name, service)| {
+            let standing = input.standings.get(name).unwrap_or(NEW);
+            let fit = |kind| {
+                let nodes = input
+                    .nodes
+                    .iter()
+                    .filter(move |(_, report)| report.backend == kind)
+                    .map(|(node, _)| node);
+                nodes.filter(|node| obstacle(input, name, node).is_none()).collect::<BTreeSet<_>>()
+            };
+            let mut candidates = fit(Backend::Netlink);
+            if candidates.is_empty() {
+                candidates = fit(Backend::DryRun);
+            }
+            let mut choices = candidates.clone();
+            choices.retain(|node| !standing.passed_over.contains(*node));
+            if choices.is_empty() {
+                choices.clone_from(&candidates);
+            }
+            Row { name, service, standing, fit: candidates, choices, head: None, how: How::Chosen }
+        });
+        Self { input, rows: rows.collect() }
+    }
+
+    /// Places everything.
+    pub(super) fn settle(mut self) -> BTreeMap<ServiceName, Placement> {
+        self.keep();
+        self.house();
+        self.improve();
+        let mut placements = BTreeMap::new();
+        let mut seconds = Vec::new();
+        for at in 0..self.rows.len() {
+            let order = self.order(at, &seconds);
+            seconds.extend(order.get(1).map(|node| (self.rows[at].service.spread.clone(), node.clone())));
+            let why = why::sentence(&self, at, &order);
+            placements.insert(self.rows[at].name.clone(), Placement { order, why });
+        }
+        placements
+    }
+
+    /// What is ordered, and what stays where it is.
+    fn keep(&mut self) {
+        for row in self.rows.iter_mut().filter(|row| row.service.enabled) {
+            let fit = |node: &&NodeId| row.fit.contains(*node);
+            let standing = row.standing;
+            if let Some(target) = standing.move_to.as_ref().filter(fit) {
+                (row.head, row.how) = (Some(target), How::Ordered);
+            } else if let Some(incumbent) =
+                standing.incumbent().filter(fit).or(standing.holder.as_ref().filter(fit))
+            {
+                (row.head, row.how) = (Some(incumbent), How::Stays);
+            }
+        }
+    }
+
+    /// Finds places for the rest: at first alone on a node within the group, also by making room, then where there is one.
+    fn house(&mut self) {
+        let homeless = |row: &Row<'_>| row.service.enabled && row.head.is_none() && !row.fit.is_empty();
+        let waiting: Vec<usize> = (0..self.rows.len()).filter(|at| homeless(&self.rows[*at])).collect();
+        for at in &waiting {
+            let alone = self.ranked(*at).into_iter().find(|node| self.mates(*at, node) == 0);
+            match alone {
+                Some(node) => self.rows[*at].head = Some(node),
+                None => {
+                    self.make_room(*at, &mut BTreeSet::new());
+                }
+            }
+        }
+        for at in waiting {
+            if self.rows[at].head.is_none() {
+                self.rows[at].head = self.ranked(at).first().copied();
+            }
+        }
+    }
+
+    /// Kuhn's step: has `at` alone on a node of its group if those that were placed just now can be shifted for it.
+    fn make_room(&mut self, at: usize, tried: &mut BTreeSet<&'a NodeId>) -> bool {
+        for node in self.ranked(at) {
+            if !tried.insert(node) {
+                continue;
+            }
+            let there: Vec<usize> =
+                (0..self.rows.len()).filter(|other| self.is_mate(at, *other, node)).collect();
+            let free = match there.as_slice() {
+                [] => true,
+                [one] => self.rows[*one].how == How::Chosen && self.make_room(*one, tried),
+                _ => false,
+            };
+            if free {
+                self.rows[at].head = Some(node);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Lets what may move go to better places, until there is none. Each step lowers (pairs that share a node within a
+    /// group, sum of the preferences), so it ends, and a second run finds nothing left to do.
+    fn improve(&mut self) {
+        while self.step() || self.swap() {}
+    }
+
+    fn step(&mut self) -> bool {
+        for at in 0..self.rows.len() {
+            let row = &self.rows[at];
+            let Some(here) = row.head.filter(|_| row.movable()) else { continue };
+            let now = (self.mates(at, here), row.preference(here));
+            let better = self.ranked(at).into_iter().find(|node| {
+                let then = (self.mates(at, node), row.preference(node));
+                then.0 <= now.0 && (then.0 < now.0 || then.1 < now.1)
+            });
+            if better.is_some() {
+                self.rows[at].head = better;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Two of one group that stand in each other's way.
+    fn swap(&mut self) -> bool {
+        for a in 0..self.rows.len() {
+            for b in a + 1..self.rows.len() {
+                let (one, two) = (&self.rows[a], &self.rows[b]);
+                let (Some(here), Some(there)) = (one.head, two.head) else { continue };
+                let group = one.service.spread.is_some() && one.service.spread == two.service.spread;
+                let may = one.movable()
+                    && two.movable()
+                    && one.choices.contains(there)
+                    && two.choices.contains(here);
+                if group
+                    && may
+                    && one.preference(there) + two.preference(here)
+                        < one.preference(here) + two.preference(there)
+                {
+                    (self.rows[a].head, self.rows[b].head) = (Some(there), Some(here));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether `other` is of the same group as `at` and on that node.
+    fn is_mate(&self, at: usize, other: usize, node: &NodeId) -> bool {
+        let (row, mate) = (&self.rows[at], &self.rows[other]);
+        at != other
+            && row.service.spread.is_some()
+            && row.service.spread == mate.service.spread
+            && mate.head == Some(node)
+    }
+
+    /// How many of the same group are on that node.
+    pub(super) fn mates(&self, at: usize, node: &NodeId) -> usize {
+        (0..self.rows.len()).filter(|other| self.is_mate(at, *other, node)).count()
+    }
+
+    fn rank(&self, at: usize, node: &'a NodeId) -> Rank<'a> {
+        let row = &self.rows[at];
+        let dry = self.input.nodes.get(node).is_some_and(|report| report.backend == Backend::DryRun);
+        let others = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(other, row)| *other != at && row.head == Some(node))
+            .count();
+        let passed_over = row.standing.passed_over.contains(node);
+        Rank { dry, passed_over, mates: self.mates(at, node), preference: row.preference(node), others, node }
+    }
+
+    /// The choices, best first.
+    fn ranked(&self, at: usize) -> Vec<&'a NodeId> {
+        let mut nodes: Vec<&NodeId> = self.rows[at].choices.iter().copied().collect();
+        nodes.sort_by_cached_key(|node| self.rank(at, node));
+        nodes
+    }
+
+    /// The head, and who follows. `seconds`: who is next for a service of a group, so that two that go at the same time do
+    /// not both go there.
+    fn order(&self, at: usize, seconds: &[(Option<String>, NodeId)]) -> Vec<NodeId> {
+        let row = &self.rows[at];
+        if !row.service.enabled {
+            return Vec::new();
+        }
+        let state = |node: &NodeId| obstacle(self.input, row.name, node);
+        let eligible = |node: &&NodeId| matches!(state(node), None | Some(Obstacle::Unfit));
+        let is_dry =
+            |node: &&NodeId| self.input.nodes.get(*node).is_some_and(|at| at.backend == Backend::DryRun);
+        let mut nodes: Vec<&NodeId> = self.input.nodes.keys().filter(eligible).collect();
+        if nodes.is_empty() {
+            // Nobody is there who could. Whoever was meant may take it when it is back, leader or not.
+            let back = |node: &&NodeId| {
+                !self.input.drained.contains_key(*node)
+                    && !row.standing.kept_off.contains(*node)
+                    && matches!(state(node), Some(Obstacle::Absent | Obstacle::Stopping))
+            };
+            return row.standing.order.iter().filter(back).cloned().collect();
+        }
+        let first = row.head.or_else(|| row.standing.incumbent().filter(|node| nodes.contains(node)));
+        let real = nodes.iter().any(|node| !is_dry(node));
+        if real && !first.is_some_and(|node| is_dry(&node)) {
+            nodes.retain(|node| !is_dry(node));
+        }
+        let group = &row.service.spread;
+        let awaited = |node: &NodeId| {
+            let same = |(other, second): &&(Option<String>, NodeId)| {
+                group.is_some() && other == group && second == node
+            };
+            seconds.iter().filter(same).count()
+        };
+        nodes.sort_by_cached_key(|node| {
+            let rank = self.rank(at, node);
+            (
+                Some(*node) != first,
+                rank.dry,
+                rank.passed_over,
+                rank.mates,
+                rank.preference,
+                awaited(node),
+                rank,
+            )
+        });
+        nodes.into_iter().cloned().collect()
+    }
+}

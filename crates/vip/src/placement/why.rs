@@ -1,0 +1,70 @@
+//! Why a service is placed as it is, as a sentence.
+
+use proto::NodeId;
+
+use super::board::{Board, How, Row};
+use super::{Obstacle, obstacle};
+
+impl Obstacle {
+    /// What keeps the node from it, as people say it after its name.
+    pub(crate) fn clause(self) -> &'static str {
+        match self {
+            Self::Absent => "is not there",
+            Self::Stopping => "is stopping",
+            Self::Drained => "is drained",
+            Self::Unlabelled => "lacks a label",
+            Self::KeptOff => "was ordered to release it a moment ago",
+            Self::Unfit => "is not fit",
+        }
+    }
+}
+
+/// What is said of the service at `at`, which got this order.
+pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String {
+    let row = &board.rows[at];
+    if !row.service.enabled {
+        return "the configuration says enabled = false".to_owned();
+    }
+    let Some(head) = row.head else { return nobody(board, row, order) };
+    let mut clauses = vec![match row.how {
+        How::Ordered => format!("an operator moved it to {head}"),
+        How::Stays if row.standing.incumbent() == Some(head) && !row.standing.moving => {
+            format!("{head} has it")
+        }
+        How::Stays => format!("it is to be on {head}"),
+        How::Chosen if row.fit.len() == 1 => format!("{head} is the only one that is fit"),
+        How::Chosen if row.preference(head) < row.service.preferred.len() => format!("{head} is preferred"),
+        How::Chosen => format!("{head} is fit"),
+    }];
+    for node in row.service.preferred.iter().take(row.preference(head)) {
+        let but = match obstacle(board.input, row.name, node) {
+            Some(obstacle) => obstacle.clause(),
+            None if !row.fit.contains(node) => "is a dry run",
+            None if row.standing.passed_over.contains(node) => "lost it or gave it up a moment ago",
+            None if row.how == How::Ordered => "may have it as well",
+            None if board.mates(at, node) > board.mates(at, head) => {
+                "has another service of its spread group"
+            }
+            None if !row.service.failback => "gets it back only by an order, since failback is off",
+            None => "may have it as well",
+        };
+        clauses.push(format!("{node}, preferred, {but}"));
+    }
+    if row.head.is_some_and(|head| board.mates(at, head) > 0) {
+        clauses.push(format!("{head} has another service of its spread group"));
+    }
+    clauses.join("; ")
+}
+
+fn nobody(board: &Board<'_>, row: &Row<'_>, order: &[NodeId]) -> String {
+    let state = |node: &NodeId| obstacle(board.input, row.name, node);
+    let known =
+        board.input.nodes.keys().chain(order.iter().filter(|node| !board.input.nodes.contains_key(*node)));
+    let clauses: Vec<_> = known
+        .filter_map(|node| state(node).map(|obstacle| format!("{node} {}", obstacle.clause())))
+        .collect();
+    if clauses.is_empty() {
+        return "no node is there".to_owned();
+    }
+    format!("nobody can have it: {}", clauses.join(", "))
+}

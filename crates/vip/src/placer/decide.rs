@@ -1,0 +1,144 @@
+//! What to write now, and what later.
+
+use clock::Instant;
+use proto::NodeId;
+use proto::vip::ServiceName;
+
+use super::{Effect, Known, Memory, Pending, Placer, SETTLE, World};
+use crate::placement::{Input, Placement, obstacle, place};
+use crate::store::{Assignment, Term};
+
+/// When another order may be written.
+enum When {
+    Now,
+    /// Once this has been so for [`SETTLE`].
+    Since(Instant),
+}
+
+impl Placer {
+    pub(super) fn decide(&mut self, now: Instant, world: &World<'_>, effects: &mut Vec<Effect>) {
+        let standings = self.standings(now, world);
+        let input =
+            Input { config: world.config, nodes: world.nodes, drained: world.drained, standings: &standings };
+        let mut wanted = place(&input);
+        let nothing = Known::default();
+        let mut wakes = Vec::new();
+        for (name, memory) in &mut self.memories {
+            if memory.pending.is_some() || memory.not_before.is_some() {
+                continue;
+            }
+            let known = world.services.get(name).unwrap_or(&nothing);
+            let Some(placement) = wanted.remove(name) else {
+                wakes.extend(memory.retire(now, name, known, world.revision, self.epoch, effects));
+                continue;
+            };
+            let when = memory.when(now, &input, name, known, &placement);
+            match when {
+                None => memory.wanted_since = None,
+                Some(When::Since(since)) if now < since + SETTLE => wakes.push(since + SETTLE),
+                Some(_) => {
+                    let Placement { order, why } = placement;
+                    memory.assign(now, name, order, why, world.revision, self.epoch, effects);
+                }
+            }
+        }
+        for wake in wakes {
+            self.wake_at(wake);
+        }
+    }
+}
+
+impl Memory {
+    fn assign(
+        &mut self,
+        now: Instant,
+        name: &ServiceName,
+        order: Vec<NodeId>,
+        why: String,
+        revision: u64,
+        epoch: proto::Epoch,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.pending = Some(Pending { since: now, version: None });
+        self.wanted_since = None;
+        effects.push(Effect::Assign(Assignment { service: name.clone(), order, revision, epoch, why }));
+    }
+
+    /// When what is wanted may be written; none if it stands already.
+    fn when(
+        &mut self,
+        now: Instant,
+        input: &Input<'_>,
+        name: &ServiceName,
+        known: &Known,
+        wanted: &Placement,
+    ) -> Option<When> {
+        let Some(assigned) = &known.assignment else {
+            // Its nodes have not all looked at it yet, and whoever did first need not be the best.
+            let looked =
+                |report: &proto::vip::NodeReport| report.stopping || report.services.contains_key(name);
+            let all = !input.nodes.is_empty() && input.nodes.values().all(looked);
+            let since = *self.wanted_since.get_or_insert(now);
+            return Some(if all { When::Now } else { When::Since(since) });
+        };
+        let stands = &assigned.document;
+        if stands.order == wanted.order && stands.why == wanted.why {
+            return None;
+        }
+        let since = *self.wanted_since.get_or_insert(now);
+        let first = wanted.order.first();
+        if stands.order.first() == first {
+            // Only who follows, or why: not in the middle of a succession.
+            return Some(When::Since(self.unsure_since.map_or(since, |unsure| unsure.max(since))));
+        }
+        let holder = known.holder();
+        let leave_alone = self.unsure_since.filter(|_| {
+            first.is_some()
+                && holder != first
+                && stands
+                    .order
+                    .iter()
+                    .any(|node| Some(node) != holder && obstacle(input, name, node).is_none())
+        });
+        Some(leave_alone.map_or(When::Now, When::Since))
+    }
+
+    /// The end of a service that is configured no more; returns when to look again.
+    fn retire(
+        &mut self,
+        now: Instant,
+        name: &ServiceName,
+        known: &Known,
+        revision: u64,
+        epoch: proto::Epoch,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Instant> {
+        if *known == Known::default()
+            && self.holder.is_none()
+            && known.term.is_none()
+            && self.unheld_since.is_none()
+        {
+            return None;
+        }
+        if known.assignment.is_some() && !known.order().is_empty() {
+            self.assign(
+                now,
+                name,
+                Vec::new(),
+                "it is configured no more".to_owned(),
+                revision,
+                epoch,
+                effects,
+            );
+            return None;
+        }
+        let since = self.unheld_since?;
+        let grace = known.term.as_ref().map_or_else(Default::default, Term::wait);
+        if now < since + grace {
+            return Some(since + grace);
+        }
+        self.pending = Some(Pending { since: now, version: None });
+        effects.push(Effect::Remove { service: name.clone(), waited: !grace.is_zero() });
+        None
+    }
+}

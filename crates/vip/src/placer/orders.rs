@@ -1,0 +1,198 @@
+//! What operators order, and what they are told.
+
+use clock::Instant;
+use proto::NodeId;
+use proto::vip::ServiceName;
+
+use super::{Effect, Goal, Known, ORDER_MAX, ORDERS_MAX, Order, OrderId, Placer, SETTLE, Wish, World};
+use crate::handle::OrderError;
+use crate::placement::{Input, obstacle, place};
+
+impl Wish {
+    /// Where the service is to go.
+    pub(super) fn target(&self) -> Option<&NodeId> {
+        match &self.goal {
+            Goal::Holds(node) => Some(node),
+            Goal::Gone(_) => None,
+        }
+    }
+}
+
+impl Placer {
+    /// Takes an order; it is looked at once everything has been seen.
+    pub(super) fn ordered(&mut self, now: Instant, id: OrderId, order: Order, effects: &mut Vec<Effect>) {
+        if self.early.len() >= ORDERS_MAX {
+            let busy = OrderError::Unavailable("too many orders are waiting: try again".to_owned());
+            effects.push(Effect::Answer(id, Err(busy)));
+            return;
+        }
+        self.early.push((id, order, now + ORDER_MAX));
+    }
+
+    /// Tells those who have waited long enough for this node to know anything.
+    pub(super) fn expire_early(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let (late, early): (Vec<_>, Vec<_>) = self.early.drain(..).partition(|(_, _, until)| now >= *until);
+        for (id, ..) in late {
+            let what = "this node leads, but has not read yet how things stand: try again";
+            effects.push(Effect::Answer(id, Err(OrderError::Unavailable(what.to_owned()))));
+        }
+        for until in early.iter().map(|(_, _, until)| *until) {
+            self.wake_at(until);
+        }
+        self.early = early;
+    }
+
+    /// Starts what is ordered, and answers what has ended.
+    pub(super) fn take_orders(&mut self, now: Instant, world: &World<'_>, effects: &mut Vec<Effect>) {
+        for (id, order, _) in std::mem::take(&mut self.early) {
+            let accepted = match order {
+                Order::Move(service, to) => {
+                    self.order_move(world, now, &service, to).map(|goal| (service, goal))
+                }
+                Order::Release(service) => {
+                    self.order_release(world, now, &service).map(|goal| (service, Ok(goal)))
+                }
+            };
+            match accepted {
+                Err(error) => effects.push(Effect::Answer(id, Err(OrderError::Refused(error)))),
+                Ok((_, Err(done))) => effects.push(Effect::Answer(id, Ok(done))),
+                Ok((service, Ok(goal))) => {
+                    let until = now + ORDER_MAX;
+                    let memory = self.memories.entry(service).or_default();
+                    if let Some(older) = memory.wish.replace(Wish { id, until, goal }) {
+                        let what = "a later order for the same service took its place".to_owned();
+                        effects.push(Effect::Answer(older.id, Err(OrderError::Refused(what))));
+                    }
+                    self.wake_at(until);
+                }
+            }
+        }
+        let names: Vec<ServiceName> = self.memories.keys().cloned().collect();
+        for name in names {
+            self.review(now, world, &name, effects);
+        }
+    }
+
+    fn configured<'a>(&self, world: &World<'a>, service: &ServiceName) -> Result<Option<&'a NodeId>, String> {
+        match world.config.services.get(service) {
+            None => Err(format!("there is no service {service}: see taskd vip list")),
+            Some(known) if !known.enabled => {
+                Err(format!("{service} is not enabled: set enabled = true in the configuration and apply it"))
+            }
+            Some(_) => Ok(world.services.get(service).and_then(Known::holder)),
+        }
+    }
+
+    /// The goal of a move; the inner error says that it is reached already.
+    fn order_move(
+        &self,
+        world: &World<'_>,
+        now: Instant,
+        service: &ServiceName,
+        to: Option<NodeId>,
+    ) -> Result<Result<Goal, String>, String> {
+        let holder = self.configured(world, service)?;
+        let mut standings = self.standings(now, world);
+        let target = match to {
+            Some(target) if holder == Some(&target) => {
+                return Ok(Err(format!("{target} has {service} already")));
+            }
+            Some(target) => target,
+            None => {
+                // As if whoever has it could not.
+                let standing = standings.entry(service.clone()).or_default();
+                let leaving = standing.incumbent().cloned();
+                standing.move_to = None;
+                standing.kept_off.extend(leaving.clone());
+                let input = Input {
+                    config: world.config,
+                    nodes: world.nodes,
+                    drained: world.drained,
+                    standings: &standings,
+                };
+                let placement = place(&input).remove(service).unwrap_or_default();
+                let fit = placement.order.into_iter().find(|node| obstacle(&input, service, node).is_none());
+                let nobody = || match leaving {
+                    Some(node) => format!("nobody but {node} can have {service}: {}", placement.why),
+                    None => format!("nobody can have {service}: {}", placement.why),
+                };
+                fit.ok_or_else(nobody)?
+            }
+        };
+        let input =
+            Input { config: world.config, nodes: world.nodes, drained: world.drained, standings: &standings };
+        match obstacle(&input, service, &target) {
+            Some(obstacle) => Err(format!("{service} cannot go to {target}: it {}", obstacle.clause())),
+            None => Ok(Ok(Goal::Holds(target))),
+        }
+    }
+
+    fn order_release(
+        &mut self,
+        world: &World<'_>,
+        now: Instant,
+        service: &ServiceName,
+    ) -> Result<Goal, String> {
+        let Some(holder) = self.configured(world, service)?.cloned() else {
+            return Err(format!("nobody has {service}"));
+        };
+        let hold_down =
+            world.config.services.get(service).map_or(SETTLE, |service| service.hold_down.max(SETTLE));
+        let memory = self.memories.entry(service.clone()).or_default();
+        memory.kept_off.insert(holder.clone(), now + hold_down);
+        self.wake_at(now + hold_down);
+        Ok(Goal::Gone(holder))
+    }
+
+    /// Answers the service's order if it has come to its end.
+    fn review(&mut self, now: Instant, world: &World<'_>, name: &ServiceName, effects: &mut Vec<Effect>) {
+        let standings = self.standings(now, world);
+        let Some(memory) = self.memories.get_mut(name) else { return };
+        let Some(wish) = &memory.wish else { return };
+        let holder = world.services.get(name).and_then(Known::holder);
+        let input =
+            Input { config: world.config, nodes: world.nodes, drained: world.drained, standings: &standings };
+        let late = now >= wish.until;
+        let answer = match &wish.goal {
+            _ if !world.config.services.get(name).is_some_and(|service| service.enabled) => {
+                Some(Err(OrderError::Refused(format!("{name} is configured or enabled no more"))))
+            }
+            Goal::Holds(target) if holder == Some(target) => Some(Ok(format!("{target} has {name}"))),
+            Goal::Holds(target) => match obstacle(&input, name, target) {
+                Some(obstacle) => {
+                    let what = format!("{name} does not go to {target}: it {}", obstacle.clause());
+                    Some(Err(OrderError::Refused(what)))
+                }
+                None if late => {
+                    let seconds = ORDER_MAX.as_secs();
+                    let what = match holder {
+                        Some(holder) => {
+                            format!(
+                                "{name} is assigned to {target}, but {holder} has not given it up within {seconds} s"
+                            )
+                        }
+                        None => format!(
+                            "{name} is assigned to {target}, which has not taken it within {seconds} s"
+                        ),
+                    };
+                    Some(Err(OrderError::Unavailable(format!("{what}: see taskd vip why {name}"))))
+                }
+                None => None,
+            },
+            Goal::Gone(node) if holder != Some(node) => Some(Ok(match holder {
+                Some(holder) => format!("{node} has given {name} up, and {holder} has it"),
+                None => format!("{node} has given {name} up"),
+            })),
+            Goal::Gone(node) if late => {
+                let what = format!("{node} has not given {name} up within {} s", ORDER_MAX.as_secs());
+                Some(Err(OrderError::Unavailable(format!("{what}: see taskd vip why {name}"))))
+            }
+            Goal::Gone(_) => None,
+        };
+        if let Some(answer) = answer
+            && let Some(wish) = memory.wish.take()
+        {
+            effects.push(Effect::Answer(wish.id, answer));
+        }
+    }
+}
