@@ -547,7 +547,8 @@ impl Core {
                 if let Some(own) = self.own() {
                     own.leaving = Some(Leaving::Telling { ticket, since: now });
                 }
-                self.effects.push_back(Effect::Release { ticket, term_version, free });
+                // First, or the probe that finds it gone proves nothing for the other services.
+                self.effects.extend([Effect::Unprove, Effect::Release { ticket, term_version, free }]);
                 self.wake_at(now + RELEASE_MAX);
             }
             Some(Leaving::Due { at }) => self.wake_at(at),
