@@ -115,7 +115,11 @@ impl HookRunner {
     }
 }
 
-async fn work(service: ServiceName, mut waiting: mpsc::Receiver<Vec<String>>, failures: mpsc::Sender<Failure>) {
+async fn work(
+    service: ServiceName,
+    mut waiting: mpsc::Receiver<Vec<String>>,
+    failures: mpsc::Sender<Failure>,
+) {
     while let Some(argv) = waiting.recv().await {
         let ran = program::run(&argv, &[], WITHIN).await;
         if let Err(why) = ran.result {
@@ -178,7 +182,10 @@ mod tests {
             "begin take iscsi 172.0.20.241 fd00::241\nend take\nbegin release iscsi 172.0.20.241 fd00::241\nend release\n"
         );
         let what = failures.recv().await.unwrap().what;
-        let expected = format!("the hook `{} release iscsi 172.0.20.241 fd00::241` exited with 7: no target", on_release.display());
+        let expected = format!(
+            "the hook `{} release iscsi 172.0.20.241 fd00::241` exited with 7: no target",
+            on_release.display()
+        );
         assert_eq!((what, failures.recv().await), (expected, None));
     }
 

@@ -119,7 +119,10 @@ impl LocalDb {
         self.change(move |all| all.retain(|entry| !entries.contains(entry))).await
     }
 
-    async fn change(&self, change: impl FnOnce(&mut BTreeSet<Entry>) + Send + 'static) -> Result<(), WriteError> {
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut BTreeSet<Entry>) + Send + 'static,
+    ) -> Result<(), WriteError> {
         let inner = Arc::clone(&self.0);
         // The lock is taken in there: a caller who is gone meanwhile must not let the next one write at the same time.
         blocking(move || inner.change(change)).await
@@ -206,7 +209,10 @@ fn decode(bytes: &[u8]) -> Result<BTreeSet<Entry>, String> {
     let content = lines.next().unwrap_or_default();
     let sum = lines.next().and_then(|line| std::str::from_utf8(line).ok()?.strip_prefix("crc32 "));
     // The end of the second line counts too: what is cut short is not whole.
-    if sum != Some(&format!("{:08x}", crc32fast::hash(content))) || lines.next() != Some(b"") || lines.next().is_some() {
+    if sum != Some(&format!("{:08x}", crc32fast::hash(content)))
+        || lines.next() != Some(b"")
+        || lines.next().is_some()
+    {
         return Err("is torn or garbled".to_owned());
     }
     match serde_json::from_slice::<Versioned>(content) {
@@ -289,7 +295,14 @@ mod tests {
         let adds = all.iter().map(|entry| db.add(vec![entry.clone()]));
         futures::future::try_join_all(adds).await.unwrap();
         drop(db);
-        assert!(LocalDb::open(dir.path()).await.unwrap().entries().iter().eq(&all.into_iter().collect::<BTreeSet<_>>()));
+        assert!(
+            LocalDb::open(dir.path())
+                .await
+                .unwrap()
+                .entries()
+                .iter()
+                .eq(&all.into_iter().collect::<BTreeSet<_>>())
+        );
     }
 
     #[tokio::test]

@@ -51,12 +51,7 @@ fn start(argv: &[String], env: &[(&str, &str)]) -> io::Result<(Group, pipe::Rece
     let (program, args) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let (reader, writer) = io::pipe()?;
     let mut command = std::process::Command::new(program);
-    command
-        .args(args)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
+    command.args(args).current_dir("/").stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     // The daemon's own configuration, secrets among it, is none of its business.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKD_")) {
         command.env_remove(name);
@@ -177,7 +172,10 @@ mod tests {
         let long = Duration::from_secs(30);
         let rows = [
             ("exit 0", Ok(())),
-            ("echo not this; echo portal $TASKD_VIP_SERVICE is down >&2; exit 3", Err("exited with 3: portal iscsi is down")),
+            (
+                "echo not this; echo portal $TASKD_VIP_SERVICE is down >&2; exit 3",
+                Err("exited with 3: portal iscsi is down"),
+            ),
             ("printf 'a\\033[31mb'; exit 1", Err("exited with 1: a [31mb")),
             // Far more than a pipe holds.
             ("head -c 1000000 /dev/zero; echo; echo end; exit 2", Err("exited with 2: end")),
@@ -187,7 +185,11 @@ mod tests {
         ];
         for (script, expected) in rows {
             let ran = shell(script, long).await;
-            assert_eq!(ran.result.as_ref().map_err(String::as_str), expected.as_ref().map(|()| &()).map_err(|why| *why), "{script}");
+            assert_eq!(
+                ran.result.as_ref().map_err(String::as_str),
+                expected.as_ref().map(|()| &()).map_err(|why| *why),
+                "{script}"
+            );
         }
         let ran = run(&["/nonexistent".to_owned()], &[], long).await;
         assert!(ran.result.unwrap_err().starts_with("cannot be started"));
@@ -197,7 +199,8 @@ mod tests {
     async fn a_deadline_ends_the_whole_group() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("child");
-        let script = format!("sleep 1000 & echo $! > {0}.tmp; mv {0}.tmp {0}; echo waiting; wait", file.display());
+        let script =
+            format!("sleep 1000 & echo $! > {0}.tmp; mv {0}.tmp {0}; echo waiting; wait", file.display());
         let mut ran = shell(&script, Duration::from_millis(1500)).await;
         assert_eq!(ran.result.unwrap_err(), "took longer than 1500 ms and was killed: waiting");
         ran.stuck.take().unwrap().gone().await;

@@ -27,6 +27,15 @@ struct Known {
     services: BTreeMap<ServiceName, Row>,
 }
 
+/// What a service's fitness depends on.
+#[derive(Debug)]
+pub(super) struct Configured {
+    /// Interfaces or roles of its addresses.
+    pub(super) carriers: Vec<String>,
+    /// Its checks, and what people call them.
+    pub(super) checks: Vec<(CheckId, String)>,
+}
+
 /// One service.
 #[derive(Debug)]
 struct Row {
@@ -67,12 +76,12 @@ impl Board {
     pub(super) fn configure(
         &self,
         roles: &BTreeMap<String, String>,
-        services: BTreeMap<ServiceName, (Vec<String>, Vec<(CheckId, String)>)>,
+        services: BTreeMap<ServiceName, Configured>,
     ) {
         let mut known = self.known();
         known.roles = roles.clone();
         let mut old = std::mem::take(&mut known.services);
-        for (name, (carriers, checks)) in services {
+        for (name, Configured { carriers, checks }) in services {
             let said = old.remove(&name).map(|row| row.checks).unwrap_or_default();
             let checks = checks.into_iter().map(|(id, title)| {
                 let state = said.iter().find(|(known, ..)| *known == id).map(|(.., state)| state.clone());
@@ -91,7 +100,8 @@ impl Board {
     /// Called under the lock, so that what is said later is newer.
     fn publish(&self, known: &Known) {
         self.fitness.send_if_modified(|fitness| {
-            let verdict = |(name, row): (&ServiceName, &Row)| (name.clone(), known.verdict(row, fitness.get(name)));
+            let verdict =
+                |(name, row): (&ServiceName, &Row)| (name.clone(), known.verdict(row, fitness.get(name)));
             let new: Fitnesses = known.services.iter().map(verdict).collect();
             let changed = new != **fitness;
             *fitness = Arc::new(new);
@@ -110,7 +120,9 @@ impl Known {
     }
 
     fn verdict(&self, row: &Row, before: Option<&Fitness>) -> Fitness {
-        if let Some(why) = row.carriers.iter().find_map(|name| look::carrier(&self.links, self.interface(name)).err()) {
+        if let Some(why) =
+            row.carriers.iter().find_map(|name| look::carrier(&self.links, self.interface(name)).err())
+        {
             return Fitness::Unfit(why);
         }
         let fails = |(_, title, state): &(CheckId, String, State)| match state {
@@ -143,7 +155,8 @@ mod tests {
     fn configure(board: &Board, checks: &[(CheckId, &str)]) {
         let checks = checks.iter().map(|(id, title)| (*id, (*title).to_owned())).collect();
         let roles = BTreeMap::from([("storage".to_owned(), "eth1".to_owned())]);
-        board.configure(&roles, BTreeMap::from([(iscsi(), (vec!["storage".to_owned()], checks))]));
+        let service = Configured { carriers: vec!["storage".to_owned()], checks };
+        board.configure(&roles, BTreeMap::from([(iscsi(), service)]));
     }
 
     fn iscsi() -> ServiceName {

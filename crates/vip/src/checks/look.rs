@@ -37,7 +37,11 @@ impl Looker {
     }
 
     /// Takes about the timeout at most. Why it fails, as a clause.
-    pub(super) async fn look(&mut self, probe: &Probe, carrier: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+    pub(super) async fn look(
+        &mut self,
+        probe: &Probe,
+        carrier: impl Fn(&str) -> Result<(), String>,
+    ) -> Result<(), String> {
         if let Some(busy) = &mut self.busy {
             if time::timeout(self.timeout, busy.gone()).await.is_err() {
                 return Err("hangs, and cannot be killed".to_owned());
@@ -62,11 +66,13 @@ impl Looker {
                 }
             }
             Probe::Carrier(name) => carrier(name),
-            Probe::Tcp(target) => match time::timeout(self.timeout, TcpStream::connect(target.as_str())).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(format!("{target} does not accept: {error}")),
-                Err(_) => Err(format!("{target} does not accept within {} ms", self.timeout.as_millis())),
-            },
+            Probe::Tcp(target) => {
+                match time::timeout(self.timeout, TcpStream::connect(target.as_str())).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(format!("{target} does not accept: {error}")),
+                    Err(_) => Err(format!("{target} does not accept within {} ms", self.timeout.as_millis())),
+                }
+            }
         }
     }
 }
@@ -184,7 +190,8 @@ mod tests {
         let link = |name: &str, up, carrier| {
             (name.to_owned(), Interface { link: 1, name: name.to_owned(), mac: None, up, carrier })
         };
-        let links = BTreeMap::from([link("eth0", true, true), link("eth1", true, false), link("eth2", false, false)]);
+        let links =
+            BTreeMap::from([link("eth0", true, true), link("eth1", true, false), link("eth2", false, false)]);
         let said = |name| carrier(&links, name).err();
         assert_eq!(said("eth0"), None);
         assert_eq!(said("eth1").unwrap(), "eth1 has no carrier");

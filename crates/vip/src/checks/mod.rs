@@ -26,7 +26,7 @@ use tokio::time::{self, Instant};
 
 use crate::config::{Check, Probe, Service};
 use crate::net::Interface;
-use board::{Board, CheckId};
+use board::{Board, CheckId, Configured};
 use count::Count;
 use look::Looker;
 
@@ -94,7 +94,7 @@ impl Checks {
         let mut wanted = Vec::new();
         for (name, service) in services.iter().filter(|(_, service)| service.enabled) {
             let mut before = old.remove(name).unwrap_or_default();
-            let mut ids = Vec::new();
+            let mut checks = Vec::new();
             for check in &service.checks {
                 let id = match before.iter().position(|running| running.check == *check) {
                     Some(same) => {
@@ -109,17 +109,18 @@ impl Checks {
                         self.next
                     }
                 };
-                ids.push((id, check.title()));
+                checks.push((id, check.title()));
             }
             before.iter().for_each(|running| running.task.abort());
             let carriers = service.vips.iter().map(|vip| vip.interface.clone()).collect();
-            rows.insert(name.clone(), (carriers, ids));
+            rows.insert(name.clone(), Configured { carriers, checks });
         }
         old.values().flatten().for_each(|running| running.task.abort());
         // The rows first: what a check says to none is lost.
         self.board.configure(roles, rows);
         for (service, id, check) in wanted {
-            let attend = attend(Arc::clone(&self.board), self.links.clone(), service.clone(), id, check.clone());
+            let attend =
+                attend(Arc::clone(&self.board), self.links.clone(), service.clone(), id, check.clone());
             let task = self.tasks.spawn(self.pulse.watch("a check", attend));
             self.running.entry(service).or_default().push(Running { id, check, task });
         }
@@ -229,7 +230,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bad = dir.path().join("bad");
         let looks = dir.path().join("looks");
-        let script = format!("echo >> {}; [ ! -e {} ] || {{ echo broken; exit 1; }}", looks.display(), bad.display());
+        let script =
+            format!("echo >> {}; [ ! -e {} ] || {{ echo broken; exit 1; }}", looks.display(), bad.display());
         let (_keep, seen) = watch::channel(links(true));
         let mut checks = Checks::start(seen, Pulse::default());
         let all = [("hangs", service(vec![check("sleep 1000")])), ("iscsi", service(vec![check(&script)]))];
@@ -248,10 +250,12 @@ mod tests {
         assert!(fit(&checks.fitness().borrow()[&"iscsi".parse().unwrap()]));
         configure(&mut checks, &all[..1]);
         assert!(!checks.fitness().borrow().contains_key(&"iscsi".parse().unwrap()));
-        testkit::until("the run has ended", SOON, async || (checks.tasks.len() == 2).then_some(()).or_else(|| {
-            while checks.tasks.try_join_next().is_some() {}
-            None
-        }))
+        testkit::until("the run has ended", SOON, async || {
+            (checks.tasks.len() == 2).then_some(()).or_else(|| {
+                while checks.tasks.try_join_next().is_some() {}
+                None
+            })
+        })
         .await;
         time::timeout(SOON, checks.finish()).await.unwrap();
     }
@@ -261,7 +265,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (began, twice) = (dir.path().join("began"), dir.path().join("twice"));
         // The lock goes with the process that holds it.
-        let script = format!("exec 9> {}; flock -n 9 || echo >> {}; echo >> {}; sleep 1000", dir.path().join("lock").display(), twice.display(), began.display());
+        let script = format!(
+            "exec 9> {}; flock -n 9 || echo >> {}; echo >> {}; sleep 1000",
+            dir.path().join("lock").display(),
+            twice.display(),
+            began.display()
+        );
         let hanging = Check { timeout: Duration::from_millis(300), fall: 2, ..check(&script) };
         let (_keep, seen) = watch::channel(links(true));
         let mut checks = Checks::start(seen, Pulse::default());
@@ -276,7 +285,12 @@ mod tests {
     async fn a_lost_carrier_is_known_at_once() {
         let (set, seen) = watch::channel(links(true));
         let mut checks = Checks::start(seen, Pulse::default());
-        let slow = Check { interval: Duration::from_secs(3600), fall: 1, rise: 1, ..Check::new(Probe::Carrier("eth1".to_owned())) };
+        let slow = Check {
+            interval: Duration::from_secs(3600),
+            fall: 1,
+            rise: 1,
+            ..Check::new(Probe::Carrier("eth1".to_owned()))
+        };
         configure(&mut checks, &[("iscsi", service(vec![])), ("checked", service(vec![slow]))]);
         becomes(&checks, "iscsi", fit).await;
         becomes(&checks, "checked", fit).await;

@@ -72,7 +72,9 @@ impl<'a> Link<'a> {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null());
         // The daemon's own configuration, secrets among it, is none of its business.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKD_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TASKD_"))
+        {
             command.env_remove(name);
         }
         let child = Command::from(command).spawn()?;

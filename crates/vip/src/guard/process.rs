@@ -200,7 +200,8 @@ impl Process {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let mut fds = [self.socket.as_fd(), self.timer.as_fd()].map(|fd: BorrowedFd<'_>| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds = [self.socket.as_fd(), self.timer.as_fd()]
+            .map(|fd: BorrowedFd<'_>| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -219,7 +220,8 @@ enum Said {
 fn say(text: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let writable = poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|is| is == PollFlags::POLLOUT);
+    let writable = poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|is| is == PollFlags::POLLOUT);
     if writable {
         let _ = stderr.lock().write_all(format!("{text}\n").as_bytes());
     }
