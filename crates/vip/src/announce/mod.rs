@@ -12,6 +12,14 @@
 //!
 //! So whoever merely watches an address must ask with an address of his own, not in the form of a probe.
 
+pub mod packet;
+
+mod filter;
+mod hub;
+
+mod packets;
+pub use packets::Packets;
+
 mod dry_run;
 pub use dry_run::{DryRun, Said, Utterance};
 

@@ -199,8 +199,8 @@ mod tests {
     fn a_pause_of_an_hour_is_one_refresh() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut schedule = Announcements::new(steady());
-        schedule.start(at(0));
-        let _ = rounds(&mut schedule, 3000, 0);
+        schedule.start(at(1000));
+        let _ = rounds(&mut schedule, 4000, 0);
         assert!(schedule.due(at(3_600_000), &mut rng));
         assert_eq!(schedule.deadline(), Some(at(3_660_000)));
     }
