@@ -18,6 +18,9 @@ const AFTERMATH: Duration = Duration::from_millis(1_500);
 /// After a partition, when two believe that they have the address, later: some announce themselves again 5 s later.
 const AFTERMATH_OF_PARTITION: Duration = Duration::from_millis(6_500);
 
+/// Answers stop that much before the instant that a healing is noted at, at the most: somebody always answered by then.
+const BEFORE_HEALING: Duration = Duration::from_millis(100);
+
 /// What was done, and when.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Played {
@@ -111,26 +114,27 @@ fn judge(side: &dyn Side, scenario: Scenario, played: &Played, record: &Record, 
     let Played { fault_ns, healed_ns, victim, .. } = *played;
     let first = ASKED[0];
     let gone_from_ns = played.gone_from_ns.unwrap_or(fault_ns);
+    let healing_ns = healed_ns.saturating_sub(nanos(BEFORE_HEALING)).max(fault_ns);
     let nodes = side.ground();
     let each = |measure: &dyn Fn(usize) -> Duration| (0..VIPS.len()).map(measure).max().unwrap_or_default();
     let mut outcome = Outcome {
         scenario,
         what: played.what.clone(),
         bounds,
-        gap: record.longest(first, fault_ns, healed_ns),
+        gap: record.longest(first, fault_ns, healing_ns),
         switch: record.switched(first, Some(victim), fault_ns).map(|at_ns| between(fault_ns, at_ns)),
         gone: record.gone(victim, FIRST, gone_from_ns).map(|at_ns| between(gone_from_ns, at_ns)),
         dual: each(&|vip| record.dual(vip, |mac| nodes.is_ours(mac))),
         overlap: each(&|vip| record.overlap(vip)),
         black_hole: ASKED[..side.services()]
             .iter()
-            .map(|vip| record.longest_begun(*vip, healed_ns))
+            .map(|vip| record.longest_begun(*vip, healing_ns))
             .max()
             .unwrap_or_default(),
         back: record
             .gaps(first)
             .into_iter()
-            .find(|gap| (gap.from_ns..gap.to_ns).contains(&healed_ns))
+            .find(|gap| gap.from_ns < healing_ns && gap.to_ns > healed_ns)
             .map(|gap| between(healed_ns, gap.to_ns)),
         excused: None,
         violations: played.wrong.clone(),
@@ -146,7 +150,7 @@ fn judge(side: &dyn Side, scenario: Scenario, played: &Played, record: &Record, 
     let bystander = if played.both || side.services() < 2 {
         Duration::ZERO
     } else {
-        record.longest(ASKED[1], fault_ns, healed_ns)
+        record.longest(ASKED[1], fault_ns, healing_ns)
     };
     let timed = [
         ("a client heard nothing", Some(outcome.gap), bounds.gap, fault_ns),

@@ -80,7 +80,7 @@ impl Record {
         self.asked[first..].iter().take_while(|at| **at < gap.to_ns).count()
     }
 
-    /// The longest gap of `vip` that was open at some time in `from_ns..to_ns`.
+    /// The longest gap of `vip` that began before `to_ns` and had not ended by `from_ns`.
     pub(crate) fn longest(&self, vip: usize, from_ns: u64, to_ns: u64) -> Duration {
         let open = self.gaps(vip).into_iter().filter(|gap| gap.to_ns > from_ns && gap.from_ns < to_ns);
         open.map(Gap::took).max().unwrap_or_default()
