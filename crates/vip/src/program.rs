@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
@@ -15,8 +16,15 @@ use tokio::time;
 const TAIL_BYTES: usize = 2048;
 /// The longest line that is shown, in characters.
 const LINE_CHARS_MAX: usize = 200;
-/// What is read at most after it has ended: its children may go on writing for ever.
-const LAST_READS: usize = 16;
+/// Read at a time.
+const CHUNK_BYTES: usize = 4096;
+/// Reads after it has ended: twice what a pipe holds, and no more, since its children may go on writing for ever.
+const LAST_READS: usize = 2 * 64 * 1024 / CHUNK_BYTES;
+
+/// Between two looks for children of one that was killed.
+const CHILDREN_LOOK: Duration = Duration::from_millis(5);
+/// Where nobody collects orphans, dead ones stay for ever and cannot be told from living ones.
+const CHILDREN_LOOKS: u32 = 200;
 
 /// How it went.
 #[derive(Debug)]
@@ -60,18 +68,19 @@ fn start(argv: &[String], env: &[(&str, &str)]) -> io::Result<(Group, pipe::Rece
     let mut command = Command::from(command);
     command.process_group(0);
     let child = command.spawn()?;
+    let leader = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
     let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    Ok((Group(child), output))
+    Ok((Group { child, leader }, output))
 }
 
 /// Reads all along, or a program that says much would wait for ever; not to the end, which its children may keep open.
 async fn attend(group: &mut Group, output: &mut pipe::Receiver, tail: &mut Tail) -> io::Result<ExitStatus> {
-    let mut buffer = [0; 1024];
+    let mut buffer = [0; CHUNK_BYTES];
     let mut open = true;
     let status = loop {
         tokio::select! {
             biased;
-            status = group.0.wait() => break status,
+            status = group.child.wait() => break status,
             readable = output.readable(), if open => {
                 open = readable.is_ok() && read(output, &mut buffer, tail);
                 // A program that only ever writes must not keep its own end from being seen.
@@ -114,22 +123,32 @@ fn judge(status: io::Result<ExitStatus>, tail: &Tail) -> Result<(), String> {
 
 /// A program and its children. Dropping it kills those that have not moved to another group.
 #[derive(Debug)]
-pub(crate) struct Group(Child);
+pub(crate) struct Group {
+    child: Child,
+    leader: Option<Pid>,
+}
 
 impl Group {
     fn kill(&mut self) {
         // Not after it was collected: the number may be somebody else's by then.
-        if let Some(pid) = self.0.id() {
+        if let Some(pid) = self.child.id() {
             let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }
 
-    /// Waits until the program itself is gone.
+    /// Waits until the program itself is gone, and for its children as long as somebody may be collecting them.
     ///
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn gone(&mut self) {
-        let _ = self.0.wait().await;
+        let _ = self.child.wait().await;
+        let Some(leader) = self.leader else { return };
+        for _ in 0..CHILDREN_LOOKS {
+            if killpg(leader, None) == Err(Errno::ESRCH) {
+                return;
+            }
+            time::sleep(CHILDREN_LOOK).await;
+        }
     }
 }
 

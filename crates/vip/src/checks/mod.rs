@@ -5,6 +5,9 @@
 //!  interfaces ─────────────────────────────────────────────────────────▶ at once
 //! ```
 //!
+//! A script runs in `/` with the service's name in `TASKD_VIP_SERVICE`, in a process group of its own that is killed at the
+//! timeout; the last line that it prints is part of the reason.
+//!
 //! **Invariant** a node is fit only when every check has answered and passes; until then it is [`Fitness::Unknown`],
 //! but for a node that was fit when a check was added.
 //!
