@@ -46,6 +46,10 @@ impl Backend for DryRun {
         BackendKind::DryRun
     }
 
+    fn keeps_tags(&self) -> bool {
+        self.real.keeps_tags()
+    }
+
     fn addresses(&self) -> BoxFuture<'_, Result<Vec<Address>, NetError>> {
         async {
             let mut all = self.real.addresses().await?;

@@ -6,10 +6,11 @@
 //!             └── memory    a machine in memory, with strangers and failures: for tests and simulation
 //! ```
 //!
-//! The last two share [`table`]: addresses that expire as the kernel lets them.
+//! The last two share `table`: addresses that expire as the kernel lets them.
 
 pub mod dry_run;
 pub mod memory;
+pub mod netlink;
 mod table;
 
 use std::fmt;
@@ -120,6 +121,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Which one it is.
     fn kind(&self) -> BackendKind;
 
+    /// Whether [`Address::ours`] can be believed where it is false: Linux keeps the tag since 5.18.
+    fn keeps_tags(&self) -> bool {
+        true
+    }
+
     /// Every address of this machine, of both families.
     ///
     /// # Errors
@@ -134,7 +140,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Adds the address, or renews the lifetime of one that this backend has put and not removed, tagged as ours; IPv6
     /// with `NODAD`. `valid_s` is the lifetime in seconds; 0 is taken for 1. (For how long the address is *preferred* is
-    /// the backend's business.)
+    /// the backend's business, see [`netlink`].)
     ///
     /// # Errors
     /// The kernel refuses; nothing was changed. [`NetError::Foreign`] if the address is there and somebody else's.

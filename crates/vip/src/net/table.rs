@@ -228,6 +228,8 @@ mod tests {
         text.parse().unwrap()
     }
 
+    type Row<'a> = (&'a [(u64, &'a str, u32)], &'a [(u64, &'a str)]);
+
     /// When each address goes, in milliseconds: the table is looked at every millisecond.
     fn leaves(puts: &[(u64, &str, u32)]) -> Vec<(u64, IpNet)> {
         let mut table = Table::default();
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn expiry_is_never_early_and_up_to_a_second_late() {
         let (a, b) = ("192.0.2.1/24", "2001:db8::1/64");
-        let rows: [(&[(u64, &str, u32)], &[(u64, &str)]); 4] = [
+        let rows: [Row<'_>; 4] = [
             (&[(0, a, 1)], &[(1_000, a)]),
             // Measured on Linux: the second of two that come 80 ms apart stays 2.98 s.
             (&[(0, a, 2), (80, b, 2)], &[(2_000, a), (3_000, b)]),
