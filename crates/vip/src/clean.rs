@@ -3,13 +3,14 @@
 //! | in the database | on the machine | the kernel keeps tags | what happens |
 //! |---|---|---|---|
 //! | – or yes | tagged as ours | yes | removed |
-//! | yes | without our tag | no | removed: nothing else can tell |
-//! | yes | without our tag | yes | left alone, and said: it belongs to somebody else by now |
+//! | yes | without our tag, with a lifetime | no | removed: nothing else can tell |
+//! | yes | without our tag | otherwise | left alone, and said: it belongs to somebody else by now |
 //! | no | without our tag | – | left alone |
 //! | yes | no | – | forgotten |
+//!
+//! Linux keeps tags since 5.18. An address without a lifetime is none of ours on any kernel.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -73,7 +74,8 @@ pub async fn clean(backend: &dyn Backend, db: &LocalDb, within: Duration) -> Res
     let listed = time::timeout(within, backend.addresses()).await;
     let addresses = listed.map_err(|_| Failure::TooLate(within))?.map_err(Failure::List)?;
     let entries = db.entries();
-    let plan = plan(&entries, &addresses, kernel_keeps_tags());
+    let tags = backend.keeps_tags();
+    let plan = plan(&entries, &addresses, tags);
     let mut cleaned = Cleaned { foreign: plan.foreign, ..Cleaned::default() };
     let mut remains = Vec::new();
     for leftover in plan.remove {
@@ -84,23 +86,25 @@ pub async fn clean(backend: &dyn Backend, db: &LocalDb, within: Duration) -> Res
         }
     }
     cleaned.took = began.elapsed();
-    say(&cleaned, db.lost().is_some());
+    say(&cleaned, db.lost().is_some() && !tags);
     let dry = backend.kind() == BackendKind::DryRun;
     let still_there = |entry: &&Entry| {
-        let same = |leftover: &Leftover| leftover.interface == entry.interface && leftover.address == entry.address;
+        let same =
+            |leftover: &Leftover| leftover.interface == entry.interface && leftover.address == entry.address;
         remains.iter().any(|(leftover, _)| same(leftover)) || (dry && cleaned.removed.iter().any(same))
     };
     let forget = entries.iter().filter(|entry| !still_there(entry)).cloned().collect();
     let forgotten = db.remove(forget).await;
     if !remains.is_empty() {
-        let name = |(left, error): &(Leftover, NetError)| format!("{} on {}: {error}", left.address, left.interface);
+        let name =
+            |(left, error): &(Leftover, NetError)| format!("{} on {}: {error}", left.address, left.interface);
         return Err(Failure::Remains(remains.iter().map(name).collect()));
     }
     forgotten.map_err(Failure::Forget)?;
     Ok(cleaned)
 }
 
-fn say(cleaned: &Cleaned, database_lost: bool) {
+fn say(cleaned: &Cleaned, nothing_tells: bool) {
     for Leftover { service, address, .. } in &cleaned.removed {
         let service = service.as_ref().map_or("?", ServiceName::as_str);
         tracing::info!("Clean VIP for service: {service} vip: {}", address.addr());
@@ -111,7 +115,7 @@ fn say(cleaned: &Cleaned, database_lost: bool) {
              added it, so it stays. Remove it by hand if it should not be there"
         );
     }
-    if database_lost && !kernel_keeps_tags() {
+    if nothing_tells {
         tracing::warn!(
             "the database of this node's VIPs is lost, and this kernel (older than 5.18) does not keep the tag that names \
              them: compare `ip address` with `taskd vip list`, and remove by hand what a predecessor left"
@@ -138,25 +142,13 @@ fn plan(entries: &BTreeSet<Entry>, addresses: &[Address], tags: bool) -> Plan {
             link: found.link,
             address: found.address,
         };
-        if found.ours || (here.is_some() && !tags) {
+        if found.ours || (here.is_some() && !tags && found.valid_for.is_some()) {
             plan.remove.push(leftover);
         } else if here.is_some() {
             plan.foreign.push(leftover);
         }
     }
     plan
-}
-
-/// Whether this kernel keeps `IFA_PROTO`: Linux 5.18 does. One that does not say its version is taken for one that does,
-/// since the other way round somebody else's address could be removed.
-pub fn kernel_keeps_tags() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release).is_none_or(|version| version >= (5, 18))
-}
-
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.trim().split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -178,7 +170,7 @@ mod tests {
 
     fn found(interface: &str, address: &str, ours: bool) -> Address {
         let (interface, address) = (interface.to_owned(), address.parse().unwrap());
-        Address { link: 3, interface, address, ours, valid_for: None }
+        Address { link: 3, interface, address, ours, valid_for: Some(2) }
     }
 
     /// Every row of the table in the module's documentation, and what else there may be.
@@ -201,22 +193,28 @@ mod tests {
             (here(),    "eth1",   "172.0.20.241/32", false, false, false,  false, None),
             (here(),    "eth1",   "172.0.20.242/24", false, false, false,  false, None),
         ];
-        for (number, (entry, interface, address, ours, tags, removed, foreign, of)) in rows.into_iter().enumerate() {
-            let plan = plan(&entry.into_iter().collect(), &[found(interface, address, ours)], tags);
-            assert_eq!((plan.remove.len(), plan.foreign.len()), (removed.into(), foreign.into()), "row {number}");
+        for (number, (entry, interface, address, ours, tags, removed, foreign, of)) in
+            rows.into_iter().enumerate()
+        {
+            let entries = entry.into_iter().collect();
+            let found = found(interface, address, ours);
+            let plan = plan(&entries, std::slice::from_ref(&found), tags);
+            assert_eq!(
+                (plan.remove.len(), plan.foreign.len()),
+                (removed.into(), foreign.into()),
+                "row {number}"
+            );
             for leftover in plan.remove.iter().chain(&plan.foreign) {
                 assert_eq!(leftover.service.as_ref().map(ServiceName::as_str), of, "row {number}");
                 assert_eq!(leftover.link, 3, "row {number}: the present number, not the recorded one");
             }
+            let for_ever = super::plan(&entries, &[Address { valid_for: None, ..found }], tags);
+            assert_eq!(
+                for_ever.remove.len(),
+                usize::from(ours),
+                "row {number}: what never expires is not ours"
+            );
         }
-    }
-
-    #[test]
-    fn versions_of_kernels() {
-        for (release, is) in [("6.18.44-fc", (6, 18)), ("5.4.0-1-amd64\n", (5, 4)), ("5.18", (5, 18))] {
-            assert_eq!(version(release), Some(is));
-        }
-        assert_eq!(version("unheard of"), None);
     }
 
     #[derive(Debug)]

@@ -46,6 +46,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::net::Backend;
+use crate::net::netlink::Netlink;
 pub use crate::options::GuardProgram;
 use wire::Held;
 
@@ -66,7 +67,7 @@ pub fn main() -> ExitCode {
 }
 
 fn backend() -> io::Result<Box<dyn Backend>> {
-    Err(io::Error::other("this build removes nothing yet"))
+    Ok(Box::new(Netlink::open().map_err(io::Error::other)?))
 }
 
 /// How it stands with the guard.
@@ -167,7 +168,9 @@ impl Handle {
         Err(Unguarded(match &*self.0.status.borrow() {
             Status::Down(why) => format!("the guard is down: {why}"),
             Status::Starting => "the guard is being started".to_owned(),
-            Status::Up { pid } => format!("the guard (process {pid}) has not answered within {} ms", ACK_WITHIN.as_millis()),
+            Status::Up { pid } => {
+                format!("the guard (process {pid}) has not answered within {} ms", ACK_WITHIN.as_millis())
+            }
             Status::None => "there is none".to_owned(),
         }))
     }
