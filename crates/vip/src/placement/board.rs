@@ -59,6 +59,8 @@ struct Rank<'a> {
 pub(super) struct Board<'a> {
     pub(super) input: &'a Input<'a>,
     pub(super) rows: Vec<Row<'a>>,
+    /// Which rows are on a node.
+    on: BTreeMap<&'a NodeId, Vec<usize>>,
 }
 
 impl<'a> Board<'a> {
@@ -92,7 +94,7 @@ impl<'a> Board<'a> {
             }
             Row { name, service, standing, fit: candidates, choices, head: None, how: How::Chosen }
         });
-        Self { input, rows: rows.collect() }
+        Self { input, rows: rows.collect(), on: BTreeMap::new() }
     }
 
     /// Places everything.
@@ -113,17 +115,36 @@ impl<'a> Board<'a> {
 
     /// What is ordered, and what stays where it is.
     fn keep(&mut self) {
-        for row in self.rows.iter_mut().filter(|row| row.service.enabled) {
-            let fit = |node: &&NodeId| row.fit.contains(*node);
+        for at in 0..self.rows.len() {
+            let row = &self.rows[at];
+            let fit = |node: &&NodeId| row.service.enabled && row.fit.contains(*node);
             let standing = row.standing;
-            if let Some(target) = standing.move_to.as_ref().filter(fit) {
-                (row.head, row.how) = (Some(target), How::Ordered);
-            } else if let Some(incumbent) =
-                standing.incumbent().filter(fit).or(standing.holder.as_ref().filter(fit))
-            {
-                (row.head, row.how) = (Some(incumbent), How::Stays);
+            let ordered = standing.move_to.as_ref().filter(fit);
+            let stays = || standing.incumbent().filter(fit).or(standing.holder.as_ref().filter(fit));
+            if let Some(target) = ordered {
+                self.put(at, Some(target));
+                self.rows[at].how = How::Ordered;
+            } else if let Some(incumbent) = stays() {
+                self.put(at, Some(incumbent));
+                self.rows[at].how = How::Stays;
             }
         }
+    }
+
+    fn put(&mut self, at: usize, head: Option<&'a NodeId>) {
+        if let Some(before) = self.rows[at].head
+            && let Some(rows) = self.on.get_mut(before)
+        {
+            rows.retain(|row| *row != at);
+        }
+        if let Some(head) = head {
+            self.on.entry(head).or_default().push(at);
+        }
+        self.rows[at].head = head;
+    }
+
+    fn on(&self, node: &NodeId) -> &[usize] {
+        self.on.get(node).map_or(&[], Vec::as_slice)
     }
 
     /// Finds places for the rest: at first alone on a node within the group, also by making room, then where there is one.
@@ -133,7 +154,7 @@ impl<'a> Board<'a> {
         for at in &waiting {
             let alone = self.ranked(*at).into_iter().find(|node| self.mates(*at, node) == 0);
             match alone {
-                Some(node) => self.rows[*at].head = Some(node),
+                Some(node) => self.put(*at, Some(node)),
                 None => {
                     self.make_room(*at, &mut BTreeSet::new());
                 }
@@ -141,7 +162,8 @@ impl<'a> Board<'a> {
         }
         for at in waiting {
             if self.rows[at].head.is_none() {
-                self.rows[at].head = self.ranked(at).first().copied();
+                let best = self.ranked(at).first().copied();
+                self.put(at, best);
             }
         }
     }
@@ -152,15 +174,14 @@ impl<'a> Board<'a> {
             if !tried.insert(node) {
                 continue;
             }
-            let there: Vec<usize> =
-                (0..self.rows.len()).filter(|other| self.is_mate(at, *other, node)).collect();
+            let there: Vec<usize> = self.mates_on(at, node).collect();
             let free = match there.as_slice() {
                 [] => true,
                 [one] => self.rows[*one].how == How::Chosen && self.make_room(*one, tried),
                 _ => false,
             };
             if free {
-                self.rows[at].head = Some(node);
+                self.put(at, Some(node));
                 return true;
             }
         }
@@ -183,7 +204,7 @@ impl<'a> Board<'a> {
                 then.0 <= now.0 && (then.0 < now.0 || then.1 < now.1)
             });
             if better.is_some() {
-                self.rows[at].head = better;
+                self.put(at, better);
                 return true;
             }
         }
@@ -206,7 +227,8 @@ impl<'a> Board<'a> {
                     && one.preference(there) + two.preference(here)
                         < one.preference(here) + two.preference(there)
                 {
-                    (self.rows[a].head, self.rows[b].head) = (Some(there), Some(here));
+                    self.put(a, Some(there));
+                    self.put(b, Some(here));
                     return true;
                 }
             }
@@ -214,29 +236,24 @@ impl<'a> Board<'a> {
         false
     }
 
-    /// Whether `other` is of the same group as `at` and on that node.
-    fn is_mate(&self, at: usize, other: usize, node: &NodeId) -> bool {
-        let (row, mate) = (&self.rows[at], &self.rows[other]);
-        at != other
-            && row.service.spread.is_some()
-            && row.service.spread == mate.service.spread
-            && mate.head == Some(node)
+    /// Who of the same group is on that node.
+    fn mates_on(&self, at: usize, node: &NodeId) -> impl Iterator<Item = usize> + '_ {
+        let group = self.rows[at].service.spread.as_ref();
+        let mate = move |other: &usize| {
+            *other != at && group.is_some() && self.rows[*other].service.spread.as_ref() == group
+        };
+        self.on(node).iter().copied().filter(mate)
     }
 
     /// How many of the same group are on that node.
     pub(super) fn mates(&self, at: usize, node: &NodeId) -> usize {
-        (0..self.rows.len()).filter(|other| self.is_mate(at, *other, node)).count()
+        self.mates_on(at, node).count()
     }
 
     fn rank(&self, at: usize, node: &'a NodeId) -> Rank<'a> {
         let row = &self.rows[at];
         let dry = self.input.nodes.get(node).is_some_and(|report| report.backend == Backend::DryRun);
-        let others = self
-            .rows
-            .iter()
-            .enumerate()
-            .filter(|(other, row)| *other != at && row.head == Some(node))
-            .count();
+        let others = self.on(node).iter().filter(|other| **other != at).count();
         let passed_over = row.standing.passed_over.contains(node);
         Rank { dry, passed_over, mates: self.mates(at, node), preference: row.preference(node), others, node }
     }

@@ -22,7 +22,7 @@ mod why;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod table;
+pub(crate) mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 

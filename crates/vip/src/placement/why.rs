@@ -28,10 +28,7 @@ pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String
     let Some(head) = row.head else { return nobody(board, row, order) };
     let mut clauses = vec![match row.how {
         How::Ordered => format!("an operator moved it to {head}"),
-        How::Stays if row.standing.incumbent() == Some(head) && !row.standing.moving => {
-            format!("{head} has it")
-        }
-        How::Stays => format!("it is to be on {head}"),
+        How::Stays => stays(row, head),
         How::Chosen if row.fit.len() == 1 => format!("{head} is the only one that is fit"),
         How::Chosen if row.preference(head) < row.service.preferred.len() => format!("{head} is preferred"),
         How::Chosen => format!("{head} is fit"),
@@ -51,9 +48,27 @@ pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String
         clauses.push(format!("{node}, preferred, {but}"));
     }
     if row.head.is_some_and(|head| board.mates(at, head) > 0) {
-        clauses.push(format!("{head} has another service of its spread group"));
+        clauses.push("another service of its spread group is there as well".to_owned());
     }
     clauses.join("; ")
+}
+
+fn stays(row: &Row<'_>, head: &NodeId) -> String {
+    let standing = row.standing;
+    let incumbent = standing.incumbent();
+    if standing.holder.as_ref() == Some(head) {
+        format!("{head} has it")
+    } else if incumbent != Some(head)
+        && incumbent.is_some_and(|node| row.preference(head) < row.preference(node))
+    {
+        format!("it goes back to {head}")
+    } else if incumbent != Some(head) {
+        format!("it goes to {head}, where its spread group is not")
+    } else if standing.moving {
+        format!("it is being moved to {head}")
+    } else {
+        format!("it is assigned to {head}")
+    }
 }
 
 fn nobody(board: &Board<'_>, row: &Row<'_>, order: &[NodeId]) -> String {

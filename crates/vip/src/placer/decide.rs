@@ -29,6 +29,9 @@ impl Placer {
             }
             let known = world.services.get(name).unwrap_or(&nothing);
             let Some(placement) = wanted.remove(name) else {
+                if !world.services.contains_key(name) {
+                    continue;
+                }
                 wakes.extend(memory.retire(now, name, known, world.revision, self.epoch, effects));
                 continue;
             };
@@ -90,6 +93,9 @@ impl Memory {
         if stands.order.first() == first {
             // Only who follows, or why: not in the middle of a succession.
             return Some(When::Since(self.unsure_since.map_or(since, |unsure| unsure.max(since))));
+        }
+        if self.wish.as_ref().and_then(super::Wish::target) == first {
+            return Some(When::Now);
         }
         let holder = known.holder();
         let leave_alone = self.unsure_since.filter(|_| {

@@ -64,10 +64,11 @@ const ORDERS_MAX: usize = 64;
 /// Tells one order's answer from another's.
 pub(crate) type OrderId = u64;
 
-/// Everything that is known, once everything has been seen.
+/// Everything that is known, once everything has been seen; so not while the applied configuration cannot be read, for an
+/// empty one in its place would remove every service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World<'a> {
-    /// The configuration's revision.
+    /// The configuration's revision; with 0 nothing is done.
     pub(crate) revision: u64,
     /// The configuration.
     pub(crate) config: &'a Config,
@@ -237,7 +238,8 @@ impl Placer {
             Event::Removed(service, removal) => self.removed(now, &service, removal),
         }
         self.expire_early(now, &mut effects);
-        if let Some(world) = world {
+        // One that was never applied, or was deleted by hand, is no order to remove everything.
+        if let Some(world) = world.filter(|world| world.revision > 0) {
             self.watch(now, world);
             self.take_orders(now, world, &mut effects);
             self.decide(now, world, &mut effects);

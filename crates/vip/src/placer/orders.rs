@@ -67,7 +67,8 @@ impl Placer {
                 }
             }
         }
-        let names: Vec<ServiceName> = self.memories.keys().cloned().collect();
+        let wished = self.memories.iter().filter(|(_, memory)| memory.wish.is_some());
+        let names: Vec<ServiceName> = wished.map(|(name, _)| name.clone()).collect();
         for name in names {
             self.review(now, world, &name, effects);
         }
