@@ -103,7 +103,10 @@ pub trait Announcer: fmt::Debug + Send + Sync + 'static {
     /// gets another hardware address, or is another one of the same name.
     ///
     /// # Errors
-    /// The kernel refuses the sockets.
+    /// The kernel refuses.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     fn listen(&self, port: &Port, addresses: Vec<IpAddr>) -> Result<Listening, NetError>;
 }
 
@@ -114,4 +117,16 @@ pub struct Listening {
     pub conflicts: mpsc::Receiver<Foreign>,
     /// The task that feeds it.
     pub tasks: tokio::task::JoinSet<()>,
+}
+
+impl Listening {
+    /// The next one; none when nothing can be heard any more, since the runtime ends.
+    ///
+    /// (A closure or an `async` block that names only `conflicts` captures only that, and drops the task.)
+    ///
+    /// # Cancel safety
+    /// Safe: none is lost.
+    pub async fn next(&mut self) -> Option<Foreign> {
+        self.conflicts.recv().await
+    }
 }
