@@ -1,12 +1,22 @@
 //! What to write now, and what later.
 
+use std::time::Duration;
+
 use clock::Instant;
-use proto::NodeId;
+use proto::Epoch;
 use proto::vip::ServiceName;
 
 use super::{Effect, Known, Memory, Pending, Placer, SETTLE, World};
 use crate::placement::{Input, Placement, obstacle, place};
 use crate::store::{Assignment, Term};
+
+/// Writes effects down.
+struct Pen<'e> {
+    now: Instant,
+    revision: u64,
+    epoch: Epoch,
+    effects: &'e mut Vec<Effect>,
+}
 
 /// When another order may be written.
 enum When {
@@ -23,6 +33,7 @@ impl Placer {
         let mut wanted = place(&input);
         let nothing = Known::default();
         let mut wakes = Vec::new();
+        let mut pen = Pen { now, revision: world.revision, epoch: self.epoch, effects };
         for (name, memory) in &mut self.memories {
             if memory.pending.is_some() || memory.not_before.is_some() {
                 continue;
@@ -32,17 +43,14 @@ impl Placer {
                 if !world.services.contains_key(name) {
                     continue;
                 }
-                wakes.extend(memory.retire(now, name, known, world.revision, self.epoch, effects));
+                wakes.extend(memory.retire(name, known, &mut pen));
                 continue;
             };
             let when = memory.when(now, &input, name, known, &placement);
             match when {
                 None => memory.wanted_since = None,
                 Some(When::Since(since)) if now < since + SETTLE => wakes.push(since + SETTLE),
-                Some(_) => {
-                    let Placement { order, why } = placement;
-                    memory.assign(now, name, order, why, world.revision, self.epoch, effects);
-                }
+                Some(_) => memory.assign(name, placement, &mut pen),
             }
         }
         for wake in wakes {
@@ -52,19 +60,12 @@ impl Placer {
 }
 
 impl Memory {
-    fn assign(
-        &mut self,
-        now: Instant,
-        name: &ServiceName,
-        order: Vec<NodeId>,
-        why: String,
-        revision: u64,
-        epoch: proto::Epoch,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn assign(&mut self, name: &ServiceName, placement: Placement, pen: &mut Pen<'_>) {
+        let Placement { order, why } = placement;
+        let Pen { now, revision, epoch, .. } = *pen;
         self.pending = Some(Pending { since: now, version: None });
         self.wanted_since = None;
-        effects.push(Effect::Assign(Assignment { service: name.clone(), order, revision, epoch, why }));
+        pen.effects.push(Effect::Assign(Assignment { service: name.clone(), order, revision, epoch, why }));
     }
 
     /// When what is wanted may be written; none if it stands already.
@@ -110,41 +111,19 @@ impl Memory {
     }
 
     /// The end of a service that is configured no more; returns when to look again.
-    fn retire(
-        &mut self,
-        now: Instant,
-        name: &ServiceName,
-        known: &Known,
-        revision: u64,
-        epoch: proto::Epoch,
-        effects: &mut Vec<Effect>,
-    ) -> Option<Instant> {
-        if *known == Known::default()
-            && self.holder.is_none()
-            && known.term.is_none()
-            && self.unheld_since.is_none()
-        {
-            return None;
-        }
+    fn retire(&mut self, name: &ServiceName, known: &Known, pen: &mut Pen<'_>) -> Option<Instant> {
         if known.assignment.is_some() && !known.order().is_empty() {
-            self.assign(
-                now,
-                name,
-                Vec::new(),
-                "it is configured no more".to_owned(),
-                revision,
-                epoch,
-                effects,
-            );
+            let why = "it is configured no more".to_owned();
+            self.assign(name, Placement { order: Vec::new(), why }, pen);
             return None;
         }
         let since = self.unheld_since?;
-        let grace = known.term.as_ref().map_or_else(Default::default, Term::wait);
-        if now < since + grace {
+        let grace = known.term.as_ref().map_or(Duration::ZERO, Term::wait);
+        if pen.now < since + grace {
             return Some(since + grace);
         }
-        self.pending = Some(Pending { since: now, version: None });
-        effects.push(Effect::Remove { service: name.clone(), waited: !grace.is_zero() });
+        self.pending = Some(Pending { since: pen.now, version: None });
+        pen.effects.push(Effect::Remove { service: name.clone(), waited: !grace.is_zero() });
         None
     }
 }

@@ -25,6 +25,7 @@
 
 mod decide;
 mod orders;
+mod scribe;
 mod watch;
 
 #[cfg(test)]
@@ -38,6 +39,8 @@ use std::time::Duration;
 use clock::Instant;
 use proto::vip::{Drained, NodeReport, ServiceName};
 use proto::{Epoch, NodeId};
+
+pub(crate) use scribe::Scribe;
 
 use crate::config::Config;
 use crate::handle::OrderError;
