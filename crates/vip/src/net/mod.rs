@@ -116,7 +116,9 @@ pub enum NetError {
 /// The machine's addresses.
 ///
 /// `put` and `remove` are one synchronous exchange with the kernel each (some 50 µs), so that the caller can read the
-/// clock right before and after: they do not suspend. They are safe to call from an async task.
+/// clock right before and after: they do not suspend. They are safe to call from an async task. The kernel does one such
+/// change at a time for the whole machine: while another one takes long (a driver resets, a namespace is torn down) ours
+/// waits for it, for which there is no deadline; hence the second look at the clock.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Which one it is.
     fn kind(&self) -> BackendKind;
