@@ -170,7 +170,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     fs::copy(&options.taskd, &taskd)
         .with_context(|| format!("failed to copy {}", options.taskd.display()))?;
     let faketime = Some(faketime().context("libfaketime has gone")?);
-    let program = Program { taskd, drill: options.drill.clone(), faketime, config: String::new() };
+    let (drill, config) = (options.drill.clone(), String::new());
+    let program = Program { taskd, drill, faketime, config, unprivileged: false };
     let before = faketime_leavings();
     let done = batches(options, &program, &scratch, &interrupt);
     for left in faketime_leavings().difference(&before) {

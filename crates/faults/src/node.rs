@@ -22,6 +22,11 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// For the kernel to be done with the processes of one that has ended.
 const GONE: Duration = Duration::from_millis(500);
 
+/// A user without rights, and what it is given.
+const NOBODY: u32 = 65_534;
+const NOBODY_TEXT: &str = "65534";
+const RIGHTS: &str = "-all,+net_admin,+net_raw";
+
 /// How a node ended that was told to.
 #[derive(Clone, Debug)]
 pub(crate) struct Stopped {
@@ -44,6 +49,8 @@ pub(crate) struct Program {
     pub(crate) faketime: Option<PathBuf>,
     /// More sections of its configuration.
     pub(crate) config: String,
+    /// As nobody with no rights but those over its own network, and without a history.
+    pub(crate) unprivileged: bool,
 }
 
 /// A node. Dropping it kills it.
@@ -87,6 +94,11 @@ impl Node {
         fs::write(dir.join(format!("{name}.toml")), config)?;
         let wall = dir.join(format!("{name}.wall"));
         fs::write(&wall, "+0\n")?;
+        if program.unprivileged {
+            let data = dir.join(name);
+            fs::create_dir_all(&data)?;
+            std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY))?;
+        }
         let (name, program, dir) = (name.to_owned(), program.clone(), dir.to_owned());
         Ok(Self { name, address, program, dir, wall, ends: Vec::new(), child: None })
     }
@@ -95,12 +107,30 @@ impl Node {
     pub(crate) fn start(&mut self, net: &Net) -> Result<()> {
         let log =
             File::options().create(true).append(true).open(self.dir.join(format!("{}.log", self.name)))?;
-        let mut command = net.command(&self.name, &self.program.taskd);
+        let mut command = if self.program.unprivileged {
+            let mut command = net.command(&self.name, "setpriv");
+            command.args([
+                "--reuid",
+                NOBODY_TEXT,
+                "--regid",
+                NOBODY_TEXT,
+                "--clear-groups",
+                "--inh-caps",
+                RIGHTS,
+            ]);
+            // Once more, since a change of the user takes it away.
+            command.args(["--ambient-caps", RIGHTS, "--bounding-set", RIGHTS, "--pdeathsig", "KILL", "--"]);
+            command.arg(&self.program.taskd);
+            command
+        } else {
+            let mut command = net.command(&self.name, &self.program.taskd);
+            command.env(drill::HISTORY_VAR, self.history_path(self.ends.len()));
+            command
+        };
         command
             .args(["serve", "--config"])
             .arg(self.dir.join(format!("{}.toml", self.name)))
             .env(drill::SPEC_VAR, &self.program.drill)
-            .env(drill::HISTORY_VAR, self.history_path(self.ends.len()))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -103,6 +103,8 @@ impl Cluster {
             drill: String::new(),
             faketime: None,
             config: NODE_CONFIG.to_owned(),
+            // Real addresses need no more.
+            unprivileged: true,
         };
         let mut servers: Vec<Server> = (1..=ground.servers.len())
             .map(|id| Server::prepare(dir, id, &ground.servers, timing.tick, 4))
@@ -221,6 +223,11 @@ impl Cluster {
                 None => Some(()),
             })
         })?;
+        if whole.is_none()
+            && let Some(page) = self.page()
+        {
+            last += &format!("; {}", page.words());
+        }
         Ok(whole.ok_or(last))
     }
 

@@ -80,6 +80,22 @@ impl Page {
         })
     }
 
+    /// Everything, in a line.
+    pub(crate) fn words(&self) -> String {
+        let service = |one: &Service| {
+            let holder = one.holder.as_deref().unwrap_or("nobody");
+            format!(
+                "{} {} by {holder}: {}",
+                one.service,
+                one.state,
+                one.trouble.as_deref().unwrap_or("no trouble")
+            )
+        };
+        let services: Vec<_> = self.services.iter().map(service).collect();
+        let nodes: Vec<_> = self.nodes.iter().map(|report| report.node.as_str()).collect();
+        format!("{}; reported have {nodes:?}", services.join("; "))
+    }
+
     /// The hardware address that keeps somebody from taking a service.
     pub(crate) fn conflict(&self, service: &str) -> Option<&str> {
         let locals = self.nodes.iter().filter_map(|report| report.services.get(service));
