@@ -53,9 +53,12 @@ async fn lost(hold: &Hold) -> String {
 
 /// The first commit of a probe that was sent after this call.
 async fn commit(group: &GroupLease) -> Instant {
-    let now = BootClock.now();
+    commit_after(group, BootClock.now()).await
+}
+
+async fn commit_after(group: &GroupLease, event: Instant) -> Instant {
     let mut commits = group.commits();
-    let later = commits.wait_for(|sent| *sent > now);
+    let later = commits.wait_for(|sent| *sent > event);
     *tokio::time::timeout(SOON, later).await.expect("a probe is committed").expect("the group is there")
 }
 
@@ -138,6 +141,41 @@ async fn what_is_gone_ends_one_hold_and_the_others_go_on() {
     group.stop().await;
     assert!(!c.flag.holds());
     assert_eq!(lost(&c).await, "it was given up");
+    session.close(SOON).await.unwrap();
+    witness.close(SOON).await.unwrap();
+}
+
+/// With a period so long that what comes sooner was not the period's.
+#[tokio::test]
+async fn who_comes_and_who_is_left_is_proved_at_once() {
+    let coordinator = testkit::coordinator().await;
+    let session = session(coordinator.hosts()).await;
+    let link = session.link();
+    let witness = common::session(coordinator.hosts()).await;
+    let (long, at_once) = (Duration::from_secs(60), Duration::from_secs(10));
+    let slow = LeaseTiming { timeout: long * 2, margin: long, period: Duration::from_secs(30) };
+    let group = GroupLease::start(link.clone(), probe(), slow, BootClock::shared());
+    let since = BootClock.now();
+    // The first probe finds no node to write to, the second does.
+    let a = take(&link, &group, "a").await;
+    commit_after(&group, since).await;
+    let b = take(&link, &group, "b").await;
+    // The probe for the one that comes stumbles over one that is gone, and proves neither it nor the rest.
+    write(
+        &witness.link(),
+        vec![Op::Delete { path: "/test/a-holder".into(), version: None }],
+        "/test/a-holder",
+    )
+    .await;
+    let deleted = BootClock.now();
+    let c = take(&link, &group, "c").await;
+    lost(&a).await;
+    let sent = commit_after(&group, deleted).await;
+    for hold in [&b, &c] {
+        assert!(hold.flag.proved_until() >= sent + slow.term());
+    }
+    assert!(BootClock.now().since(since) < at_once, "none of it waited for the next period");
+    group.stop().await;
     session.close(SOON).await.unwrap();
     witness.close(SOON).await.unwrap();
 }

@@ -103,7 +103,7 @@ impl Bare {
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             runtime().block_on(async {
                 let connector = zk::Client::connector().with_session_timeout(TIMEOUT);
-                let client = connector.connect(&hosts).await.unwrap();
+                let client = connector.connect(&hosts).await.expect("it connects");
                 let mut state = client.state_watcher();
                 assert!(sender.send(client).is_ok());
                 while !state.peek_state().is_terminated() {
@@ -111,8 +111,8 @@ impl Bare {
                 }
             });
         });
-        let client = tokio::time::timeout(SOON, receiver).await.unwrap().unwrap();
-        Self { client, thread: thread.unwrap() }
+        let client = tokio::time::timeout(SOON, receiver).await.expect("in time").expect("it connects");
+        Self { client, thread: thread.expect("a thread can be started") }
     }
 
     async fn has_expired(&self) {

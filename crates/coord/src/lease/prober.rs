@@ -26,6 +26,8 @@ enum Verdict {
     Proved(Instant),
     /// It proves nothing.
     Nothing,
+    /// There was nowhere to write to, and now is.
+    Prepared,
     /// The authority of that owner is gone.
     Gone(u64, String),
     /// Everything is.
@@ -86,6 +88,7 @@ impl Prober {
                             }
                         }
                         Verdict::Nothing => {}
+                        Verdict::Prepared => ticks.reset_immediately(),
                         Verdict::Gone(owner, reason) => {
                             let mut members = self.group.members();
                             members.lose(owner, &reason);
@@ -127,10 +130,15 @@ impl Prober {
             Ok(Ok(Some(sent))) => Verdict::Proved(sent),
             Ok(Err(WriteError::Rejected { op, reason: Rejection::NoNode })) if op + 1 == ops.len() => {
                 match self.link.ensure(&self.probe_path).await {
-                    Ok(()) => tracing::info!(path = %self.probe_path, "probe node created"),
-                    Err(error) => tracing::warn!(%error, "the lease cannot be proved"),
+                    Ok(()) => {
+                        tracing::info!(path = %self.probe_path, "probe node created");
+                        Verdict::Prepared
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the lease cannot be proved");
+                        Verdict::Nothing
+                    }
                 }
-                Verdict::Nothing
             }
             Ok(Err(WriteError::Rejected { op, reason })) => {
                 let path = ops.get(op).map_or("?", Op::path);
