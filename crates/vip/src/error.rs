@@ -1,27 +1,18 @@
 //! What can go wrong in a transition.
 
-use std::io;
-use std::path::PathBuf;
-
-use crate::net::NetError;
-
 /// Addresses of an earlier life may still be there. Nothing of this one was started.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanFailure {
     /// It was told to give up.
-    #[error("the cleaning was cancelled")]
+    #[error("the cleaning of virtual IPs was cancelled")]
     Cancelled,
-    /// The kernel does not do its part.
-    #[error("the virtual IPs of an earlier life cannot be looked for or removed: {0}")]
-    Net(#[from] NetError),
-    /// The disk does not do its part.
-    #[error("cannot {what} under {}", dir.display())]
-    Disk {
-        /// What was tried.
-        what: &'static str,
-        /// Where.
-        dir: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// The database of addresses cannot be opened.
+    #[error(transparent)]
+    Database(#[from] crate::local_db::OpenError),
+    /// What an earlier life left may still be there.
+    #[error(transparent)]
+    Left(#[from] crate::clean::Failure),
+    /// The kernel does not say what there is.
+    #[error("this machine's interfaces cannot be seen")]
+    Kernel(#[from] crate::net::NetError),
 }

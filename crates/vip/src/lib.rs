@@ -53,10 +53,11 @@ pub mod net;
 pub mod placement;
 pub mod store;
 
+pub use announce::AnnouncePolicy;
 pub use error::CleanFailure;
 pub use handle::{Handle, OrderError};
 pub use holder::timing::{ThinTiming, TimingRefusal, check_timing, valid_s};
-pub use options::{AnnouncePolicy, Control, Facts, GuardProgram, Options};
+pub use options::{Control, Facts, GuardProgram, Options};
 pub use page::{page, troubles, why};
 pub use phase::{Cleaning, EDGES, Edge, MERMAID, Phase, PhaseId, Releasing, Report, Serving, Stopped, Vip};
 pub use view::{Documents, EVENTS_MAX, View};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clock::SharedClock;
 use coord::{Layout, LeaseTiming, Link, Term};
@@ -11,7 +10,7 @@ use drill::Drill;
 use proto::{Incarnation, NodeId};
 use pulse::Pulse;
 
-use crate::announce::{Announcer, ProbePolicy};
+use crate::announce::{AnnouncePolicy, Announcer, ProbePolicy};
 use crate::config::Hooks;
 use crate::net::Backend;
 
@@ -78,25 +77,6 @@ pub struct Control {
     pub timing: LeaseTiming,
     /// While this node leads and may act.
     pub term: Option<Term>,
-}
-
-/// When a held address is announced again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnnouncePolicy {
-    /// Announcements at once.
-    pub burst: u32,
-    /// Between the repeats that follow.
-    pub interval: Duration,
-    /// How many repeats follow.
-    pub repeats: u32,
-    /// From then on, for as long as it is held.
-    pub refresh: Duration,
-}
-
-impl Default for AnnouncePolicy {
-    fn default() -> Self {
-        Self { burst: 5, interval: Duration::from_secs(1), repeats: 5, refresh: Duration::from_secs(60) }
-    }
 }
 
 /// A program that runs the guard when it is started with these arguments.

@@ -186,11 +186,6 @@ impl Core {
         matches!(self.state, State::Idle) && self.there.is_none() && self.disk == Disk::Clear
     }
 
-    /// Whether addresses may be in the kernel.
-    pub(crate) fn may_be_there(&self) -> bool {
-        self.there.is_some()
-    }
-
     fn hear(&mut self, event: Event, now: Instant) {
         match event {
             Event::Session(session) => self.session(session),
@@ -229,6 +224,7 @@ impl Core {
             Event::Removed(answer) => match answer {
                 Ok(()) => {
                     self.there = None;
+                    self.effects.push_back(Effect::Went);
                     self.remove_not_before = now;
                     self.remove_failed = false;
                 }

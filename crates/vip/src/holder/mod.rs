@@ -53,8 +53,8 @@ pub(crate) struct Taken {
     pub(crate) acked: Instant,
     /// `term`'s version now.
     pub(crate) term_version: i32,
-    /// What `term` said before.
-    pub(crate) found: Term,
+    /// How long the one before it may still have the addresses; zero if it had released.
+    pub(crate) wait: Duration,
     /// What is recorded for whoever takes it from us.
     pub(crate) grace: Duration,
 }
@@ -135,6 +135,8 @@ pub(crate) enum Event {
     Conflict(Foreign),
     /// An interface is there again or has its carrier back.
     LinkUp,
+    /// The service has other addresses from now on.
+    Redefined,
     /// A release's answer.
     Released(Ticket, Result<(), Refused>),
     /// Take nothing any more, give up what is held.

@@ -11,7 +11,6 @@ use super::core::{Core, Disk, State};
 use super::timing::{KERNEL_SLACK, REFRESH_MIN, valid_s};
 use super::{Effect, Event, LeaseNow, PutDone, PutEnd, Refused, Taken, Ticket};
 use crate::net::Foreign;
-use crate::store::Term;
 
 /// Between two questions while somebody answers.
 const BLOCKED_AGAIN: Duration = Duration::from_secs(1);
@@ -72,7 +71,7 @@ enum Asked {
     Not { not_before: Instant },
     Asking { ticket: Ticket, since: Instant },
     Nobody { at: Instant },
-    Somebody { foreign: Foreign, again: Instant },
+    Somebody { again: Instant },
 }
 
 /// How far giving up is.
@@ -114,11 +113,10 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn new(taken: &Taken, mark: i64, drill: &Drill, own_grace: Duration) -> Self {
-        let wait = match &taken.found {
-            Term::Free { .. } => Duration::ZERO,
-            Term::Held { .. } if drill.plants(Bug::NoTakeoverGrace) => Duration::ZERO,
-            Term::Held { .. } if drill.plants(Bug::OwnGraceOnly) => own_grace,
-            Term::Held { grace, .. } => *grace,
+        let wait = match taken.wait {
+            _ if drill.plants(Bug::NoTakeoverGrace) => Duration::ZERO,
+            wait if drill.plants(Bug::OwnGraceOnly) => wait.min(own_grace),
+            wait => wait,
         };
         Self {
             term_version: taken.term_version,
@@ -141,11 +139,10 @@ impl Own {
     }
 
     pub(super) fn first_words(&self, taken: &Taken) -> String {
-        match &taken.found {
-            Term::Free { .. } => "taken".to_owned(),
-            Term::Held { node, grace, .. } => format!(
-                "taken from {node}, which did not release it: waiting {} ms until its addresses are gone",
-                grace.as_millis()
+        match taken.wait.as_millis() {
+            0 => "taken".to_owned(),
+            wait => format!(
+                "taken from a node that did not release it: waiting {wait} ms until its addresses are certainly gone"
             ),
         }
     }
@@ -214,17 +211,20 @@ impl Core {
                 }
             }
             Event::LinkUp if own.may_have_them() => self.effects.push_back(Effect::Announce),
+            Event::Redefined => {
+                // What was written stays on disk until all of it is forgotten.
+                own.down(now);
+                self.disk = Disk::Clear;
+            }
             Event::Released(ticket, answer) => self.released(ticket, &answer, now),
             _ => {}
         }
     }
 
     fn lapsed(&mut self, now: Instant) {
-        if self.plants(Bug::KeepOnWithoutSession) {
-            return;
-        }
+        let keeps_on = self.plants(Bug::KeepOnWithoutSession);
         let Some(own) = self.own() else { return };
-        if !own.lease_held {
+        if !own.lease_held || (keeps_on && own.up) {
             return;
         }
         own.lease_held = false;
@@ -289,7 +289,7 @@ impl Core {
             // The one before us may still have them: that is what the wait is for.
             Ok(Some(_)) if waiting => own.asked = Asked::Not { not_before: own.wait_until },
             Ok(Some(foreign)) => {
-                own.asked = Asked::Somebody { foreign, again: now + BLOCKED_AGAIN };
+                own.asked = Asked::Somebody { again: now + BLOCKED_AGAIN };
                 let said = format!(
                     "{} answers for {}: it is not taken before that ends; find that machine and take the address away \
                      from it",
@@ -481,7 +481,7 @@ impl Core {
                 ask = now >= due;
                 self.wake_at(due);
             }
-            Asked::Somebody { again, .. } => {
+            Asked::Somebody { again } => {
                 ask = now >= again;
                 self.wake_at(again);
             }

@@ -14,10 +14,10 @@ use drill::{Bug, Drill};
 use world::{Setup, World};
 
 /// Runs of the suite; each is a minute and a half of the world's time.
-const RUNS: u64 = 400;
+const RUNS: u64 = 150;
 
 /// Runs within which a planted bug has to be found.
-const HUNT: u64 = 3000;
+const HUNT: u64 = 1500;
 
 fn run(seed: u64, drill: &Drill) -> Result<World, String> {
     let mut world = World::new(seed, Setup::drawn(seed), drill.clone());

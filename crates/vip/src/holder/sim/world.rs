@@ -279,7 +279,10 @@ impl World {
             Happens::ToNode { n, life, say } => self.to_node(n, life, say),
             Happens::ToService { n, session, ask } => {
                 if self.nodes[n].cut {
-                    self.after(50, Happens::ToService { n, session, ask });
+                    // What only proves is not sent again.
+                    if !matches!(ask, Ask::Ping | Ask::Prove { .. }) {
+                        self.after(50, Happens::ToService { n, session, ask });
+                    }
                 } else {
                     self.asked(n, session, ask);
                 }
@@ -472,15 +475,15 @@ impl World {
         }
         let from_afar = !matches!(say, Say::SessionUp(_));
         if self.nodes[n].cut && from_afar && !matches!(say, Say::Core(Event::Recorded(..) | Event::Forgotten(_) | Event::Probed(..))) {
-            return self.after(50, Happens::ToNode { n, life, say });
+            if !matches!(say, Say::Proof { .. }) {
+                self.after(50, Happens::ToNode { n, life, say });
+            }
+            return;
         }
         match say {
             Say::Core(Event::Taken(ticket, Ok(mut taken))) => {
                 taken.acked = instant(self.now);
-                let found = match &taken.found {
-                    Term::Free { .. } => 0,
-                    Term::Held { grace, .. } => u64::try_from(grace.as_millis()).unwrap_or(0),
-                };
+                let found = u64::try_from(taken.wait.as_millis()).unwrap_or(0);
                 self.nodes[n].wait = Some((self.now, found));
                 self.feed(n, Event::Taken(ticket, Ok(taken)));
             }
@@ -560,7 +563,8 @@ impl World {
                         self.changed(Doc::Holder);
                         self.changed(Doc::Term);
                         let (sent, acked, term_version) = (instant(sent), instant(sent), self.service.term.0);
-                        Ok(Taken { take, sent, acked, term_version, found, grace })
+                        let wait = found.wait();
+                        Ok(Taken { take, sent, acked, term_version, wait, grace })
                     }
                     Err(why) => Err(Refused::Stale(why)),
                 };
