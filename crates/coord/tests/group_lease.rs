@@ -158,8 +158,9 @@ async fn who_comes_and_who_is_left_is_proved_at_once() {
     let since = BootClock.now();
     // The first probe finds no node to write to, the second does.
     let a = take(&link, &group, "a").await;
-    commit_after(&group, since).await;
+    let proved = commit_after(&group, since).await;
     let b = take(&link, &group, "b").await;
+    commit_after(&group, proved).await;
     // The probe for the one that comes stumbles over one that is gone, and proves neither it nor the rest.
     write(
         &witness.link(),
