@@ -33,8 +33,8 @@ pub use parse::parse;
 pub use reader::{ConfigErrors, Problem};
 pub use verdict::{Verdict, check};
 
-/// Bytes of the whole text.
-pub const TEXT_BYTES_MAX: usize = 128 * 1024;
+pub use crate::store::TEXT_BYTES_MAX;
+
 /// Services of a cluster.
 pub const SERVICES_MAX: usize = 64;
 /// Addresses of one service.

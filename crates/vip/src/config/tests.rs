@@ -134,7 +134,7 @@ fn bounds() {
         complaint(&format!("check = [\n{}\n]", many(CHECKS_MAX + 1, &tcp)))
             .contains("service.a.check: has 9 entries")
     );
-    assert!(errors(&"#".repeat(TEXT_BYTES_MAX + 1)).contains("at most 131072"));
+    assert!(errors(&"#".repeat(TEXT_BYTES_MAX + 1)).contains("at most 262144"));
 }
 
 fn timing(timeout_ms: u64, margin_ms: u64) -> LeaseTiming {

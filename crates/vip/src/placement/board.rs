@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::NodeId;
 use proto::vip::{Backend, ServiceName};
 
-use super::{Input, Obstacle, Placement, Standing, obstacle, why};
+use super::{Input, NAMED_MAX, Obstacle, Placement, Standing, obstacle, why};
 use crate::config::Service;
 
 /// How a service came to its place.
@@ -24,6 +24,8 @@ pub(super) struct Row<'a> {
     pub(super) name: &'a ServiceName,
     pub(super) service: &'a Service,
     pub(super) standing: &'a Standing,
+    /// Who could have it if it were fit, dry runs included.
+    eligible: Vec<&'a NodeId>,
     /// Who is fit: real nodes if there is one, dry runs otherwise.
     pub(super) fit: BTreeSet<&'a NodeId>,
     /// Whoever of them is not passed over, or all if that is nobody.
@@ -59,6 +61,8 @@ struct Rank<'a> {
 pub(super) struct Board<'a> {
     pub(super) input: &'a Input<'a>,
     pub(super) rows: Vec<Row<'a>>,
+    /// Nodes that only say what they would do.
+    dry: BTreeSet<&'a NodeId>,
     /// Which rows are on a node.
     on: BTreeMap<&'a NodeId, Vec<usize>>,
 }
@@ -75,26 +79,26 @@ impl<'a> Board<'a> {
         };
         let rows = input.config.services.iter().map(|(name, service)| {
             let standing = input.standings.get(name).unwrap_or(NEW);
-            let fit = |kind| {
-                let nodes = input
-                    .nodes
-                    .iter()
-                    .filter(move |(_, report)| report.backend == kind)
-                    .map(|(node, _)| node);
-                nodes.filter(|node| obstacle(input, name, node).is_none()).collect::<BTreeSet<_>>()
-            };
-            let mut candidates = fit(Backend::Netlink);
-            if candidates.is_empty() {
-                candidates = fit(Backend::DryRun);
+            let mut eligible = Vec::new();
+            let (mut real, mut pretending) = (BTreeSet::new(), BTreeSet::new());
+            for (node, report) in input.nodes {
+                let state = obstacle(input, name, node);
+                if matches!(state, None | Some(Obstacle::Unfit)) {
+                    eligible.push(node);
+                }
+                let fit = if report.backend == Backend::DryRun { &mut pretending } else { &mut real };
+                fit.extend(state.is_none().then_some(node));
             }
+            let candidates = if real.is_empty() { pretending } else { real };
             let mut choices = candidates.clone();
             choices.retain(|node| !standing.passed_over.contains(*node));
             if choices.is_empty() {
                 choices.clone_from(&candidates);
             }
-            Row { name, service, standing, fit: candidates, choices, head: None, how: How::Chosen }
+            Row { name, service, standing, eligible, fit: candidates, choices, head: None, how: How::Chosen }
         });
-        Self { input, rows: rows.collect(), on: BTreeMap::new() }
+        let dry = input.nodes.iter().filter(|(_, report)| report.backend == Backend::DryRun);
+        Self { input, rows: rows.collect(), dry: dry.map(|(node, _)| node).collect(), on: BTreeMap::new() }
     }
 
     /// Places everything.
@@ -199,6 +203,9 @@ impl<'a> Board<'a> {
             let row = &self.rows[at];
             let Some(here) = row.head.filter(|_| row.movable()) else { continue };
             let now = (self.mates(at, here), row.preference(here));
+            if now == (0, 0) {
+                continue;
+            }
             let better = self.ranked(at).into_iter().find(|node| {
                 let then = (self.mates(at, node), row.preference(node));
                 then.0 <= now.0 && (then.0 < now.0 || then.1 < now.1)
@@ -252,7 +259,7 @@ impl<'a> Board<'a> {
 
     fn rank(&self, at: usize, node: &'a NodeId) -> Rank<'a> {
         let row = &self.rows[at];
-        let dry = self.input.nodes.get(node).is_some_and(|report| report.backend == Backend::DryRun);
+        let dry = self.dry.contains(node);
         let others = self.on(node).iter().filter(|other| **other != at).count();
         let passed_over = row.standing.passed_over.contains(node);
         Rank { dry, passed_over, mates: self.mates(at, node), preference: row.preference(node), others, node }
@@ -272,24 +279,23 @@ impl<'a> Board<'a> {
         if !row.service.enabled {
             return Vec::new();
         }
-        let state = |node: &NodeId| obstacle(self.input, row.name, node);
-        let eligible = |node: &&NodeId| matches!(state(node), None | Some(Obstacle::Unfit));
-        let is_dry =
-            |node: &&NodeId| self.input.nodes.get(*node).is_some_and(|at| at.backend == Backend::DryRun);
-        let mut nodes: Vec<&NodeId> = self.input.nodes.keys().filter(eligible).collect();
+        let mut nodes = row.eligible.clone();
         if nodes.is_empty() {
             // Nobody is there who could. Whoever was meant may take it when it is back, leader or not.
             let back = |node: &&NodeId| {
                 !self.input.drained.contains_key(*node)
                     && !row.standing.kept_off.contains(*node)
-                    && matches!(state(node), Some(Obstacle::Absent | Obstacle::Stopping))
+                    && matches!(
+                        obstacle(self.input, row.name, node),
+                        Some(Obstacle::Absent | Obstacle::Stopping)
+                    )
             };
             return row.standing.order.iter().filter(back).cloned().collect();
         }
         let first = row.head.or_else(|| row.standing.incumbent().filter(|node| nodes.contains(node)));
-        let real = nodes.iter().any(|node| !is_dry(node));
-        if real && !first.is_some_and(|node| is_dry(&node)) {
-            nodes.retain(|node| !is_dry(node));
+        let is_real = |node: &NodeId| !self.dry.contains(node);
+        if first.is_none_or(is_real) && nodes.iter().any(|node| is_real(node)) {
+            nodes.retain(|node| is_real(node));
         }
         let group = &row.service.spread;
         let awaited = |node: &NodeId| {
@@ -310,6 +316,6 @@ impl<'a> Board<'a> {
                 rank,
             )
         });
-        nodes.into_iter().cloned().collect()
+        nodes.into_iter().take(NAMED_MAX).cloned().collect()
     }
 }

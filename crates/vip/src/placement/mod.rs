@@ -13,7 +13,7 @@
 //! 5. Spread is soft: with fewer nodes than services in a group, they share. So is the hold-down of a node that lost the
 //!    service: if it is the only one that is fit, it gets it.
 //!
-//! The successors are all other eligible nodes in the order of rule 4, fit or not: whoever follows looks itself at what
+//! The successors are the other eligible nodes in the order of rule 4, fit or not: whoever follows looks itself at what
 //! those ahead of it report, and so a flapping check writes nothing.
 
 mod board;
@@ -30,6 +30,9 @@ use proto::NodeId;
 use proto::vip::{Drained, NodeReport, ServiceName};
 
 use crate::config::Config;
+
+/// Who is named in an order at most. A leader finds others, if none of these can.
+pub const NAMED_MAX: usize = 16;
 
 /// What is known when services are placed.
 #[derive(Clone, Copy, Debug)]
@@ -103,20 +106,23 @@ pub fn place(input: &Input<'_>) -> BTreeMap<ServiceName, Placement> {
 /// What keeps `node` from having `service`, if anything.
 pub fn obstacle(input: &Input<'_>, service: &ServiceName, node: &NodeId) -> Option<Obstacle> {
     let Some(report) = input.nodes.get(node) else { return Some(Obstacle::Absent) };
-    let labels = input.config.services.get(service).map(|service| &service.labels);
+    let configured = input.config.services.get(service);
+    let standing = input.standings.get(service);
     if report.stopping {
         Some(Obstacle::Stopping)
     } else if input.drained.contains_key(node) {
         Some(Obstacle::Drained)
-    } else if labels
-        .is_some_and(|wanted| wanted.iter().any(|(key, value)| report.labels.get(key) != Some(value)))
-    {
+    } else if configured.is_some_and(|service| lacks_label(&service.labels, report)) {
         Some(Obstacle::Unlabelled)
-    } else if input.standings.get(service).is_some_and(|standing| standing.kept_off.contains(node)) {
+    } else if standing.is_some_and(|standing| standing.kept_off.contains(node)) {
         Some(Obstacle::KeptOff)
     } else if report.services.get(service).is_none_or(|local| local.unfit.is_some()) {
         Some(Obstacle::Unfit)
     } else {
         None
     }
+}
+
+fn lacks_label(wanted: &BTreeMap<String, String>, report: &NodeReport) -> bool {
+    wanted.iter().any(|(key, value)| report.labels.get(key) != Some(value))
 }
