@@ -63,6 +63,9 @@ pub struct WriteError {
 }
 
 /// The open database. Clones are the same one; it is opened once.
+///
+/// Changes follow each other in the order of the *calls* of [`add`](Self::add) and [`remove`](Self::remove), whenever
+/// their futures are polled; what waits at the same time is written together.
 #[derive(Clone, Debug)]
 pub struct LocalDb(Arc<Inner>);
 
@@ -70,10 +73,17 @@ pub struct LocalDb(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     lost: Option<String>,
-    /// What whoever asks sees; never locked over IO.
-    seen: Mutex<Arc<BTreeSet<Entry>>>,
-    /// Locked by the one who writes. Whether the file may differ from what is seen.
-    writer: Mutex<bool>,
+    /// Never locked over IO.
+    wanted: Mutex<Wanted>,
+    /// The version that is on disk. Locked by the one who writes.
+    writer: Mutex<u64>,
+}
+
+/// What the file is to hold.
+#[derive(Debug)]
+struct Wanted {
+    version: u64,
+    entries: Arc<BTreeSet<Entry>>,
 }
 
 impl LocalDb {
@@ -89,7 +99,7 @@ impl LocalDb {
 
     /// The addresses that this node may have.
     pub fn entries(&self) -> Arc<BTreeSet<Entry>> {
-        Arc::clone(&locked(&self.0.seen))
+        Arc::clone(&locked(&self.0.wanted).entries)
     }
 
     /// What was wrong with the file that was found, as a sentence, if it could not be used.
@@ -97,52 +107,60 @@ impl LocalDb {
         self.0.lost.as_deref()
     }
 
-    /// Adds addresses that are about to be put. They are on disk when this returns.
+    /// Adds addresses that are about to be put. They are on disk when the future ends.
     ///
     /// # Errors
     /// The disk does not take it: the addresses must not be put.
     ///
     /// # Cancel safety
-    /// The write goes on; the addresses may then be in the database though they were never put.
-    pub async fn add(&self, entries: Vec<Entry>) -> Result<(), WriteError> {
-        self.change(move |all| all.extend(entries)).await
+    /// The addresses may be in the database though they were never put.
+    pub fn add(&self, entries: Vec<Entry>) -> impl Future<Output = Result<(), WriteError>> + Send + use<> {
+        self.written(self.change(|all| all.extend(entries)))
     }
 
-    /// Removes addresses that are gone from the machine.
+    /// Removes addresses that are gone from the machine. That is on disk when the future ends.
     ///
     /// # Errors
-    /// The disk does not take it. They stay in the database, which costs nothing: they are looked for at the next start.
+    /// The disk does not take it, which costs nothing: the next change is written without them, or they are looked for
+    /// at the next start.
     ///
     /// # Cancel safety
-    /// The write goes on.
-    pub async fn remove(&self, entries: Vec<Entry>) -> Result<(), WriteError> {
-        self.change(move |all| all.retain(|entry| !entries.contains(entry))).await
+    /// As a failure.
+    pub fn remove(&self, entries: Vec<Entry>) -> impl Future<Output = Result<(), WriteError>> + Send + use<> {
+        self.written(self.change(|all| all.retain(|entry| !entries.contains(entry))))
     }
 
-    async fn change(
-        &self,
-        change: impl FnOnce(&mut BTreeSet<Entry>) + Send + 'static,
-    ) -> Result<(), WriteError> {
+    /// The version that has the change in it.
+    fn change(&self, change: impl FnOnce(&mut BTreeSet<Entry>)) -> u64 {
+        let mut wanted = locked(&self.0.wanted);
+        let mut entries = BTreeSet::clone(&wanted.entries);
+        change(&mut entries);
+        if entries != *wanted.entries {
+            *wanted = Wanted { version: wanted.version + 1, entries: Arc::new(entries) };
+        }
+        wanted.version
+    }
+
+    fn written(&self, version: u64) -> impl Future<Output = Result<(), WriteError>> + Send + use<> {
         let inner = Arc::clone(&self.0);
         // The lock is taken in there: a caller who is gone meanwhile must not let the next one write at the same time.
-        blocking(move || inner.change(change)).await
+        async move { blocking(move || inner.write(version)).await }
     }
 }
 
 impl Inner {
-    fn change(&self, change: impl FnOnce(&mut BTreeSet<Entry>)) -> Result<(), WriteError> {
-        let mut uncertain = locked(&self.writer);
-        let old = Arc::clone(&locked(&self.seen));
-        let mut new = BTreeSet::clone(&old);
-        change(&mut new);
-        if new == *old && !*uncertain {
+    fn write(&self, version: u64) -> Result<(), WriteError> {
+        let mut written = locked(&self.writer);
+        if *written >= version {
             return Ok(());
         }
-        *uncertain = true;
-        write_durably(&self.path, &encode(&new))
+        let (newest, entries) = {
+            let wanted = locked(&self.wanted);
+            (wanted.version, Arc::clone(&wanted.entries))
+        };
+        write_durably(&self.path, &encode(&entries))
             .map_err(|source| WriteError { path: self.path.clone(), source })?;
-        *uncertain = false;
-        *locked(&self.seen) = Arc::new(new);
+        *written = newest;
         Ok(())
     }
 }
@@ -170,8 +188,8 @@ fn open(path: PathBuf) -> Result<LocalDb, OpenError> {
             }
         },
     };
-    let seen = Mutex::new(Arc::new(entries));
-    Ok(LocalDb(Arc::new(Inner { path, lost, seen, writer: Mutex::new(false) })))
+    let wanted = Mutex::new(Wanted { version: 0, entries: Arc::new(entries) });
+    Ok(LocalDb(Arc::new(Inner { path, lost, wanted, writer: Mutex::new(0) })))
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
@@ -288,35 +306,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_at_a_time_lose_nothing() {
+    async fn changes_follow_the_order_of_their_calls_and_none_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let db = LocalDb::open(dir.path()).await.unwrap();
         let all: Vec<Entry> = (1..20).map(|n| entry("iscsi", &format!("10.0.0.{n}/24"))).collect();
         let adds = all.iter().map(|entry| db.add(vec![entry.clone()]));
         futures::future::try_join_all(adds).await.unwrap();
+        // It was given up and is taken again; the job that takes it runs first.
+        let (removed, added) = (db.remove(all.clone()), db.add(vec![all[0].clone()]));
+        added.await.unwrap();
+        removed.await.unwrap();
         drop(db);
-        assert!(
-            LocalDb::open(dir.path())
-                .await
-                .unwrap()
-                .entries()
-                .iter()
-                .eq(&all.into_iter().collect::<BTreeSet<_>>())
-        );
+        assert!(LocalDb::open(dir.path()).await.unwrap().entries().iter().eq(&all[..1]));
     }
 
     #[tokio::test]
     async fn a_write_that_failed_is_not_taken_for_done_the_next_time() {
         let dir = tempfile::tempdir().unwrap();
         let db = LocalDb::open(dir.path()).await.unwrap();
-        db.add(two()).await.unwrap();
         // A directory in the way of the temporary file.
         let temporary = dir.path().join(FILE).with_extension("tmp");
         fs::create_dir(&temporary).unwrap();
-        db.remove(two()).await.unwrap_err();
-        assert_eq!(db.entries().len(), 2, "they are still known");
-        // Nobody knows how far the failed one came.
-        fs::remove_file(dir.path().join(FILE)).unwrap();
+        db.add(two()).await.unwrap_err();
+        db.add(two()).await.unwrap_err();
         fs::remove_dir(&temporary).unwrap();
         db.add(two()).await.unwrap();
         assert_eq!(decode(&fs::read(dir.path().join(FILE)).unwrap()).unwrap().len(), 2);

@@ -140,7 +140,8 @@ pub struct Unguarded(String);
 
 impl Handle {
     /// Guards a service's addresses (with the numbers of their interfaces) until then, in place of what was said of it
-    /// before. Returns when the guard knows; at once where there is to be none. Then they may be put.
+    /// before: from this call on, whenever the future is polled. It ends when the guard knows; at once where there is to
+    /// be none. Then they may be put.
     ///
     /// # Errors
     /// The guard does not say so within [`ACK_WITHIN`]. It will still be told as soon as possible; the addresses may be
@@ -148,31 +149,17 @@ impl Handle {
     ///
     /// # Cancel safety
     /// The guard is told all the same.
-    pub async fn hold(
+    pub fn hold(
         &self,
         service: &ServiceName,
         addresses: Vec<(u32, IpNet)>,
         until: Instant,
-    ) -> Result<(), Unguarded> {
+    ) -> impl Future<Output = Result<(), Unguarded>> + Send + use<> {
         let seq = self.0.change(|holds| {
             holds.insert(service.clone(), Hold { addresses, until });
         });
-        if *self.0.status.borrow() == Status::None {
-            return Ok(());
-        }
-        let mut acked = self.0.acked.subscribe();
-        let known = acked.wait_for(|acked| *acked >= seq);
-        if matches!(time::timeout(ACK_WITHIN, known).await, Ok(Ok(_))) {
-            return Ok(());
-        }
-        Err(Unguarded(match &*self.0.status.borrow() {
-            Status::Down(why) => format!("the guard is down: {why}"),
-            Status::Starting => "the guard is being started".to_owned(),
-            Status::Up { pid } => {
-                format!("the guard (process {pid}) has not answered within {} ms", ACK_WITHIN.as_millis())
-            }
-            Status::None => "there is none".to_owned(),
-        }))
+        let shared = Arc::clone(&self.0);
+        async move { shared.acknowledged(seq).await }
     }
 
     /// The service's lease now lasts until then. Does not wait.
@@ -221,6 +208,25 @@ struct Hold {
 }
 
 impl Shared {
+    async fn acknowledged(&self, seq: u64) -> Result<(), Unguarded> {
+        if *self.status.borrow() == Status::None {
+            return Ok(());
+        }
+        let mut acked = self.acked.subscribe();
+        let known = acked.wait_for(|acked| *acked >= seq);
+        if matches!(time::timeout(ACK_WITHIN, known).await, Ok(Ok(_))) {
+            return Ok(());
+        }
+        Err(Unguarded(match &*self.status.borrow() {
+            Status::Down(why) => format!("the guard is down: {why}"),
+            Status::Starting => "the guard is being started".to_owned(),
+            Status::Up { pid } => {
+                format!("the guard (process {pid}) has not answered within {} ms", ACK_WITHIN.as_millis())
+            }
+            Status::None => "there is none".to_owned(),
+        }))
+    }
+
     fn change(&self, change: impl FnOnce(&mut BTreeMap<ServiceName, Hold>)) -> u64 {
         let mut table = self.table();
         change(&mut table.holds);
