@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::runner::OutputChunk;
 use crate::status::ClusterStatus;
 use crate::task::{TaskSpec, TaskState, TaskView};
+use crate::vip::{Applied, ConfigEntry, ConfigText, ServiceName, VipOrder, VipPage, VipWhy};
 use crate::{NodeId, TaskId};
 
 /// Served by every node.
@@ -53,6 +54,27 @@ pub trait Api {
 
     /// Sets a node's priority for leading; higher leads.
     async fn set_priority(via: Via, node: NodeId, priority: i32) -> Result<(), ApiError>;
+
+    /// Virtual IPs as this node sees them. Works without a leader.
+    async fn vips(via: Via) -> Result<VipPage, ApiError>;
+
+    /// Why a service is where it is, and what would change it. Works without a leader.
+    async fn vip_why(via: Via, service: ServiceName) -> Result<VipWhy, ApiError>;
+
+    /// Carries an order out; returns what was done, as a sentence. Moves and releases go to the leader; a drain works
+    /// through any node that has a session, also without a leader.
+    async fn vip_order(via: Via, order: VipOrder) -> Result<String, ApiError>;
+
+    /// The cluster's configuration: the one that holds, or an earlier revision. Works without a leader, as the two
+    /// others.
+    async fn config_get(via: Via, revision: Option<u64>) -> Result<ConfigText, ApiError>;
+
+    /// The revisions that are kept, newest first.
+    async fn config_history(via: Via) -> Result<Vec<ConfigEntry>, ApiError>;
+
+    /// Has `text` hold for the cluster; refused with [`ApiErrorKind::Conflict`] if the revision that holds is not the
+    /// `expected` one any more, and with [`ApiErrorKind::Invalid`] and every error if the text makes no sense.
+    async fn config_apply(via: Via, text: String, expected: Option<u64>) -> Result<Applied, ApiError>;
 }
 
 /// Whether a call comes from a client or was passed on by a peer; a peer's call is not passed on again.

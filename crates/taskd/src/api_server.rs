@@ -3,6 +3,8 @@
 //! Handlers are thin: tarpc drops them when their client goes away, so nothing is changed across an await here;
 //! they ask a [`dispatcher::Handle`] or a peer and return.
 
+mod vips;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use proto::api::{
 use proto::runner::OutputChunk;
 use proto::status::ClusterStatus;
 use proto::task::TaskView;
+use proto::vip::{Applied, ConfigEntry, ConfigText, ServiceName, VipOrder, VipPage, VipWhy};
 use proto::{NodeId, TaskId};
 use quorum::{HandoverError, PriorityError};
 use tarpc::client::RpcError;
@@ -316,5 +319,46 @@ impl Api for ApiServer {
             ));
         };
         quorum.set_priority(node, priority).await.map_err(|error| priority_failed(&error))
+    }
+    async fn vips(self, context: Context, via: Via) -> Result<VipPage, ApiError> {
+        self.vip_page(context, via).await
+    }
+
+    async fn vip_why(self, context: Context, via: Via, service: ServiceName) -> Result<VipWhy, ApiError> {
+        self.explain_vip(context, via, service).await
+    }
+
+    async fn vip_order(self, context: Context, via: Via, order: VipOrder) -> Result<String, ApiError> {
+        match &order {
+            VipOrder::Drain { .. } | VipOrder::Undrain { .. } => self.vip_order_here(context, order).await,
+            VipOrder::Move { .. } | VipOrder::Release { .. } => {
+                at_leader!(
+                    self,
+                    context,
+                    via,
+                    Write,
+                    |_handle| self.vip_order_here(context, order.clone()),
+                    |client, context| client.vip_order(context, Via::Peer, order.clone())
+                )
+            }
+        }
+    }
+
+    async fn config_get(self, _: Context, _: Via, revision: Option<u64>) -> Result<ConfigText, ApiError> {
+        self.config(revision).await
+    }
+
+    async fn config_history(self, _: Context, _: Via) -> Result<Vec<ConfigEntry>, ApiError> {
+        self.revisions().await
+    }
+
+    async fn config_apply(
+        self,
+        _: Context,
+        _: Via,
+        text: String,
+        expected: Option<u64>,
+    ) -> Result<Applied, ApiError> {
+        self.apply(&text, expected).await
     }
 }

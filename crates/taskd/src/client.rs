@@ -4,6 +4,8 @@
 //! next address if need be, until their deadline; a submission is one of them, because the task's id is drawn here
 //! and a node reports a task that it already has as [`Submitted::Existing`].
 
+mod vips;
+
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -70,11 +70,14 @@ impl From<Exit> for ExitCode {
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  done
-    1  not done; for `task wait`: a task ended without success
+    1  not done; for `task wait`: a task ended without success; for
+       `config diff`: the file would change something
     2  the command line or the request makes no sense as it is
     3  `cluster status`: the cluster is not healthy
-    4  no such task or node, or the prefix fits several tasks
-    5  no node can be reached, or nobody leads; nothing was done
+    4  no such task, node, service or revision, or the prefix fits several
+       tasks
+    5  no node can be reached, nobody leads, or the node that was asked has no
+       session; nothing was done
     6  the answer did not come: it is not known whether it was done
    69  `serve`, `keeper`: it could not start, or a component (the disk) died
    70  `serve`: a component hung, and the watchdog ended the process

@@ -20,14 +20,18 @@ mod api_server;
 mod coordination;
 mod data_dir;
 mod links;
+mod reload;
 mod status;
 mod supervisor;
+mod vips;
 mod wiring;
 
 pub use config::Config;
 pub use data_dir::DataDirError;
 pub use drill;
 pub use node::{Builder, LogOnly, Node, NodeHandle, StartError, StopRequester};
+pub use reload::{Reloaded, Reloader};
 pub use runner;
 pub use supervisor::watchdog::{LastRung, Wedge};
 pub use supervisor::{StopCause, StopReport};
+pub use vip;

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    // One shim per task attempt: it must start quickly, and knows nothing of the command line.
-    if args.nth(1).is_some_and(|command| command == "shim") {
-        return runner::shim::main(args);
+    // Processes beside the daemon: they must start quickly, and know nothing of the command line.
+    match args.nth(1) {
+        Some(command) if command == "shim" => return runner::shim::main(args),
+        Some(command) if command == "vip-guard" => return vip::guard::main(),
+        _ => {}
     }
     cli::main().into()
 }

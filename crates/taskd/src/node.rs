@@ -38,11 +38,13 @@ use crate::config::{Config, Problem};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::links::LeaderServer;
 use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
+use crate::reload::Reloader;
 use crate::status;
 use crate::supervisor::published::{Board, Published};
 use crate::supervisor::pulses::Pulses;
 use crate::supervisor::watchdog::{LastRung, Limits as Patience, Watchdog, Wedge};
 use crate::supervisor::{StopCause, StopReport, Supervisor};
+use crate::vips;
 use crate::wiring::Parts;
 
 /// How long connecting to a peer may take.
@@ -116,6 +118,7 @@ pub struct Builder {
     config: Config,
     services: runner::Services,
     shim: Option<runner::ShimProgram>,
+    vip_guard: Option<vip::GuardProgram>,
     clock: SharedClock,
     network: SharedNetwork,
     last_rung: Arc<dyn LastRung>,
@@ -135,6 +138,7 @@ impl Node {
             config,
             services,
             shim: None,
+            vip_guard: None,
             clock: BootClock::shared(),
             network: Tcp::shared(),
             last_rung: Arc::new(LogOnly),
@@ -155,6 +159,14 @@ impl Builder {
     #[must_use]
     pub fn shim(mut self, shim: runner::ShimProgram) -> Self {
         self.shim = Some(shim);
+        self
+    }
+
+    /// The program that removes this node's virtual IPs when its process dies: one that calls [`vip::guard::main`]. Without
+    /// one the kernel's own timer does, some seconds later.
+    #[must_use]
+    pub fn vip_guard(mut self, guard: vip::GuardProgram) -> Self {
+        self.vip_guard = Some(guard);
         self
     }
 
@@ -191,7 +203,7 @@ impl Builder {
     /// # Errors
     /// See [`StartError`]; an unreachable ZooKeeper is none, the node goes on trying.
     pub async fn start(self) -> Result<NodeHandle, StartError> {
-        let Self { config, services, shim, clock, network, last_rung, drill } = self;
+        let Self { config, services, shim, vip_guard, clock, network, last_rung, drill } = self;
         config.check().map_err(StartError::Config)?;
         let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
         let data_dir = open_data_dir(&config.node.data_dir).await.map_err(StartError::DataDir)?;
@@ -205,6 +217,9 @@ impl Builder {
                 args: vec!["shim".to_owned()],
             },
         };
+        let machine = vips::machine(&config, &clock, vip_guard)
+            .await
+            .map_err(|problem| StartError::Config(vec![problem]))?;
         let runtime = coord::ClientRuntime::start()
             .map_err(|source| StartError::System { action: "start the ZooKeeper client's thread", source })?;
         let net_identity = Identity::node(config.node.id.clone());
@@ -240,6 +255,8 @@ impl Builder {
             services,
             shim,
             exit_policy: Some(exit_policy),
+            vips: machine,
+            facts: watch::Sender::new(vips::facts(&config)),
             rng_seed: rng.random(),
             keeper_seed: rng.random(),
             auth,
@@ -260,7 +277,8 @@ impl Builder {
         let mut tasks = JoinSet::new();
         let run = run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone());
         tasks.spawn(parts.pulses.supervisor.watch("its loop", run));
-        Ok(NodeHandle { tasks, stop, board, parts })
+        let reloader = Reloader::new(parts.config.clone(), parts.facts.clone());
+        Ok(NodeHandle { tasks, stop, board, parts, reloader })
     }
 }
 
@@ -286,6 +304,7 @@ pub struct NodeHandle {
     stop: CancellationToken,
     board: Board,
     parts: Arc<Parts>,
+    reloader: Reloader,
 }
 
 /// Asks a node to stop. Cannot wait for it: only the [`NodeHandle`] can.
@@ -327,7 +346,12 @@ impl NodeHandle {
         StopRequester(self.stop.clone())
     }
 
-    /// Stops the node: dispatcher, runner, quorum, embedded keeper, listener. Takes at most the configured stop deadline; a node that
+    /// Hands the node's file to it while it runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Stops the node: dispatcher, runner, virtual IPs, quorum, embedded keeper, listener. Takes at most the configured stop deadline; a node that
     /// is wedged beyond that is aborted, reported as abandoned, and has called its [`LastRung`].
     pub async fn stop(self) -> StopReport {
         self.stop.cancel();

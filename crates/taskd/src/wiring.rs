@@ -20,6 +20,7 @@ use crate::net::{Identity as NetIdentity, Peers, SharedNetwork};
 use crate::status;
 use crate::supervisor::published::Board;
 use crate::supervisor::pulses::Pulses;
+use crate::vips::Machine;
 
 /// Larger payloads live beside the task log instead of in its segments, in bytes.
 const PAYLOAD_INLINE_MAX: usize = 4 * 1024;
@@ -43,6 +44,10 @@ pub(crate) struct Parts {
     pub(crate) services: runner::Services,
     pub(crate) shim: runner::ShimProgram,
     pub(crate) exit_policy: Option<runner::ExitPolicy>,
+    /// How this node takes part in virtual IPs, if it does.
+    pub(crate) vips: Option<Machine>,
+    /// What its own file says for them, now.
+    pub(crate) facts: watch::Sender<vip::Facts>,
     pub(crate) rng_seed: u64,
     pub(crate) keeper_seed: [u8; 32],
     pub(crate) auth: Option<(String, Vec<u8>)>,
@@ -149,6 +154,30 @@ impl Parts {
                 Arc::new(leader),
             )
         })
+    }
+
+    /// Virtual IPs, if this node takes part in them.
+    pub(crate) fn new_vips(&self) -> Option<vip::Vip<vip::Cleaning>> {
+        let machine = self.vips.as_ref()?;
+        let config = &self.config.vip;
+        Some(vip::Vip::new(vip::Options {
+            node: self.node.clone(),
+            incarnation: self.incarnation,
+            data_dir: self.data_dir.path().to_owned(),
+            backend: Arc::clone(&machine.backend),
+            announcer: Arc::clone(&machine.announcer),
+            facts: self.facts.borrow().clone(),
+            probe: vip::announce::ProbePolicy { count: config.probe_count, interval: config.probe_interval },
+            announce: vip::AnnouncePolicy {
+                refresh: config.announce_refresh,
+                ..vip::AnnouncePolicy::default()
+            },
+            clock: Arc::clone(&self.clock),
+            rng_seed: self.rng_seed,
+            pulse: self.pulses.vip.clone(),
+            drill: self.drill.clone(),
+            guard: machine.guard.clone(),
+        }))
     }
 
     /// Connects, joins and runs. Nothing is left behind if it fails or is cancelled.

@@ -1,6 +1,7 @@
 //! The command line, as the built binary understands it.
 
 mod cli_support;
+mod cli_vips;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -16,7 +17,7 @@ const NOBODY: &str = "127.0.0.1:1";
 
 #[test]
 fn help_is_there_for_every_command() {
-    let rows: [(&[&str], &str); 17] = [
+    let rows: [(&[&str], &str); 26] = [
         (&["--help"], "Exit codes:"),
         (&["-h"], "`taskd --help` explains the exit codes"),
         (&["serve", "--help"], "TASKD_<SECTION>__<KEY>"),
@@ -34,13 +35,24 @@ fn help_is_there_for_every_command() {
         (&["cluster", "handover", "--help"], "--to"),
         (&["cluster", "switchover", "--help"], "--to"),
         (&["cluster", "priority", "--help"], "<NODE> <N>"),
+        (&["serve", "--help"], "CAP_NET_ADMIN"),
+        (&["vip", "--help"], "\"conflict\": {\"address\", \"mac\", \"interface\"}"),
+        (&["vip", "list", "--help"], "what is the matter"),
+        (&["vip", "move", "--help"], "--to"),
+        (&["vip", "drain", "--help"], "taskd vip undrain n1"),
+        (&["config", "--help"], "takeover_grace = \"2s\""),
+        (&["config", "-h"], "Example of a file"),
+        (&["config", "apply", "--help"], "--expect"),
+        (&["config", "history", "--help"], "--show"),
     ];
     for (args, text) in rows {
         let (code, stdout, stderr) = run(args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
         let stdout = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(stdout.contains(text), "{args:?} should say {text:?}: {stdout}");
-        assert!(!stdout.contains("shim"), "the shim is nobody's business");
+        for hidden in ["shim", "vip-guard"] {
+            assert!(!stdout.contains(hidden), "{hidden} is nobody's business");
+        }
     }
 }
 

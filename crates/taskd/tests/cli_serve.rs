@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 fn serve(listen: &str, data_dir: &std::path::Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskd"));
     command.args(["serve", "--node-id", "n1", "--coordination", "127.0.0.1:1", "--listen", listen]);
-    command.arg("--data-dir").arg(data_dir).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.arg("--data-dir").arg(data_dir).env("TASKD_VIP__BACKEND", "dry-run");
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
     command
 }
 

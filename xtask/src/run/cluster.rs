@@ -434,9 +434,9 @@ impl Drop for Cluster {
     }
 }
 
-/// What a local cluster needs beyond the flags: it may run commands.
+/// What a local cluster needs beyond the flags: it may run commands, and leaves the machine's addresses alone.
 fn node_config(slots: u32) -> String {
-    format!("[node]\nslots = {slots}\n\n[exec]\nallow = true\n")
+    format!("[node]\nslots = {slots}\n\n[exec]\nallow = true\n\n[vip]\nbackend = \"dry-run\"\n")
 }
 
 /// A process that belongs to a run.

@@ -1,5 +1,7 @@
 //! The command line's grammar and its help.
 
+mod vip;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::NodeId;
 use proto::task::{LostPolicy, TaskState};
 use taskd::client::Addresses;
+
+pub(super) use self::vip::{ApplyArgs, ConfigArgs, ConfigCommand, VipArgs, VipCommand};
 
 use crate::exit;
 
@@ -20,10 +24,12 @@ Examples:
   taskd task list --state failed
   taskd task logs -f 3f2a
   taskd cluster status
+  taskd config apply vips.toml
+  taskd vip list
 
 ";
 
-/// Durable tasks for a cluster of nodes: any node accepts them, one leader hands them out, and they run once.
+/// Durable tasks and virtual IPs for a cluster of nodes: tasks run once, and an address is on one node.
 #[derive(Debug, Parser)]
 #[command(name = "taskd", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "`taskd --help` explains the exit codes and shows examples.")]
@@ -49,7 +55,14 @@ empty data directory.
 
 Every key of the file can be set in the environment too, as
 TASKD_<SECTION>__<KEY>, for example TASKD_EXEC__ALLOW=true. Flags win over
-the environment, which wins over the file. SIGTERM and SIGINT stop the node.")]
+the environment, which wins over the file. SIGTERM and SIGINT stop the node.
+
+SIGHUP has it read the file again: [vip] interfaces, on_take and on_release,
+and node.labels as far as virtual IPs look at them. What else has changed, it
+says, holds from its next start on; a file with a mistake changes nothing.
+
+Virtual IPs need CAP_NET_ADMIN and CAP_NET_RAW, and no root. Without them the
+node makes a dry run: it takes part and says what it would do.")]
     Serve(ServeArgs),
     /// Run a coordination service for one machine: a ZooKeeper-protocol server that needs no Java
     #[command(after_help = "\
@@ -76,6 +89,10 @@ one ends it at once, and loses nothing that was acknowledged.")]
     Task(TaskArgs),
     /// Look at the cluster, and choose who leads
     Cluster(ClusterArgs),
+    /// Look at virtual IPs, and move them
+    Vip(VipArgs),
+    /// Say which virtual IPs the cluster has, and who is to hold them
+    Config(ConfigArgs),
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 
 mod args;
 mod cluster;
+mod config;
 mod failure;
 mod follow;
 mod keeper;
@@ -12,12 +13,13 @@ mod serve;
 mod signals;
 mod submit;
 mod task;
+mod vip;
 mod wait;
 
 use clap::Parser;
 use taskd::client::Client;
 
-use self::args::{Cli, ClusterCommand, Command, Common, TaskCommand};
+use self::args::{Cli, ClusterCommand, Command, Common, ConfigCommand, TaskCommand, VipCommand};
 use self::failure::Failure;
 use self::output::Output;
 use crate::exit::Exit;
@@ -51,6 +53,31 @@ pub(crate) fn main() -> Exit {
             ClusterCommand::Handover(args) => cluster::handover(client, output, args).await,
             ClusterCommand::Priority(args) => cluster::priority(client, output, args).await,
         }),
+        Command::Vip(args) => on_client(&args.common, async |client, output| match &args.command {
+            VipCommand::List => vip::list(client, output).await,
+            VipCommand::Show(service) => vip::show(client, output, &service.service).await,
+            VipCommand::Why(service) => vip::why(client, output, &service.service).await,
+            VipCommand::Move(args) => vip::order(client, output, args.order()).await,
+            VipCommand::Release(service) => vip::order(client, output, service.release()).await,
+            VipCommand::Drain(args) => vip::order(client, output, args.order()).await,
+            VipCommand::Undrain(args) => vip::order(client, output, args.order()).await,
+        }),
+        Command::Config(args) => match &args.command {
+            // The one that asks nobody.
+            ConfigCommand::Check(check) => config::check(args.common.output.into(), &check.file),
+            ConfigCommand::Diff(diff) => {
+                on_client(&args.common, async |client, output| config::diff(client, output, &diff.file).await)
+            }
+            ConfigCommand::Apply(apply) => {
+                on_client(&args.common, async |client, output| config::apply(client, output, apply).await)
+            }
+            ConfigCommand::History(history) => {
+                on_client(&args.common, async |client, output| match history.show {
+                    Some(revision) => config::show(client, output, revision).await,
+                    None => config::history(client, output).await,
+                })
+            }
+        },
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -4,15 +4,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskd::config::{self, Config, Flags};
+use taskd::config::{self, Config, ConfigError, Flags};
 use taskd::drill::Drill;
-use taskd::{LastRung, Node, StartError, StopCause, StopReport, Wedge, telemetry};
+use taskd::vip::guard::GuardProgram;
+use taskd::{LastRung, Node, Reloaded, Reloader, StartError, StopCause, StopReport, Wedge, telemetry};
 use tokio::runtime::Runtime;
 
 use super::args::ServeArgs;
 use super::failure::Failure;
 use super::output;
-use super::signals::Signals;
+use super::signals::{Hangup, Signals};
 use crate::exit::Exit;
 
 /// Threads of the runtime: the work is waiting.
@@ -29,7 +30,9 @@ pub(super) fn main(args: &ServeArgs) -> Result<Exit, Failure> {
         .build()
         .map_err(|error| died(error.into()))?;
     // First of all: before this, SIGTERM ends the process without a word.
-    let signals = runtime.block_on(async { Signals::listen() }).map_err(|error| died(error.into()))?;
+    let signals = runtime
+        .block_on(async { Ok((Signals::listen()?, Hangup::listen()?)) })
+        .map_err(|error: std::io::Error| died(error.into()))?;
     let done = configured(args, &runtime, signals);
     runtime.shutdown_timeout(LEFTOVERS_WITHIN);
     done
@@ -39,7 +42,7 @@ fn died(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Died, format!("the node cannot run: {error:#}"))
 }
 
-fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<Exit, Failure> {
+fn configured(args: &ServeArgs, runtime: &Runtime, signals: (Signals, Hangup)) -> Result<Exit, Failure> {
     let flags = Flags {
         node_id: args.node_id.clone(),
         listen: args.listen.clone(),
@@ -49,7 +52,8 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<E
         allow_exec: args.allow_exec,
     };
     let unusable = |message: String| Failure::new(Exit::Config, message);
-    let config = config::load(args.config.as_deref(), &flags).map_err(|error| unusable(error.to_string()))?;
+    let load = || config::load(args.config.as_deref(), &flags);
+    let config = load().map_err(|error| unusable(error.to_string()))?;
     if args.print_config {
         let text = toml::to_string(&config).map_err(|error| unusable(error.to_string()))?;
         output::line(text.trim_end())?;
@@ -57,7 +61,7 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<E
     }
     let drill = Drill::from_env().map_err(|error| unusable(error.to_string()))?;
     let log = telemetry::install(&config.log).map_err(unusable)?;
-    let done = runtime.block_on(run(config, drill, signals, &log));
+    let done = runtime.block_on(run(config, drill, signals, load, &log));
     log.flush();
     done
 }
@@ -66,18 +70,22 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: Signals) -> Result<E
 async fn run(
     config: Config,
     drill: Drill,
-    mut signals: Signals,
+    (mut signals, mut hangup): (Signals, Hangup),
+    load: impl Fn() -> Result<Config, ConfigError>,
     log: &telemetry::Queue,
 ) -> Result<Exit, Failure> {
     let last_rung = Arc::new(EndProcess(log.clone()));
     if !drill.is_idle() {
         tracing::warn!(?drill, "FAULTS ARE SWITCHED ON: this is a test build, and it will fail on purpose");
     }
-    let node = Node::builder(config).last_rung(last_rung).drill(drill).start().await.map_err(|error| {
+    let program = std::env::current_exe().map_err(|error| died(error.into()))?;
+    let guard = GuardProgram { program, args: vec!["vip-guard".to_owned()] };
+    let builder = Node::builder(config).last_rung(last_rung).vip_guard(guard).drill(drill);
+    let node = builder.start().await.map_err(|error| {
         let exit = if matches!(error, StartError::Config(_)) { Exit::Config } else { Exit::Died };
         died(error.into()).ending(exit)
     })?;
-    let stop = node.stop_requester();
+    let (stop, reloader) = (node.stop_requester(), node.reloader());
     let mut joined = pin!(node.join());
     let report = loop {
         tokio::select! {
@@ -86,9 +94,31 @@ async fn run(
                 tracing::info!(signal = name, "stopping");
                 stop.request();
             }
+            () = hangup.next() => reload(&reloader, load()),
         }
     };
     Ok(exit_of(&report, log))
+}
+
+/// Takes over from the file what a running node can, and says what it could not.
+fn reload(reloader: &Reloader, loaded: Result<Config, ConfigError>) {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("SIGHUP: nothing is changed, since {error}");
+            return;
+        }
+    };
+    let Reloaded { now, at_next_start } = reloader.reload(&config);
+    if now.is_empty() && at_next_start.is_empty() {
+        tracing::info!("SIGHUP: the configuration is what it was");
+    }
+    for line in now {
+        tracing::info!("SIGHUP: {line}");
+    }
+    for line in at_next_start {
+        tracing::warn!("SIGHUP: {line} holds only from the next start on");
+    }
 }
 
 fn exit_of(report: &StopReport, log: &telemetry::Queue) -> Exit {

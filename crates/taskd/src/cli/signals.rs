@@ -1,8 +1,26 @@
-//! The signals that ask a daemon to stop.
+//! The signals that a daemon listens to.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT.
+/// SIGHUP, which asks it to read its file again.
+pub(super) struct Hangup(Signal);
+
+impl Hangup {
+    /// From now on, it does not end the process.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Cancel safety
+    /// None is lost; several at once are one.
+    pub(super) async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// SIGTERM and SIGINT, which ask it to stop.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,

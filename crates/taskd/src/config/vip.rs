@@ -81,7 +81,9 @@ pub(super) fn check(vip: &Vip, unless: &mut impl FnMut(bool, &str, String)) {
         unless(
             named && !role.is_empty(),
             &format!("vip.interfaces.{role}"),
-            format!("{interface:?} is no name of an interface: use one that `ip link` shows, such as \"eth1\""),
+            format!(
+                "{interface:?} is no name of an interface: use one that `ip link` shows, such as \"eth1\""
+            ),
         );
     }
     for (key, program) in [("vip.on_take", &vip.on_take), ("vip.on_release", &vip.on_release)] {

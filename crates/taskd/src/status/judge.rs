@@ -132,6 +132,9 @@ fn troubles(scene: &Scene) -> Vec<Trouble> {
             format!("wait, or start taskd on {node} again: once it is back they need not wait"),
         ));
     }
+    for (words, remedy) in &scene.vips.troubles {
+        troubles.push(Trouble { words: words.clone(), remedy: remedy.clone() });
+    }
     troubles.extend(budget(scene));
     troubles
 }
@@ -187,7 +190,7 @@ fn budget(scene: &Scene) -> Option<Trouble> {
 
 /// What is worth knowing and no fault.
 fn notes(scene: &Scene) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = scene.vips.notes.clone();
     let (granted, asked) = (scene.timing.session, scene.timing.session_asked);
     let apart = granted.abs_diff(asked);
     if apart > TIMEOUT_SLACK {
@@ -286,7 +289,11 @@ fn cut_off(scene: &Scene) -> Trouble {
     let silent: Vec<_> = others.iter().filter(|member| member.phase == UNREACHABLE).collect();
     let names = |list: &[&&MemberStatus]| and(&list.iter().map(|m| m.node.to_string()).collect::<Vec<_>>());
     let unjoined = matches!(scene.link, Link::Never) && others.is_empty();
-    let boots = scene.own.busy.iter().any(|(work, _)| matches!(work, Work::StartKeeper | Work::BootRunner));
+    let boots = scene
+        .own
+        .busy
+        .iter()
+        .any(|(work, _)| matches!(work, Work::StartKeeper | Work::BootRunner | Work::CleanVips));
     let next = if unjoined && boots {
         "; then it joins the cluster by itself".to_owned()
     } else if !scene.asked || unjoined {

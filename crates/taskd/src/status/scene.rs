@@ -1,5 +1,6 @@
 //! What one node knows at one moment, as plain data: everything that the words are made of, and nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Instant;
@@ -32,8 +33,17 @@ pub(super) struct Scene {
     pub(super) fences: Vec<FenceStatus>,
     pub(super) log: Option<LogStatus>,
     pub(super) flapping: Vec<Flapping>,
+    pub(super) vips: Vips,
     pub(super) timing: Timing,
     pub(super) service: Service,
+}
+
+/// Virtual IPs, in the words of their own crate.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vips {
+    /// Services that are down or blocked, and what to do.
+    pub(super) troubles: Vec<(String, Option<String>)>,
+    pub(super) notes: Vec<String>,
 }
 
 /// This node.
@@ -179,6 +189,7 @@ impl Scene {
             fences: Vec::new(),
             log: None,
             flapping: published.memory.flapping(now),
+            vips: vips(published),
             timing: Timing {
                 session: view.map_or(identity.session_timeout, |view| view.session_timeout),
                 session_asked: identity.session_timeout,
@@ -202,6 +213,18 @@ impl Scene {
     pub(super) fn is_connected(&self) -> bool {
         matches!(self.link, Link::Connected)
     }
+}
+
+fn vips(published: &Published) -> Vips {
+    let Some(handle) = &published.vips else { return Vips::default() };
+    let view = Arc::clone(&handle.view().borrow());
+    if !view.connected {
+        // What it knows of services is as old as its session; why it has none is said anyway.
+        return Vips::default();
+    }
+    let leader = published.view.as_ref().and_then(|view| view.leader.as_ref()).map(|leader| &leader.node);
+    let (troubles, notes) = vip::troubles(&view, leader);
+    Vips { troubles, notes }
 }
 
 fn own(identity: &Identity, published: &Published, now: Instant) -> Own {

@@ -12,7 +12,7 @@ use super::judge::judge;
 use super::members::{self, TWINS, UNREACHABLE};
 use super::memory::Flapping;
 use super::scene::{
-    EndingFor, Holder, InLine, Link, Own, OwnTerm, Scene, Service, TermState, Timing, WedgedFor,
+    EndingFor, Holder, InLine, Link, Own, OwnTerm, Scene, Service, TermState, Timing, Vips, WedgedFor,
 };
 use super::words;
 use crate::supervisor::published::Work;
@@ -69,6 +69,7 @@ fn healthy() -> Scene {
         fences: Vec::new(),
         log: Some(LogStatus { bytes: 30 << 20, live_bytes: 10 << 20, budget_bytes: 100 << 20, segments: 9 }),
         flapping: Vec::new(),
+        vips: Vips::default(),
         timing: Timing { session: s(4.0), session_asked: s(4.0), tick: s(2.0), serve: s(10.0) },
         service: Service {
             embedded: false,
@@ -169,8 +170,18 @@ fn texts() {
 
     row("all is well", &healthy());
     row("all is well, asked at the leader", &seen_by_leader());
+    let mut scene = healthy();
+    scene.vips.notes = vec!["DRY RUN on n1 and n2: no address is put on an interface there".to_owned()];
+    row("all is well, but virtual IPs are nowhere", &scene);
+    scene.vips.troubles = vec![(
+        "service iscsi: BLOCKED: n1 does not put its addresses, since 52:54:00:12:34:56 answers for 172.0.20.241 on eth1"
+            .to_owned(),
+        Some("find the machine with 52:54:00:12:34:56 and take the address off it".to_owned()),
+    )];
+    row("a service is blocked", &scene);
 
     row("a node whose runner boots", &fresh(Work::BootRunner, 4.1));
+    row("a node whose former life left addresses", &fresh(Work::CleanVips, 0.2));
     row("a node that joins, unasked servers", &fresh(Work::Join, 0.3));
     let mut scene = fresh(Work::Join, 95.0);
     scene.own.joins_failed = 3;

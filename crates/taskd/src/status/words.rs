@@ -298,6 +298,10 @@ fn starting(own: &Own, scene: &Scene) -> Option<Condition> {
             format!("its runner has been booting for {since}"),
             "wait, or look at its log: the runner first ends what its former life left".to_owned(),
         ),
+        Work::CleanVips => (
+            format!("it has been removing an earlier life's virtual IPs for {since}"),
+            "wait, or look at its log: it does not join before they are gone".to_owned(),
+        ),
         Work::Join => {
             let failed = match own.joins_failed {
                 0 => String::new(),
@@ -315,9 +319,12 @@ fn starting(own: &Own, scene: &Scene) -> Option<Condition> {
                 coordination_remedy(&scene.service),
             )
         }
-        Work::Recover | Work::EndDispatcher | Work::DrainRunner | Work::LeaveQuorum | Work::StopKeeper => {
-            return None;
-        }
+        Work::Recover
+        | Work::EndDispatcher
+        | Work::DrainRunner
+        | Work::ReleaseVips
+        | Work::LeaveQuorum
+        | Work::StopKeeper => return None,
     };
     Some(Condition { kind: ConditionKind::Starting, words, remedy: Some(remedy) })
 }

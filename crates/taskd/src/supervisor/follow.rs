@@ -24,6 +24,7 @@ impl Supervisor {
             self.published.borrow().memory.members(members, view.as_of);
             self.published.send_modify(|published| published.view = Some(Arc::clone(&view)));
         }
+        self.feed_vips(&view);
         if let (Some(epoch), Slot::Running(dispatching)) = (self.term, &self.dispatcher)
             && let Some(failure) = failure_of(&dispatching.handle())
         {
@@ -78,6 +79,10 @@ impl Supervisor {
             && runner.handle().has_ended()
         {
             self.begin_stop(StopCause::Failed("the runner ended by itself".to_owned()));
+        } else if let Slot::Running(vips) = &self.vips
+            && vips.handle().has_ended()
+        {
+            self.begin_stop(StopCause::Failed("the VIP driver ended by itself".to_owned()));
         } else if decide::is_overdue(self.ending, self.clock.now(), self.stop_within) {
             let why = format!("the dispatcher did not end within {:?} of losing its term", self.stop_within);
             self.begin_stop(StopCause::Failed(why));

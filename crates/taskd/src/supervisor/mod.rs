@@ -3,10 +3,10 @@
 //! ```text
 //!             ┌──────────── joined tasks bring the typed values back ───────────┐
 //!             ▼                                                                 │
-//!  start ─► runner boots, keeper starts ─► quorum connects, joins, runs ─► role Elected ─► dispatcher recovers
+//!  start ─► leftover addresses go, runner boots, keeper starts ─► quorum connects, joins, runs ─► role Elected ─► dispatcher recovers
 //!                                                                               ▲               │
 //!                                                                effects ended ─┴─ role lost ◄──┘
-//!  stop  ─► dispatcher ends ─► runner drains ─► quorum leaves ─► keeper stops ─► listener closes
+//!  stop  ─► dispatcher ends ─► runner drains ─► virtual IPs are released ─► quorum leaves ─► keeper stops ─► listener closes
 //! ```
 //!
 //! **Invariants**
@@ -14,6 +14,7 @@
 //! - The keeper is there only in a node that runs its coordination service itself. It comes before the quorum and goes
 //!   after it, so that the session can be closed; its failure ends the node, which could only be cut off for ever.
 //! - Nobody but [`Supervisor::run`] ends a component, and each is ended once: the value is consumed by its stop.
+//! - Addresses of an earlier life are gone before this one joins; those of this one before it leaves.
 //! - A component that misses its share of the stop deadline is aborted, and the session is then abandoned instead
 //!   of closed, because effects that it fences may be alive.
 //! - A dispatcher whose term is over ends within the stop deadline, or the node does: nobody stays out of the line for
@@ -28,6 +29,7 @@ pub(crate) mod pulses;
 pub(crate) mod slot;
 mod stop;
 mod transitions;
+mod vips;
 pub(crate) mod watchdog;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::published::{Ending, Publisher, Wedged, Work};
 use self::slot::Slot;
+use self::vips::Fed;
 use self::watchdog::{Beat, Trouble};
 use crate::wiring::Parts;
 
@@ -51,6 +54,7 @@ type RunningRunner = runner::Runner<runner::Running>;
 type RunningQuorum = quorum::Quorum<quorum::Running>;
 type Dispatching = dispatcher::Dispatcher<dispatcher::Dispatching>;
 type Keeper = keeper::server::Server;
+type ServingVips = vip::Vip<vip::Serving>;
 
 /// How often the loop turns when nothing happens: the watchdog's pulse and the resolution of deadlines.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,8 +64,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shares of the stop deadline at which each stage must be over, in percent.
 const DISPATCHER_BY: u32 = 30;
-const RUNNER_BY: u32 = 75;
-const QUORUM_BY: u32 = 92;
+const RUNNER_BY: u32 = 72;
+const VIPS_BY: u32 = 84;
+const QUORUM_BY: u32 = 93;
 const KEEPER_BY: u32 = 97;
 
 /// How much of what is left of its share a component is given, in percent: the rest is for it to come back by itself
@@ -106,6 +111,8 @@ pub enum StopCause {
 enum Returned {
     KeeperStarted(Result<Box<Keeper>, keeper::server::StartError>),
     KeeperStopped { clean: bool },
+    VipsCleaned(Result<Box<ServingVips>, vip::CleanFailure>),
+    VipsStopped { clean: bool },
     RunnerBooted(Result<Box<RunningRunner>, runner::BootFailure>),
     RunnerStopped { clean: bool },
     QuorumBooted(Result<Box<RunningQuorum>, crate::wiring::QuorumFailure>),
@@ -121,6 +128,7 @@ enum Returned {
 enum Part {
     Keeper,
     Runner,
+    Vips,
     Quorum,
     Dispatcher,
     /// Something small that nothing waits for.
@@ -132,6 +140,7 @@ impl Part {
         match self {
             Self::Keeper => "embedded keeper",
             Self::Runner => "runner",
+            Self::Vips => "VIP driver",
             Self::Quorum => "quorum",
             Self::Dispatcher => "dispatcher",
             Self::Errand => "errand",
@@ -158,6 +167,7 @@ pub(crate) struct Supervisor {
     under_way: Vec<(Id, Part)>,
     keeper: Slot<Box<Keeper>>,
     runner: Slot<Box<RunningRunner>>,
+    vips: Slot<Box<ServingVips>>,
     quorum: Slot<Box<RunningQuorum>>,
     dispatcher: Slot<Box<Dispatching>>,
     /// The term that the dispatcher's slot works for.
@@ -169,6 +179,10 @@ pub(crate) struct Supervisor {
     /// The newest term whose end was reported.
     reported_ended: Option<Epoch>,
     view: Option<watch::Receiver<Arc<quorum::View>>>,
+    /// What the virtual IPs were told last of the session, the membership and the term.
+    vips_fed: Fed,
+    /// What the node's own file says of it.
+    facts: watch::Receiver<vip::Facts>,
     /// The connection on which the coordination service was last asked what it is, and the asking.
     asked: Option<(Instant, AbortHandle)>,
     stopping: Option<Stopping>,
@@ -188,6 +202,7 @@ impl Supervisor {
         Self {
             clock: Arc::clone(&parts.clock),
             stop_within: parts.stop_within,
+            facts: parts.facts.subscribe(),
             parts,
             beat,
             published,
@@ -195,6 +210,7 @@ impl Supervisor {
             under_way: Vec::new(),
             keeper: Slot::Idle,
             runner: Slot::Idle,
+            vips: Slot::Idle,
             quorum: Slot::Idle,
             dispatcher: Slot::Idle,
             term: None,
@@ -202,6 +218,7 @@ impl Supervisor {
             ending: None,
             reported_ended: None,
             view: None,
+            vips_fed: Fed::default(),
             asked: None,
             stopping: None,
         }
@@ -214,6 +231,7 @@ impl Supervisor {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> StopReport {
         self.parts.pulses.supervisor.phase("Running", self.clock.now());
         self.start_keeper();
+        self.clean_vips();
         self.boot_runner();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -230,6 +248,7 @@ impl Supervisor {
                 () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(StopCause::Requested),
                 Some(done) = self.transitions.join_next_with_id() => self.returned(done),
                 () = view_changed(&mut self.view) => {}
+                () = facts_changed(&mut self.facts) => self.hand_over_facts(),
                 failure = keeper_failed(&self.keeper), if self.stopping.is_none() => {
                     self.fail(Part::Keeper, &failure);
                 }
@@ -256,10 +275,12 @@ impl Supervisor {
         let all = [
             (matches!(self.keeper, Slot::Booting { .. }), Work::StartKeeper),
             (matches!(self.runner, Slot::Booting { .. }), Work::BootRunner),
+            (matches!(self.vips, Slot::Booting { .. }), Work::CleanVips),
             (matches!(self.quorum, Slot::Booting { .. }), Work::Join),
             (matches!(self.dispatcher, Slot::Booting { .. }), Work::Recover),
             (matches!(self.dispatcher, Slot::Stopping { .. }), Work::EndDispatcher),
             (matches!(self.runner, Slot::Stopping { .. }), Work::DrainRunner),
+            (matches!(self.vips, Slot::Stopping { .. }), Work::ReleaseVips),
             (matches!(self.quorum, Slot::Stopping { .. }), Work::LeaveQuorum),
             (matches!(self.keeper, Slot::Stopping { .. }), Work::StopKeeper),
         ];
@@ -332,6 +353,12 @@ async fn view_changed(view: &mut Option<watch::Receiver<Arc<quorum::View>>>) {
         return;
     }
     std::future::pending().await
+}
+
+async fn facts_changed(facts: &mut watch::Receiver<vip::Facts>) {
+    if facts.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// An error with everything that caused it.

@@ -14,10 +14,12 @@ use crate::status::Memory;
 pub(crate) enum Work {
     StartKeeper,
     BootRunner,
+    CleanVips,
     Join,
     Recover,
     EndDispatcher,
     DrainRunner,
+    ReleaseVips,
     LeaveQuorum,
     StopKeeper,
 }
@@ -28,10 +30,12 @@ impl Work {
         match self {
             Self::StartKeeper => "starting the embedded keeper",
             Self::BootRunner => "booting the runner",
+            Self::CleanVips => "removing leftover addresses",
             Self::Join => "joining the cluster",
             Self::Recover => "recovering the task database",
             Self::EndDispatcher => "ending the dispatcher",
             Self::DrainRunner => "draining the runner",
+            Self::ReleaseVips => "releasing its virtual IPs",
             Self::LeaveQuorum => "leaving the quorum",
             Self::StopKeeper => "stopping the embedded keeper",
         }
@@ -86,6 +90,8 @@ pub(crate) struct Published {
     pub(crate) view: Option<Arc<quorum::View>>,
     /// While this node dispatches.
     pub(crate) dispatcher: Option<(Epoch, dispatcher::Handle)>,
+    /// Once the virtual IPs are served, if this node takes part in them.
+    pub(crate) vips: Option<vip::Handle>,
     /// Why the coordination service cannot be joined at the moment.
     pub(crate) trouble: Option<String>,
     /// What is remembered of the leader and the members.
@@ -128,6 +134,10 @@ impl Board {
 
     pub(crate) fn runner(&self) -> Option<runner::Handle> {
         self.0.borrow().runner.clone()
+    }
+
+    pub(crate) fn vips(&self) -> Option<vip::Handle> {
+        self.0.borrow().vips.clone()
     }
 
     pub(crate) fn quorum(&self) -> Option<quorum::Handle> {

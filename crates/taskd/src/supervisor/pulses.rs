@@ -10,6 +10,7 @@ pub(crate) struct Pulses {
     pub(crate) quorum: Pulse,
     pub(crate) dispatcher: Pulse,
     pub(crate) keeper: Pulse,
+    pub(crate) vip: Pulse,
     pub(crate) supervisor: Pulse,
     /// The listener and the connections that it has accepted.
     pub(crate) listener: Pulse,
@@ -24,13 +25,22 @@ impl Pulses {
             quorum: pulse("quorum"),
             dispatcher: pulse("dispatcher"),
             keeper: pulse("embedded keeper"),
+            vip: pulse("vip"),
             supervisor: pulse("supervisor"),
             listener: pulse("listener"),
         }
     }
 
     /// All of them.
-    pub(crate) fn all(&self) -> [&Pulse; 6] {
-        [&self.runner, &self.quorum, &self.dispatcher, &self.keeper, &self.supervisor, &self.listener]
+    pub(crate) fn all(&self) -> [&Pulse; 7] {
+        [
+            &self.runner,
+            &self.quorum,
+            &self.dispatcher,
+            &self.keeper,
+            &self.vip,
+            &self.supervisor,
+            &self.listener,
+        ]
     }
 }

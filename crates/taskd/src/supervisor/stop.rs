@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::slot::Slot;
 use super::{
-    DISPATCHER_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping, Supervisor,
+    DISPATCHER_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping,
+    Supervisor, VIPS_BY,
 };
 
 impl Supervisor {
@@ -35,7 +36,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes the next step of the stop: dispatcher, then runner, then quorum (D3's order), and what it was connected to.
+    /// Takes the next step of the stop: dispatcher, then runner, then virtual IPs, then quorum (D3's order), and what it was
+    /// connected to.
     pub(super) fn advance_stop(&mut self) {
         if self.stopping.is_none() {
             return;
@@ -48,6 +50,11 @@ impl Supervisor {
         self.hurry(Part::Runner, RUNNER_BY);
         self.stop_runner();
         if !self.runner.is_at_rest() {
+            return;
+        }
+        self.hurry(Part::Vips, VIPS_BY);
+        self.stop_vips();
+        if !self.vips.is_at_rest() {
             return;
         }
         self.hurry(Part::Quorum, QUORUM_BY);
@@ -69,6 +76,7 @@ impl Supervisor {
         let (at_rest, abort): (bool, &dyn Fn()) = match part {
             Part::Keeper => (self.keeper.is_at_rest(), &|| self.keeper.abort()),
             Part::Runner => (self.runner.is_at_rest(), &|| self.runner.abort()),
+            Part::Vips => (self.vips.is_at_rest(), &|| self.vips.abort()),
             Part::Quorum => (self.quorum.is_at_rest(), &|| self.quorum.abort()),
             Part::Dispatcher => (self.dispatcher.is_at_rest(), &|| self.dispatcher.abort()),
             Part::Errand => return,
@@ -110,6 +118,7 @@ impl Supervisor {
     pub(super) fn finished(&mut self) -> Option<StopReport> {
         let done = self.dispatcher.is_at_rest()
             && matches!(self.runner, Slot::Done)
+            && matches!(self.vips, Slot::Done)
             && matches!(self.quorum, Slot::Done)
             && matches!(self.keeper, Slot::Done)
             && self.transitions.is_empty();

@@ -31,6 +31,7 @@ impl Supervisor {
         let pulse = match part {
             Part::Keeper => &pulses.keeper,
             Part::Runner => &pulses.runner,
+            Part::Vips => &pulses.vip,
             Part::Quorum => &pulses.quorum,
             Part::Dispatcher => &pulses.dispatcher,
             Part::Errand => &pulses.supervisor,
@@ -65,15 +66,16 @@ impl Supervisor {
         self.runner = Slot::Booting { cancel, abort };
     }
 
-    /// Brings the quorum up once the predecessor's processes are ended, so that its ephemerals may go, and once there is
-    /// something to connect to.
-    fn boot_quorum_if_due(&mut self) {
+    /// Brings the quorum up once the predecessor's processes are ended and its addresses removed, so that its ephemerals may
+    /// go, and once there is something to connect to.
+    pub(super) fn boot_quorum_if_due(&mut self) {
         let coordination = match self.keeper {
             Slot::Running(_) => true,
             _ => !self.parts.config.coordination.embedded,
         };
         if coordination
             && matches!((&self.runner, &self.quorum), (Slot::Running(_), Slot::Idle))
+            && matches!(self.vips, Slot::Running(_) | Slot::Done)
             && self.stopping.is_none()
         {
             self.boot_quorum(Duration::ZERO);
@@ -280,6 +282,14 @@ impl Supervisor {
                 }
                 self.keeper = Slot::Done;
             }
+            Returned::VipsCleaned(cleaned) => self.vips_cleaned(cleaned),
+            Returned::VipsStopped { clean } => {
+                self.parts.note("close", "vips");
+                if !clean {
+                    self.abandon(Part::Vips);
+                }
+                self.vips_gone();
+            }
             Returned::RunnerBooted(Ok(running)) => {
                 let handle = running.handle();
                 self.published.send_modify(|published| published.runner = Some(handle));
@@ -370,6 +380,7 @@ impl Supervisor {
         match part {
             Part::Keeper => self.keeper = Slot::Done,
             Part::Runner => self.runner = Slot::Done,
+            Part::Vips => self.vips_gone(),
             Part::Quorum => self.quorum = Slot::Done,
             Part::Dispatcher => self.dispatcher_gone(),
             Part::Errand => {}

@@ -14,6 +14,10 @@ use proto::status::{
     LogStatus, MemberStatus, Slots,
 };
 use proto::task::{Attempt, AttemptEnd, ExecPayload, TaskState, TaskView};
+use proto::vip::{
+    Applied, Backend, ConfigEntry, ConfigText, Drained, LocalPhase, LocalService, NodeReport, ServiceName,
+    ServiceState, ServiceView, VipEvent, VipOrder, VipPage, VipView, VipWhy,
+};
 use proto::{ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use tarpc::context::Context;
 use taskd::net::{Identity, Limits, Listener, Tcp, serve};
@@ -96,6 +100,8 @@ fn node() -> NodeId {
 #[derive(Clone, Default)]
 struct Fake {
     tasks: Arc<Mutex<BTreeMap<TaskId, TaskView>>>,
+    /// Configurations that were applied, the first one first.
+    texts: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
@@ -291,5 +297,130 @@ impl Api for Fake {
         } else {
             Err(ApiError::new(ApiErrorKind::NotFound, format!("there is no node {node}")))
         }
+    }
+
+    async fn vips(self, _: Context, _: Via) -> Result<VipPage, ApiError> {
+        Ok(vip_page())
+    }
+
+    async fn vip_why(self, _: Context, _: Via, service: ServiceName) -> Result<VipWhy, ApiError> {
+        let page = vip_page();
+        let found = page.services.into_iter().find(|known| known.service == service);
+        let found = found.ok_or_else(|| {
+            ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("there is no service {service}; there are iscsi, nfs"),
+            )
+        })?;
+        Ok(VipWhy {
+            service,
+            state: found.state,
+            reasons: vec!["one reason".to_owned(), found.why],
+            remedy: found.remedy,
+        })
+    }
+
+    async fn vip_order(self, _: Context, _: Via, order: VipOrder) -> Result<String, ApiError> {
+        match order {
+            VipOrder::Drain { node, .. } => Ok(format!("{node} is drained")),
+            VipOrder::Undrain { node } => Ok(format!("{node} may hold services again")),
+            VipOrder::Move { service, to: Some(to) } => Ok(format!("{service} goes to {to}")),
+            VipOrder::Move { service, to: None } | VipOrder::Release { service } => {
+                Err(ApiError::new(ApiErrorKind::Conflict, format!("nobody else can hold {service}")))
+            }
+        }
+    }
+
+    async fn config_get(self, _: Context, _: Via, revision: Option<u64>) -> Result<ConfigText, ApiError> {
+        let texts = self.texts.lock().unwrap();
+        let newest = u64::try_from(texts.len()).unwrap();
+        match revision.unwrap_or(newest) {
+            0 => Ok(ConfigText { revision: 0, applied_ms: 0, by: None, text: String::new() }),
+            wanted if wanted <= newest => {
+                Ok(config_text(wanted, &texts[usize::try_from(wanted).unwrap() - 1]))
+            }
+            wanted => Err(ApiError::new(ApiErrorKind::NotFound, format!("there is no revision {wanted}"))),
+        }
+    }
+
+    async fn config_history(self, _: Context, _: Via) -> Result<Vec<ConfigEntry>, ApiError> {
+        let texts = self.texts.lock().unwrap();
+        let mut entries: Vec<_> = (1_u64..)
+            .zip(texts.iter())
+            .map(|(revision, text)| {
+                let ConfigText { applied_ms, by, .. } = config_text(revision, text);
+                ConfigEntry { revision, applied_ms, by, bytes: u64::try_from(text.len()).unwrap() }
+            })
+            .collect();
+        entries.reverse();
+        Ok(entries)
+    }
+
+    async fn config_apply(
+        self,
+        _: Context,
+        _: Via,
+        text: String,
+        expected: Option<u64>,
+    ) -> Result<Applied, ApiError> {
+        let mut texts = self.texts.lock().unwrap();
+        let found = u64::try_from(texts.len()).unwrap();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            let message = format!("revision {expected} was expected, but {found} holds");
+            return Err(ApiError::new(ApiErrorKind::Conflict, message));
+        }
+        texts.push(text);
+        let warnings = vec!["service.iscsi.spread: no other service is in the group".to_owned()];
+        Ok(Applied { revision: found + 1, changes: vec!["service iscsi: new".to_owned()], warnings })
+    }
+}
+
+fn config_text(revision: u64, text: &str) -> ConfigText {
+    ConfigText { revision, applied_ms: 1_000 * revision, by: Some(node()), text: text.to_owned() }
+}
+
+/// `iscsi` is held by n1, a dry run; `nfs` is blocked.
+fn vip_page() -> VipPage {
+    let local = |phase| LocalService { unfit: None, phase, since_ms: 1_000, note: None, conflict: None };
+    let view = |name: &str, state, phase: LocalPhase, trouble: Option<&str>| ServiceView {
+        service: name.parse().unwrap(),
+        state,
+        vips: vec![VipView { address: "172.0.20.241/24".to_owned(), interface: "storage".to_owned() }],
+        holder: Some(node()),
+        since_ms: Some(1_000),
+        order: vec![node(), "n2".parse().unwrap()],
+        why: "n1 is preferred".to_owned(),
+        trouble: trouble.map(str::to_owned),
+        remedy: trouble.map(|_| "take it off the other machine".to_owned()),
+        nodes: [(node(), local(phase))].into(),
+    };
+    let services = vec![
+        view("iscsi", ServiceState::Held, LocalPhase::Held, None),
+        view("nfs", ServiceState::Blocked, LocalPhase::Blocked, Some("52:54:00:12:34:56 answers")),
+    ];
+    let report = NodeReport {
+        node: node(),
+        incarnation: Incarnation::from_u128(3),
+        backend: Backend::DryRun,
+        stopping: false,
+        labels: BTreeMap::new(),
+        services: services
+            .iter()
+            .flat_map(|view| view.nodes.values().map(|l| (view.service.clone(), l.clone())))
+            .collect(),
+    };
+    let drained = Drained { since_ms: 1_000, why: "kernel update".to_owned() };
+    VipPage {
+        revision: 1,
+        services,
+        nodes: vec![report],
+        drained: [("n3".parse().unwrap(), drained)].into(),
+        events: vec![VipEvent {
+            at_ms: 2_000,
+            service: Some("iscsi".parse().unwrap()),
+            what: "took it".to_owned(),
+        }],
+        answered_by: Some(node()),
+        notes: vec!["DRY RUN on n1".to_owned()],
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The components in the order in which they have to end.
-const ORDER: [&str; 5] = ["dispatcher", "runner", "quorum", "keeper", "listener"];
+const ORDER: [&str; 6] = ["dispatcher", "runner", "vips", "quorum", "keeper", "listener"];
 
 /// What was opened, and what became of each, by name and id.
 #[derive(Debug, Default)]

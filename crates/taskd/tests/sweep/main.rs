@@ -28,7 +28,7 @@ const SEED: &str = "TASKD_TEST_SEED";
 /// Lives at a time: most of each is waiting.
 const AT_A_TIME: usize = 12;
 
-const COMPONENTS: [&str; 5] = ["runner", "quorum", "dispatcher", "supervisor", "listener"];
+const COMPONENTS: [&str; 6] = ["vip", "runner", "quorum", "dispatcher", "supervisor", "listener"];
 
 fn full() -> bool {
     std::env::var("TASKD_SWEEP_FULL").as_deref() == Ok("1")

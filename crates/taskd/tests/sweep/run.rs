@@ -9,6 +9,7 @@ use std::time::Duration;
 use proto::api::Submitted;
 use proto::task::{ExecPayload, TaskSpec, TaskState};
 use taskd::client::Client;
+use taskd::config::{Vip, VipBackend};
 use taskd::drill::Drill;
 use taskd::runner::ShimProgram;
 use taskd::{Config, Node, NodeHandle, StartError};
@@ -157,6 +158,7 @@ impl<'a> Stage<'a> {
         config.tasks.heartbeat = Duration::from_millis(100);
         config.tasks.kill_grace = Duration::from_millis(300);
         config.stop.deadline = DEADLINE;
+        config.vip = Vip::new(VipBackend::DryRun);
         config
     }
 
@@ -314,7 +316,7 @@ pub(crate) fn is_known(file: &str) -> bool {
     let Some((_, file)) = file.split_once('/') else { return file == "up" };
     let attempts = file.strip_prefix("runner/attempts/").and_then(|file| file.split_once('/'));
     match (file, attempts) {
-        ("lock" | "machine-id" | "identity.json", _) => true,
+        ("lock" | "machine-id" | "identity.json" | "vips.json", _) => true,
         ("runner/lock" | "runner/incarnations.json", _) => true,
         ("runner/refused/current" | "runner/refused/previous", _) => true,
         (_, Some((_, name))) => {

@@ -1,0 +1,215 @@
+//! Virtual IPs and the cluster's configuration: what any node with a session answers by itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use coord::{LeaseTiming, WriteError};
+use proto::NodeId;
+use proto::api::{ApiError, ApiErrorKind, Via};
+use proto::vip::{Applied, ConfigEntry, ConfigText, Drained, ServiceName, VipOrder, VipPage, VipWhy};
+use tarpc::context::Context;
+use vip::OrderError;
+use vip::config::Config;
+use vip::store::{ApplyError, ReadError, Store, StoreError};
+
+use super::{ApiServer, RETURN_TRIP, relay};
+
+impl ApiServer {
+    /// What this node knows, and who leads as far as it does; none where it takes no part.
+    fn vip_view(&self) -> Option<(Arc<vip::View>, Option<NodeId>)> {
+        let view = Arc::clone(&self.board.vips()?.view().borrow());
+        let leader = self.board.view().and_then(|view| Some(view.leader.as_ref()?.node.clone()));
+        Some((view, leader))
+    }
+
+    /// What a node that takes no part says, if nobody else can be asked.
+    fn takes_no_part(&self) -> ApiError {
+        let node = &self.parts.node;
+        let message = if self.parts.vips.is_some() {
+            format!(
+                "the virtual IPs of {node} are starting or stopping: ask again, or another node with --addr"
+            )
+        } else {
+            format!(
+                "{node} takes no part in virtual IPs (vip.backend = \"off\"): ask another node with --addr"
+            )
+        };
+        ApiError::new(ApiErrorKind::Conflict, message)
+    }
+
+    pub(super) async fn vip_page(&self, context: Context, via: Via) -> Result<VipPage, ApiError> {
+        match self.vip_view() {
+            Some((view, leader)) => Ok(vip::page(&view, leader.as_ref())),
+            None => match self.instead(via).await {
+                Some(client) => relay(client.vips(context, Via::Peer).await),
+                None => Err(self.takes_no_part()),
+            },
+        }
+    }
+
+    pub(super) async fn explain_vip(
+        &self,
+        context: Context,
+        via: Via,
+        service: ServiceName,
+    ) -> Result<VipWhy, ApiError> {
+        let Some((view, leader)) = self.vip_view() else {
+            return match self.instead(via).await {
+                Some(client) => relay(client.vip_why(context, Via::Peer, service).await),
+                None => Err(self.takes_no_part()),
+            };
+        };
+        vip::why(&view, leader.as_ref(), &service).ok_or_else(|| no_such_service(&service, &view.config))
+    }
+
+    /// The leader, where another node than this one leads and may be asked in its place.
+    async fn instead(&self, via: Via) -> Option<proto::api::ApiClient> {
+        let address = self.board.leader_address().filter(|address| *address != self.parts.address)?;
+        if via == Via::Peer { None } else { self.parts.peers.api(&address).await.ok() }
+    }
+
+    /// Carries an order out with this node's own means.
+    pub(super) async fn vip_order_here(&self, context: Context, order: VipOrder) -> Result<String, ApiError> {
+        let Some(handle) = self.board.vips() else {
+            return match order {
+                VipOrder::Drain { node, why } => self.drain(node, why).await,
+                VipOrder::Undrain { node } => self.undrain(node).await,
+                VipOrder::Move { .. } | VipOrder::Release { .. } => Err(self.takes_no_part()),
+            };
+        };
+        let left = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(RETURN_TRIP);
+        match tokio::time::timeout(left, handle.order(order)).await {
+            Ok(done) => done.map_err(|error| order_failed(&error)),
+            Err(_) => Err(ApiError::new(
+                ApiErrorKind::Unknown,
+                "it was not done within the call's time; whether it is done yet is not known. Look: taskd vip list",
+            )),
+        }
+    }
+
+    async fn drain(&self, node: NodeId, why: String) -> Result<String, ApiError> {
+        let drained = Drained { since_ms: self.parts.clock.wall().0, why };
+        let new = self.store()?.drain(&node, drained).await.map_err(|error| store_failed(&error))?;
+        Ok(if new { format!("{node} is drained") } else { format!("{node} was drained already") })
+    }
+
+    async fn undrain(&self, node: NodeId) -> Result<String, ApiError> {
+        let was = self.store()?.undrain(&node).await.map_err(|error| store_failed(&error))?;
+        Ok(if was { format!("{node} may hold services again") } else { format!("{node} was not drained") })
+    }
+
+    /// The documents, on this node's session.
+    fn store(&self) -> Result<Store, ApiError> {
+        let link = self.board.view().and_then(|view| view.control.clone()).ok_or_else(|| {
+            ApiError::new(
+                ApiErrorKind::NoLeader,
+                format!(
+                    "{} has no session with the coordination service, so nothing was read or changed: taskd cluster status \
+                     says why",
+                    self.parts.node
+                ),
+            )
+        })?;
+        let layout = coord::Layout::new(self.parts.config.coordination.root.clone());
+        Ok(Store::new(link, layout, Arc::clone(&self.parts.clock)))
+    }
+
+    pub(super) async fn config(&self, revision: Option<u64>) -> Result<ConfigText, ApiError> {
+        let store = self.store()?;
+        let Some(revision) = revision else {
+            return store.config().await.map_err(|error| read_failed(&error));
+        };
+        store.config_at(revision).await.map_err(|error| read_failed(&error))?.ok_or_else(|| {
+            ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("there is no revision {revision} (any more): taskd config history lists those that are kept"),
+            )
+        })
+    }
+
+    pub(super) async fn revisions(&self) -> Result<Vec<ConfigEntry>, ApiError> {
+        self.store()?.config_history().await.map_err(|error| read_failed(&error))
+    }
+
+    pub(super) async fn apply(&self, text: &str, expected: Option<u64>) -> Result<Applied, ApiError> {
+        let invalid = |what: String| ApiError::new(ApiErrorKind::Invalid, what);
+        let new = vip::config::parse(text)
+            .map_err(|errors| invalid(format!("the configuration cannot be applied:\n{errors}")))?;
+        let store = self.store()?;
+        let verdict = vip::config::check(&new, self.timing());
+        if !verdict.errors.is_empty() {
+            return Err(invalid(format!(
+                "the configuration cannot be applied:\n{}",
+                verdict.errors.join("\n")
+            )));
+        }
+        let by = &self.parts.node;
+        let applied = store.apply(text, expected, by, self.parts.clock.wall().0).await;
+        let applied = applied.map_err(|error| apply_failed(&error))?;
+        // What held before may be from another release, of which this one does not understand all.
+        let before = vip::config::parse(&applied.before.text).unwrap_or_default();
+        let changes: Vec<_> = vip::config::diff(&before, &new).iter().map(ToString::to_string).collect();
+        if applied.now.revision != applied.before.revision {
+            tracing::info!(
+                revision = applied.now.revision,
+                ?changes,
+                "a configuration of virtual IPs was applied"
+            );
+        }
+        Ok(Applied { revision: applied.now.revision, changes, warnings: verdict.warnings })
+    }
+
+    /// What leases of this node's session are worth.
+    fn timing(&self) -> LeaseTiming {
+        let coordination = &self.parts.config.coordination;
+        let timeout = self.board.view().map_or(coordination.session_timeout, |view| view.session_timeout);
+        LeaseTiming::new(timeout, coordination.margin(), coordination.tick)
+    }
+}
+
+fn no_such_service(service: &ServiceName, config: &Config) -> ApiError {
+    let known: Vec<_> = config.services.keys().map(ServiceName::as_str).collect();
+    let known = if known.is_empty() {
+        "none is configured".to_owned()
+    } else {
+        format!("there are {}", known.join(", "))
+    };
+    ApiError::new(ApiErrorKind::NotFound, format!("there is no service {service}; {known}"))
+}
+
+fn order_failed(error: &OrderError) -> ApiError {
+    let kind = match error {
+        OrderError::NotLeader => ApiErrorKind::NoLeader,
+        OrderError::Refused(_) | OrderError::Ended => ApiErrorKind::Conflict,
+        OrderError::Unavailable(_) => ApiErrorKind::Unknown,
+    };
+    ApiError::new(kind, error.to_string())
+}
+
+fn apply_failed(error: &ApplyError) -> ApiError {
+    match error {
+        ApplyError::TooLarge { .. } => ApiError::new(ApiErrorKind::Invalid, error.to_string()),
+        ApplyError::Conflict { .. } => ApiError::new(ApiErrorKind::Conflict, error.to_string()),
+        ApplyError::Store(error) => store_failed(error),
+    }
+}
+
+fn store_failed(error: &StoreError) -> ApiError {
+    let kind = match error {
+        StoreError::Read(error) => return read_failed(error),
+        StoreError::Write { source: WriteError::Unknown | WriteError::Ended(_), .. } => ApiErrorKind::Unknown,
+        StoreError::Write { .. } | StoreError::Contended { .. } | StoreError::NotOurs { .. } => {
+            ApiErrorKind::Conflict
+        }
+        StoreError::TooLarge { .. } => ApiErrorKind::Full,
+    };
+    ApiError::new(kind, error.to_string())
+}
+
+fn read_failed(error: &ReadError) -> ApiError {
+    let kind = match error {
+        ReadError::Call(_) => ApiErrorKind::NoLeader,
+        ReadError::Garbage(_) => ApiErrorKind::Conflict,
+    };
+    ApiError::new(kind, format!("nothing was changed: {error}"))
+}

@@ -1,0 +1,135 @@
+//! `taskd vip` and `taskd config` against a node that answers as it was told to.
+
+use serde_json::Value;
+
+use crate::cli_support::{FakeNode, run};
+
+const FILE: &str = "[service.iscsi]\nvips = [{ address = \"172.0.20.241/24\", interface = \"storage\" }]\n";
+
+#[test]
+fn what_people_see_of_services() {
+    let node = FakeNode::start();
+    let (code, list, _) = node.run(&["vip", "list"]);
+    assert_eq!(code, 0);
+    for text in [
+        "SERVICE  STATE",
+        "iscsi    held     n1",
+        "nfs      BLOCKED  n1",
+        "172.0.20.241/24 on storage",
+        "nfs: 52:54:00:12:34:56 answers",
+        "what to do: take it off the other machine",
+        "note: DRY RUN on n1",
+        "n3       ",
+        "kernel update",
+    ] {
+        assert!(list.contains(text), "should say {text:?}:\n{list}");
+    }
+    let (code, shown, _) = node.run(&["vip", "show", "iscsi"]);
+    assert_eq!(code, 0);
+    for text in ["holder   n1", "order    n1, n2: n1 is preferred", "dry run", "took it"] {
+        assert!(shown.contains(text), "should say {text:?}:\n{shown}");
+    }
+    let (code, why, _) = node.run(&["vip", "why", "nfs"]);
+    assert_eq!(
+        (code, why.as_str()),
+        (0, "BLOCKED: one reason\n  n1 is preferred\nto change it: take it off the other machine\n")
+    );
+    for command in ["show", "why"] {
+        let (code, _, error) = node.run(&["vip", command, "ftp"]);
+        assert_eq!((code, error.as_str()), (4, "taskd: there is no service ftp; there are iscsi, nfs\n"));
+    }
+    let (code, _, error) = node.run(&["vip", "show", "No_Name"]);
+    assert_eq!(code, 2, "{error}");
+}
+
+/// The keys that the help names are there, in every form.
+#[test]
+fn json_forms() {
+    let node = FakeNode::start();
+    let json = |args: &[&str]| -> Value {
+        let (code, stdout, stderr) = node.run(&[args, &["-o", "json"]].concat());
+        assert_eq!(code, 0, "{args:?}: {stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    };
+    let list = json(&["vip", "list"]);
+    assert_eq!(list["services"][1]["state"], "blocked");
+    assert_eq!(list["services"][0]["nodes"]["n1"]["phase"], "held");
+    assert_eq!(list["nodes"][0]["backend"], "dry_run");
+    assert_eq!((&list["answered_by"], &list["notes"][0]), (&"n1".into(), &"DRY RUN on n1".into()));
+    assert_eq!(list["drained"]["n3"]["why"], "kernel update");
+    assert_eq!(list["events"][0]["what"], "took it");
+    assert_eq!(json(&["vip", "show", "iscsi"])["vips"][0]["interface"], "storage");
+    assert_eq!(json(&["vip", "why", "nfs"])["reasons"][0], "one reason");
+    assert_eq!(json(&["vip", "move", "iscsi", "--to", "n2"])["done"], "iscsi goes to n2");
+    assert_eq!(json(&["vip", "drain", "n2", "--why", "x"])["done"], "n2 is drained");
+    assert_eq!(json(&["vip", "undrain", "n2"])["done"], "n2 may hold services again");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vips.toml");
+    std::fs::write(&file, FILE).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(json(&["config", "check", file]), serde_json::json!({ "services": 1, "addresses": 1 }));
+    let applied = json(&["config", "apply", file]);
+    assert_eq!((&applied["revision"], &applied["changes"][0]), (&1.into(), &"service iscsi: new".into()));
+    assert!(applied["warnings"][0].is_string());
+    assert_eq!(json(&["config", "diff", file]), serde_json::json!({ "revision": 1, "changes": [] }));
+    assert_eq!(json(&["config", "history"])[0]["revision"], 1);
+    assert_eq!(json(&["config", "history", "--show", "1"])["text"], FILE);
+}
+
+#[test]
+fn a_configuration_and_who_changed_it_meanwhile() {
+    let node = FakeNode::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vips.toml");
+    let file = path.to_str().unwrap();
+    std::fs::write(&path, FILE).unwrap();
+
+    let (code, text, _) = node.run(&["config", "history"]);
+    assert_eq!((code, text.as_str()), (0, "no configuration was ever applied: taskd config apply FILE\n"));
+    let (code, text, _) = node.run(&["config", "diff", file]);
+    assert_eq!((code, text.lines().next()), (1, Some("service iscsi: new")));
+    let (code, text, error) = node.run(&["config", "apply", file, "--expect", "0"]);
+    assert_eq!((code, text.as_str()), (0, "service iscsi: new\nrevision 1 holds\n"));
+    assert!(error.contains("worth a look: service.iscsi.spread"), "{error}");
+    let (code, text, _) = node.run(&["config", "diff", file]);
+    assert_eq!((code, text.as_str()), (0, "nothing differs from revision 1\n"));
+
+    let (code, _, error) = node.run(&["config", "apply", file, "--expect", "0"]);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("revision 0 was expected, but 1 holds"), "{error}");
+    let (code, text, _) = node.run(&["config", "history", "--show", "1"]);
+    assert_eq!((code, text.as_str()), (0, FILE), "as it was, so that it can be applied again");
+    let (code, _, _) = node.run(&["config", "history", "--show", "7"]);
+    assert_eq!(code, 4);
+}
+
+#[test]
+fn a_file_is_checked_without_any_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vips.toml");
+    let file = path.to_str().unwrap();
+    let (code, _, error) = run(&["config", "check", file]);
+    assert_eq!(code, 2);
+    assert!(error.contains("cannot be read"), "{error}");
+
+    std::fs::write(&path, FILE).unwrap();
+    let (code, text, _) = run(&["config", "check", file]);
+    assert_eq!((code, text), (0, format!("{file}: fine: 1 service, 1 address\n")));
+
+    std::fs::write(
+        &path,
+        "[service.iscsi]\nvips = [{ address = \"nonsense\", interface = \"storage\" }]\nfailbac = true\n",
+    )
+    .unwrap();
+    for command in ["check", "diff", "apply"] {
+        // Nobody listens there: a file with mistakes is not worth a question.
+        let (code, _, error) = run(&["config", command, file, "--addr", "127.0.0.1:1"]);
+        assert_eq!(code, 2, "{error}");
+        for text in
+            ["cannot be applied", "line 2: service.iscsi.vips[0].address", "line 3: service.iscsi.failbac"]
+        {
+            assert!(error.contains(text), "should say {text:?}:\n{error}");
+        }
+    }
+}
