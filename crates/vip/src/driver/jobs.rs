@@ -11,7 +11,6 @@ use super::Driver;
 use crate::handle::OrderError;
 use crate::holder::{Event, Refused, Taken, Ticket};
 use crate::net::{Address, Interface};
-use crate::placer;
 use crate::store::{Holder, Release, TakeError, TakeRequest, Taken as StoreTaken};
 
 /// What a job came back with.
@@ -25,7 +24,6 @@ pub(super) enum Job {
     Watched(Option<crate::net::Watch>),
     /// The report was written, or not.
     Reported(Option<Box<NodeReport>>),
-    Placed(placer::Event),
     Ordered,
 }
 
@@ -58,7 +56,6 @@ impl Driver {
                 self.look_at = Some(time::Instant::now() + soon);
             }
             Job::Reported(report) => self.reported(report),
-            Job::Placed(event) => self.placed(event),
             Job::Ordered => {}
         }
     }

@@ -19,20 +19,21 @@ use coord::{Generation, GroupLease, LeaseState};
 use proto::vip::{NodeReport, ServiceName, VipEvent};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time;
 use uuid::Uuid;
 
 use crate::checks::{Checks, Fitnesses, Links};
 use crate::guard::{self, Guard};
-use crate::handle::{Handle, OrderError, QUEUE_MAX, Request};
+use crate::handle::{Handle, QUEUE_MAX, Request};
 use crate::holder::{Event as Heard, LeaseNow};
 use crate::hooks::{self, HookRunner};
 use crate::local_db::LocalDb;
 use crate::net::{Foreign, NetEvent, Watch};
 use crate::options::{Control, Facts, Options};
 use crate::phase::Report;
+use crate::placer;
 use crate::store::{Change, Followers, Store};
 use crate::view::{EVENTS_MAX, View};
 
@@ -71,6 +72,8 @@ enum Event {
     Guard,
     Hook(hooks::Failure),
     Job(Result<(Id, Job), JoinError>),
+    /// A write of the leader's has ended.
+    Placed(placer::Event),
     /// Something is due.
     Due,
 }
@@ -116,8 +119,6 @@ pub(crate) struct Driver {
     cluster: Cluster,
     services: BTreeMap<ServiceName, Local>,
     placing: Option<Placing>,
-    replies: BTreeMap<u64, oneshot::Sender<Result<String, OrderError>>>,
-    orders: u64,
     jobs: JoinSet<Job>,
     /// What to assume where a job crashes.
     instead: HashMap<Id, Job>,
@@ -171,8 +172,6 @@ impl Driver {
             cluster,
             services: BTreeMap::new(),
             placing: None,
-            replies: BTreeMap::new(),
-            orders: 0,
             jobs: JoinSet::new(),
             instead: HashMap::new(),
             passing_on: JoinSet::new(),
@@ -233,6 +232,12 @@ impl Driver {
                 else => std::future::pending().await,
             }
         };
+        let placed = async {
+            match &mut self.placing {
+                Some(placing) => placing.scribe.written().await,
+                None => std::future::pending().await,
+            }
+        };
         // What the kernel and the leases say comes first: it is what addresses have to go for.
         tokio::select! {
             biased;
@@ -241,6 +246,7 @@ impl Driver {
             event = watch => Event::Net(event),
             Some(job) = self.jobs.join_next_with_id() => Event::Job(job),
             event = coordination => event,
+            event = placed => Event::Placed(event),
             Ok(()) = self.control.changed() => Event::Control,
             Ok(()) = self.fitness.changed() => Event::Fitness,
             Ok(()) = self.facts.changed() => Event::Facts,
@@ -289,6 +295,7 @@ impl Driver {
                     self.done(job);
                 }
             }
+            Event::Placed(event) => self.placed(event),
             Event::Due => self.due(),
         }
         self.place();
@@ -298,7 +305,7 @@ impl Driver {
     fn wake(&self) -> time::Instant {
         let (now, clock_now) = (time::Instant::now(), self.options.clock.now());
         let cores = self.services.values().flat_map(|local| [local.core.wake(), local.announcements.deadline()]);
-        let placer = self.placing.as_ref().and_then(|placing| placing.placer.wake());
+        let placer = self.placing.as_ref().and_then(|placing| placing.scribe.wake());
         // The floor keeps what is due and waits for an answer from spinning the loop.
         let by_clock = cores.chain([placer]).flatten().map(|at| now + at.since(clock_now).max(Duration::from_millis(1)));
         let stop = match self.mode {
@@ -368,7 +375,7 @@ impl Driver {
     /// Joins what is left. What could not be released was at least removed, or is named.
     async fn wind_up(mut self) -> Report {
         self.requests.close();
-        self.replies.clear();
+        self.end_placing();
         let mut abandoned = Vec::new();
         for (service, local) in &mut self.services {
             for (link, address) in local.put.drain(..) {
