@@ -86,6 +86,19 @@ impl LeaseFlag {
         Instant::from_nanos(shared.until.load(Ordering::SeqCst))
     }
 
+    /// For how long what the last committed probe proves still lasts; zero if authority does not hold now. Longer than
+    /// [`remaining`](Self::remaining), which also counts that the task that probes may fall silent: this is for timers that
+    /// end by themselves whatever becomes of this process, the kernel's and a guard's.
+    pub fn proved_remaining(&self) -> Duration {
+        let shared = &self.shared;
+        if shared.drill.plants(Bug::NoLease) {
+            return NEVER;
+        }
+        let until = self.proved_until();
+        // After what was proved: a flag that falls in between is seen.
+        if self.holds() { until.since(shared.clock.now()) } else { Duration::ZERO }
+    }
+
     /// The last question before an effect of the term leaves: whether authority holds. `kind` names the effect in the
     /// history of a drill.
     pub fn lets_out(&self, kind: &'static str) -> bool {

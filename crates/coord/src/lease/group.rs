@@ -364,8 +364,9 @@ mod tests {
         let (a, _) = world.take(&["/a"]);
         let sent = world.clock.now();
         let checks = world.members.checks();
+        assert_eq!((a.remaining(), a.proved_remaining()), (TIMING.gap(), TIMING.term()));
         let back = world.tick(TIMING.gap() + Duration::from_millis(1));
-        assert!(!a.holds(), "although its term is not over");
+        assert!(!a.holds() && a.proved_remaining().is_zero(), "although its term is not over");
         assert!(!world.members.proved(&checks.members, sent + Duration::from_millis(900), &TIMING));
         assert!(!a.holds());
         let (b, _) = world.take(&["/b"]);
