@@ -1,7 +1,7 @@
 //! Cases to check by eye.
 //!
 //! ```text
-//! nodes      n1            fit                  n1:unfit, n1:drained, n1:stopping, n1:dry, n1:site=a (a label)
+//! nodes      n1            fit                  n1:unfit, n1:drained, n1:stopping, n1:dry, n1:site=a (a label), n1:unfit=ab (for those)
 //! services   a             no wishes            a[n1,n2] preferred · a{g} spread group · a+ failback · a/site=a label · a! disabled
 //! standing   a@n1          n1 holds it          a~n1 nobody holds it, it is assigned to n1 · a@n1>n2 n1 holds it, a later assignment
 //!                                               says n2 · a@n1<n2 the assignment says n2, n1 took it since
@@ -59,6 +59,7 @@ a group takes different nodes                    | n1 n2 n3                   | 
 other groups are no matter                       | n1 n2                      | a[n1]{g} b[n1]{h}    |                 | a:n1,n2 b:n1,n2
 with too few nodes it shares                     | n1                         | a{g} b{g}            |                 | a:n1 b:n1
 room is made for who has only one                | n1 n2:site=x               | a[n2]{g} b{g}/site=x |                 | a:n1,n2 b:n2
+room is made by shifting two                     | n1:unfit=b n2:unfit=c n3:unfit=ac | a{g} b{g} c{g} |               | a:n2,n1,n3 b:n3,n2,n1 c:n1,n3,n2
 opposite wishes are met                          | n1 n2                      | a[n2,n1]{g} b[n1]{g} |                 | a:n2,n1 b:n1,n2
 wishes within a group are met also if the first could do otherwise | n1 n2    | a{g} b[n1]{g}        |                 | a:n2,n1 b:n1,n2
 who has a place is not moved for it              | n1 n2:site=x               | a{g} b{g}/site=x     | a@n2            | a:n2,n1 b:n2
@@ -161,17 +162,18 @@ impl Scene {
         let mut parts = text.split(':');
         let name = parts.next().unwrap();
         let mut new = report(name);
-        let mut unfit = false;
+        let mut unfit = String::new();
         for part in parts {
-            match part {
-                "unfit" => unfit = true,
-                "stopping" => new.stopping = true,
-                "dry" => new.backend = Backend::DryRun,
-                "drained" => drop(self.drained.insert(node(name), drained())),
-                other => new.labels.extend([label(other)]),
+            match part.split_once('=').unwrap_or((part, "abc")) {
+                ("unfit", services) => unfit = services.to_owned(),
+                ("stopping", _) => new.stopping = true,
+                ("dry", _) => new.backend = Backend::DryRun,
+                ("drained", _) => drop(self.drained.insert(node(name), drained())),
+                _ => new.labels.extend([label(part)]),
             }
         }
-        new.services = self.config.services.keys().map(|service| (service.clone(), local(unfit))).collect();
+        let local = |name: &ServiceName| (name.clone(), local(unfit.contains(name.as_str())));
+        new.services = self.config.services.keys().map(local).collect();
         self.nodes.insert(node(name), new);
     }
 
