@@ -34,11 +34,14 @@ pub(crate) struct Answer {
 pub(crate) struct Asker {
     socket: Socket,
     own: Mac,
+    /// Who asks. A question from nobody is a probe (RFC 5227): whoever is about to take the address would take us for
+    /// somebody who wants it too.
+    ip: Ipv4Addr,
 }
 
 impl Asker {
-    /// Opens it on a host's `interface`.
-    pub(crate) fn open(net: &Net, host: &str, interface: &str) -> Result<Self> {
+    /// Opens it on a host's `interface`, where the host is `from`.
+    pub(crate) fn open(net: &Net, host: &str, interface: &str, from: Ipv4Addr) -> Result<Self> {
         net.on(host, || {
             let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("a packet socket")?;
@@ -51,14 +54,18 @@ impl Asker {
             // Its protocol is 0 there: the one that the socket was made with stays.
             bind(socket.as_raw_fd(), &link).context("failed to bind a packet socket")?;
             let own = link.addr().context("a link without a hardware address")?;
-            Ok(Self { socket, own })
+            let ip = getifaddrs()?
+                .filter(|one| one.interface_name == interface)
+                .find_map(|one| Some(one.address.as_ref()?.as_sockaddr_in()?.ip()))
+                .with_context(|| format!("{interface} of {host} has no address"))?;
+            Ok(Self { socket, own, ip })
         })?
     }
 
-    /// Asks everybody who has `address`, as one that has none itself (RFC 5227): nobody's table is changed by it.
+    /// Asks everybody who has `address`.
     pub(crate) fn ask(&self, address: Ipv4Addr) {
         // A full queue or a link that is down: then nobody answers, which is noted.
-        let _ = send(self.socket.as_raw_fd(), &question(self.own, address), MsgFlags::MSG_DONTWAIT);
+        let _ = send(self.socket.as_raw_fd(), &question(self.own, self.ip, address), MsgFlags::MSG_DONTWAIT);
     }
 
     /// Tells everybody that `address` is here, as a liar would.
@@ -85,8 +92,8 @@ impl Asker {
     }
 }
 
-fn question(own: Mac, address: Ipv4Addr) -> [u8; FRAME] {
-    frame(REQUEST, own, Ipv4Addr::UNSPECIFIED, [0; 6], address)
+fn question(own: Mac, ip: Ipv4Addr, address: Ipv4Addr) -> [u8; FRAME] {
+    frame(REQUEST, own, ip, [0; 6], address)
 }
 
 fn frame(op: u8, from: Mac, sender: Ipv4Addr, to: Mac, target: Ipv4Addr) -> [u8; FRAME] {
@@ -137,10 +144,11 @@ mod tests {
     const VIP: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 201);
 
     #[test]
-    fn a_question_is_a_broadcast_from_nobody() {
-        let frame = question(OWN, VIP);
+    fn a_question_is_a_broadcast_and_no_probe() {
+        let ip = Ipv4Addr::new(10, 98, 0, 9);
+        let frame = question(OWN, ip, VIP);
         assert_eq!((&frame[..6], &frame[6..12]), (&BROADCAST[..], &OWN[..]));
-        assert_eq!(frame[28..32], [0; 4], "it would change everybody's tables");
+        assert_eq!(frame[28..32], ip.octets(), "a taker would see a rival in it");
         assert_eq!(frame[38..42], VIP.octets());
     }
 
