@@ -168,8 +168,13 @@ impl Driver {
                 self.refresh_peers();
             }
             Change::Services(services) => {
-                let gone: Vec<_> =
-                    self.cluster.documents.keys().filter(|service| !services.contains(*service)).cloned().collect();
+                let gone: Vec<_> = self
+                    .cluster
+                    .documents
+                    .keys()
+                    .filter(|service| !services.contains(*service))
+                    .cloned()
+                    .collect();
                 for service in gone {
                     self.cluster.documents.remove(&service);
                     self.feed(&service, Event::Assigned(None));
@@ -192,7 +197,8 @@ impl Driver {
             Change::Holder(service, document) => {
                 let session = self.connected.as_ref().map(|connected| connected.control.link.session_id());
                 if let Ok(found) = &document {
-                    let holder = found.as_ref().map(|found| (found.value.node.clone(), found.owner == session));
+                    let holder =
+                        found.as_ref().map(|found| (found.value.node.clone(), found.owner == session));
                     self.feed(&service, Event::Holder(holder));
                 }
                 self.cluster.documents.entry(service).or_default().holder = Some(readable(document));
@@ -313,7 +319,9 @@ impl Driver {
     pub(super) fn retire(&mut self) {
         let Cluster { config, documents, .. } = &self.cluster;
         self.services.retain(|service, local| {
-            let held = documents.get(service).is_some_and(|seen| seen.assignment.as_ref().is_some_and(Option::is_some));
+            let held = documents
+                .get(service)
+                .is_some_and(|seen| seen.assignment.as_ref().is_some_and(Option::is_some));
             config.services.contains_key(service) || held || !local.core.is_finished()
         });
     }

@@ -28,7 +28,12 @@ pub(super) enum Job {
 }
 
 impl Driver {
-    pub(super) fn spawn(&mut self, what: &'static str, instead: Job, job: impl Future<Output = Job> + Send + 'static) {
+    pub(super) fn spawn(
+        &mut self,
+        what: &'static str,
+        instead: Job,
+        job: impl Future<Output = Job> + Send + 'static,
+    ) {
         let handle = self.jobs.spawn(self.options.pulse.watch(what, job));
         self.instead.insert(handle.id(), instead);
     }
@@ -60,11 +65,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn take(&mut self, service: &ServiceName, ticket: Ticket, version: i32, grace: Duration, take: Uuid) {
+    pub(super) fn take(
+        &mut self,
+        service: &ServiceName,
+        ticket: Ticket,
+        version: i32,
+        grace: Duration,
+        take: Uuid,
+    ) {
         let name = service.clone();
-        let failed = |why: &str| {
-            Job::Taken(name.clone(), ticket, Box::new(Err(Refused::Failed(why.to_owned()))))
-        };
+        let failed =
+            |why: &str| Job::Taken(name.clone(), ticket, Box::new(Err(Refused::Failed(why.to_owned()))));
         let instead = failed("it crashed");
         let Some(connected) = &self.connected else {
             let job = failed("there is no session");
@@ -95,11 +106,16 @@ impl Driver {
 
     pub(super) fn release(&mut self, service: &ServiceName, ticket: Ticket, term_version: i32, free: bool) {
         let name = service.clone();
-        let failed = |why: &str| Job::Core(name.clone(), Event::Released(ticket, Err(Refused::Failed(why.to_owned()))));
+        let failed = |why: &str| {
+            Job::Core(name.clone(), Event::Released(ticket, Err(Refused::Failed(why.to_owned()))))
+        };
         let instead = failed("it crashed");
         let (Some(connected), Some(local)) = (&self.connected, self.services.get(service)) else {
             // Whatever is left of it goes with its session.
-            let job = Job::Core(name, Event::Released(ticket, Err(Refused::Stale("there is no session".to_owned()))));
+            let job = Job::Core(
+                name,
+                Event::Released(ticket, Err(Refused::Stale("there is no session".to_owned()))),
+            );
             return self.spawn("a release", instead, async move { job });
         };
         let taken = local.taken.clone().filter(|taken| taken.term_version == term_version);

@@ -58,7 +58,13 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(core: Core, definition: Service, facts: &Facts, announcements: Announcements, wall: u64) -> Self {
+    pub(super) fn new(
+        core: Core,
+        definition: Service,
+        facts: &Facts,
+        announcements: Announcements,
+        wall: u64,
+    ) -> Self {
         let places = places(&definition, facts);
         Self {
             core,
@@ -190,15 +196,19 @@ impl Driver {
                 self.hook(service, Moment::Release);
                 self.note(Some(service), "its addresses are gone from here".to_owned());
             }
-            Effect::Release { ticket, term_version, free } => self.release(service, ticket, term_version, free),
+            Effect::Release { ticket, term_version, free } => {
+                self.release(service, ticket, term_version, free)
+            }
             Effect::Say(what) => self.note(Some(service), what),
         }
         None
     }
 
     pub(super) fn uuid(&mut self) -> Uuid {
-        uuid::Builder::from_random_bytes(self.rng.next_u64().to_be_bytes().repeat(2).try_into().unwrap_or_default())
-            .into_uuid()
+        uuid::Builder::from_random_bytes(
+            self.rng.next_u64().to_be_bytes().repeat(2).try_into().unwrap_or_default(),
+        )
+        .into_uuid()
     }
 
     fn hook(&mut self, service: &ServiceName, moment: Moment) {
@@ -208,7 +218,9 @@ impl Driver {
     }
 
     fn prove(&mut self, service: &ServiceName, taken: &Taken) {
-        let (Some(connected), Some(local)) = (&self.connected, self.services.get_mut(service)) else { return };
+        let (Some(connected), Some(local)) = (&self.connected, self.services.get_mut(service)) else {
+            return;
+        };
         let Some(store_taken) = &local.taken else { return };
         let hold = connected.lease.hold(store_taken.authority(&connected.control.layout), taken.sent);
         let (mut states, said, take) = (hold.states.clone(), self.said.0.clone(), taken.take);
@@ -216,7 +228,9 @@ impl Driver {
         let watching = async move {
             loop {
                 let state = states.borrow_and_update().clone();
-                if said.send(Said::Lease(name.clone(), take, state)).await.is_err() || states.changed().await.is_err() {
+                if said.send(Said::Lease(name.clone(), take, state)).await.is_err()
+                    || states.changed().await.is_err()
+                {
                     return;
                 }
             }
@@ -263,22 +277,29 @@ impl Driver {
         let ports = local.ports(&links);
         let (announcer, policy, name) = (self.options.announcer.clone(), self.options.probe, service.clone());
         let crashed = Err("the question crashed".to_owned());
-        self.spawn("asking for addresses", Job::Core(name.clone(), Event::Probed(ticket, crashed)), async move {
-            let asked = ports.iter().map(|(port, addresses)| announcer.probe(port, addresses, policy));
-            let answers = futures::future::try_join_all(asked).await;
-            let answer = answers
-                .map(|answers| answers.into_iter().flatten().next())
-                .map_err(|error| error.to_string());
-            Job::Core(name, Event::Probed(ticket, answer))
-        });
+        self.spawn(
+            "asking for addresses",
+            Job::Core(name.clone(), Event::Probed(ticket, crashed)),
+            async move {
+                let asked = ports.iter().map(|(port, addresses)| announcer.probe(port, addresses, policy));
+                let answers = futures::future::try_join_all(asked).await;
+                let answer = answers
+                    .map(|answers| answers.into_iter().flatten().next())
+                    .map_err(|error| error.to_string());
+                Job::Core(name, Event::Probed(ticket, answer))
+            },
+        );
     }
 
     /// Writes all of a service's addresses: clock, write, clock, each.
     fn put(&mut self, service: &ServiceName, grace: std::time::Duration) -> PutDone {
-        let (clock, backend, drill) = (self.options.clock.clone(), self.options.backend.clone(), self.options.drill.clone());
+        let (clock, backend, drill) =
+            (self.options.clock.clone(), self.options.backend.clone(), self.options.drill.clone());
         let links = self.links.borrow().clone();
         let nothing = PutDone { there: None, end: PutEnd::OutsideLease };
-        let (Some(local), Some(connected)) = (self.services.get_mut(service), &self.connected) else { return nothing };
+        let (Some(local), Some(connected)) = (self.services.get_mut(service), &self.connected) else {
+            return nothing;
+        };
         let Some(flag) = local.hold.as_ref().map(|hold| hold.hold.flag.clone()) else { return nothing };
         let fresh = connected.control.timing.term();
         let mut pen = Pen::new(local.places.len(), grace, fresh, drill);

@@ -40,7 +40,8 @@ impl Driver {
 
     fn address_gone(&mut self, gone: &Address) {
         let has = |put: &[(u32, ipnet::IpNet)]| put.contains(&(gone.link, gone.address));
-        let service = self.services.iter().find(|(_, local)| has(&local.put)).map(|(service, _)| service.clone());
+        let service =
+            self.services.iter().find(|(_, local)| has(&local.put)).map(|(service, _)| service.clone());
         if let Some(service) = service {
             self.feed(&service, Event::Vanished(format!("{} from {}", gone.address.addr(), gone.interface)));
         }
@@ -52,12 +53,19 @@ impl Driver {
         let carries = |link: &Interface| link.up && link.carrier;
         let back = |(name, link): &(&String, &Interface)| {
             let before = old.get(*name);
-            carries(link) && before.is_none_or(|before| !carries(before) || before.link != link.link || before.mac != link.mac)
+            carries(link)
+                && before.is_none_or(|before| {
+                    !carries(before) || before.link != link.link || before.mac != link.mac
+                })
         };
         for (name, link) in links.iter().filter(back) {
             let anew = old.get(name).is_none_or(|before| before.link != link.link || before.mac != link.mac);
-            let on: Vec<_> =
-                self.services.iter().filter(|(_, local)| local.is_on(name)).map(|(service, _)| service.clone()).collect();
+            let on: Vec<_> = self
+                .services
+                .iter()
+                .filter(|(_, local)| local.is_on(name))
+                .map(|(service, _)| service.clone())
+                .collect();
             for service in on {
                 if anew && self.services.get(&service).is_some_and(|local| !local.put.is_empty()) {
                     self.listen(&service);
@@ -164,7 +172,11 @@ impl Driver {
         if !self.cluster.has_all_reports() {
             return;
         }
-        let real = self.cluster.reports.values().any(|report| report.backend == Backend::Netlink && !report.stopping);
+        let real = self
+            .cluster
+            .reports
+            .values()
+            .any(|report| report.backend == Backend::Netlink && !report.stopping);
         let me_drained = drained.contains_key(&self.options.node);
         let mut able: BTreeMap<ServiceName, _> = BTreeMap::new();
         for service in self.services.keys() {

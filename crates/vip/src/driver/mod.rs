@@ -191,8 +191,12 @@ impl Driver {
             let what = format!("an earlier life had left {} on {}: removed", left.address, left.interface);
             driver.note(left.service.as_ref(), what);
         }
-        let handle =
-            Handle { requests: request_sender, control: control_sender, facts: facts_sender, view: view_seen };
+        let handle = Handle {
+            requests: request_sender,
+            control: control_sender,
+            facts: facts_sender,
+            view: view_seen,
+        };
         (driver, handle)
     }
 
@@ -304,10 +308,12 @@ impl Driver {
     /// When to look again at the latest.
     fn wake(&self) -> time::Instant {
         let (now, clock_now) = (time::Instant::now(), self.options.clock.now());
-        let cores = self.services.values().flat_map(|local| [local.core.wake(), local.announcements.deadline()]);
+        let cores =
+            self.services.values().flat_map(|local| [local.core.wake(), local.announcements.deadline()]);
         let placer = self.placing.as_ref().and_then(|placing| placing.scribe.wake());
         // The floor keeps what is due and waits for an answer from spinning the loop.
-        let by_clock = cores.chain([placer]).flatten().map(|at| now + at.since(clock_now).max(Duration::from_millis(1)));
+        let by_clock =
+            cores.chain([placer]).flatten().map(|at| now + at.since(clock_now).max(Duration::from_millis(1)));
         let stop = match self.mode {
             Mode::Serving => None,
             Mode::Stopping { deadline } => Some(deadline),
@@ -320,8 +326,12 @@ impl Driver {
     fn due(&mut self) {
         let now = self.options.clock.now();
         let due = |local: &Local| local.core.wake().is_some_and(|at| at <= now);
-        let services: Vec<_> =
-            self.services.iter().filter(|(_, local)| due(local)).map(|(service, _)| service.clone()).collect();
+        let services: Vec<_> = self
+            .services
+            .iter()
+            .filter(|(_, local)| due(local))
+            .map(|(service, _)| service.clone())
+            .collect();
         for service in services {
             self.feed(&service, Heard::Tick);
         }
@@ -405,7 +415,11 @@ impl Driver {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(VipEvent { at_ms: self.options.clock.wall().0, service: service.cloned(), what });
+        self.events.push_back(VipEvent {
+            at_ms: self.options.clock.wall().0,
+            service: service.cloned(),
+            what,
+        });
         self.dirty = true;
     }
 }

@@ -46,9 +46,11 @@ impl Driver {
         if self.placing.as_ref().is_some_and(|placing| Some(placing.token) != token) {
             self.end_placing();
         }
-        if let (Some(term), Some(store), None, Mode::Serving) = (term, self.store(), &self.placing, self.mode) {
+        if let (Some(term), Some(store), None, Mode::Serving) = (term, self.store(), &self.placing, self.mode)
+        {
             let token = term.token;
-            self.placing = Some(Placing { token, scribe: Scribe::new(term, store, self.options.pulse.clone()) });
+            self.placing =
+                Some(Placing { token, scribe: Scribe::new(term, store, self.options.pulse.clone()) });
         }
         self.dirty = true;
     }
@@ -97,7 +99,9 @@ impl Driver {
                 let Some(store) = self.store() else { return unavailable(reply) };
                 return self.answer(reply, async move {
                     match store.drain(&node, drained).await {
-                        Ok(true) => Ok(format!("{node} is drained: what it holds moves to others, and it takes nothing")),
+                        Ok(true) => Ok(format!(
+                            "{node} is drained: what it holds moves to others, and it takes nothing"
+                        )),
                         Ok(false) => Ok(format!("{node} was drained already")),
                         Err(error) => Err(OrderError::Unavailable(error.to_string())),
                     }

@@ -283,7 +283,8 @@ impl Core {
                 own.asked = Asked::Nobody { at: now };
                 if self.conflict.take().is_some() {
                     self.note = None;
-                    self.effects.push_back(Effect::Say("nobody else answers for its addresses any more".into()));
+                    self.effects
+                        .push_back(Effect::Say("nobody else answers for its addresses any more".into()));
                 }
             }
             // The one before us may still have them: that is what the wait is for.
@@ -305,7 +306,10 @@ impl Core {
                 own.probe_failures += 1;
                 own.asked = Asked::Not { not_before: now + PROBE_AGAIN };
                 if own.probe_failures >= PROBE_FAILURES_MAX {
-                    self.sore(format!("the network cannot be asked whether its addresses are free: {why}"), now);
+                    self.sore(
+                        format!("the network cannot be asked whether its addresses are free: {why}"),
+                        now,
+                    );
                 }
             }
         }
@@ -343,7 +347,9 @@ impl Core {
         if now + EXPIRY_EARLY >= there.expires() {
             // Nothing to put back: the lease does not reach so far, or it would have been refreshed.
             own.down(now);
-            self.effects.push_back(Effect::Say(format!("{what} has expired: it is set again once the network was asked")));
+            self.effects.push_back(Effect::Say(format!(
+                "{what} has expired: it is set again once the network was asked"
+            )));
             return;
         }
         while own.put_backs.front().is_some_and(|at| now.since(*at) > FIGHT_SPAN) {

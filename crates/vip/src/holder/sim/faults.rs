@@ -63,8 +63,10 @@ impl World {
             }
             _ => {
                 // What a node believes of the others is old, or wrong.
-                let able: BTreeSet<_> =
-                    (0..NODES).filter(|_| self.rng.random_bool(0.5)).map(|n| self.nodes[n].name.clone()).collect();
+                let able: BTreeSet<_> = (0..NODES)
+                    .filter(|_| self.rng.random_bool(0.5))
+                    .map(|n| self.nodes[n].name.clone())
+                    .collect();
                 let drained = self.rng.random_bool(0.1);
                 self.core_event(n, Event::Peers { able, drained });
             }

@@ -215,13 +215,17 @@ impl World {
         let now = instant(self.now);
         let holds = |n: &usize| {
             let node = &self.nodes[*n];
-            node.kernel.is_some() && node.core.as_ref().is_some_and(|core| core.phase(now) == LocalPhase::Held)
+            node.kernel.is_some()
+                && node.core.as_ref().is_some_and(|core| core.phase(now) == LocalPhase::Held)
         };
         let held: Vec<_> = (0..NODES).filter(holds).collect();
         match (&held[..], &self.service.holder) {
             ([one], Some(holder)) if holder.node == *one => Ok(()),
             _ if self.only_kernels => Ok(()),
-            _ => Err(self.told(&format!("it did not recover: held by {held:?}, holder {:?}", self.service.holder))),
+            _ => {
+                Err(self
+                    .told(&format!("it did not recover: held by {held:?}, holder {:?}", self.service.holder)))
+            }
         }
     }
 
@@ -315,7 +319,11 @@ impl World {
                 }
             }
             Happens::Expire { session, heard } => {
-                let due = self.service.sessions.get(&session).is_some_and(|known| known.alive && known.heard == heard);
+                let due = self
+                    .service
+                    .sessions
+                    .get(&session)
+                    .is_some_and(|known| known.alive && known.heard == heard);
                 if due {
                     self.expire(session);
                 }
@@ -451,9 +459,12 @@ impl World {
         match doc {
             Doc::Assignment => Event::Assigned(self.service.assignment.clone()),
             Doc::Term => Event::Term(Some(self.service.term.clone())),
-            Doc::Holder => Event::Holder(self.service.holder.as_ref().map(|holder| {
-                (self.nodes[holder.node].name.clone(), holder.session == session)
-            })),
+            Doc::Holder => Event::Holder(
+                self.service
+                    .holder
+                    .as_ref()
+                    .map(|holder| (self.nodes[holder.node].name.clone(), holder.session == session)),
+            ),
         }
     }
 
@@ -474,7 +485,10 @@ impl World {
             return self.after(wait, Happens::ToNode { n, life, say });
         }
         let from_afar = !matches!(say, Say::SessionUp(_));
-        if self.nodes[n].cut && from_afar && !matches!(say, Say::Core(Event::Recorded(..) | Event::Forgotten(_) | Event::Probed(..))) {
+        if self.nodes[n].cut
+            && from_afar
+            && !matches!(say, Say::Core(Event::Recorded(..) | Event::Forgotten(_) | Event::Probed(..)))
+        {
             if !matches!(say, Say::Proof { .. }) {
                 self.after(50, Happens::ToNode { n, life, say });
             }
@@ -622,7 +636,9 @@ impl World {
             return self.after(wait, Happens::LapseDue { n, life, hold });
         }
         let now = self.now;
-        let Some(known) = self.nodes[n].hold.as_mut().filter(|known| known.id == hold && known.held) else { return };
+        let Some(known) = self.nodes[n].hold.as_mut().filter(|known| known.id == hold && known.held) else {
+            return;
+        };
         if known.until <= now {
             known.held = false;
             self.log(format!("the lease of n{n} lapses"));
@@ -694,7 +710,8 @@ impl World {
             }
             return self.crash(n, false);
         }
-        let at = core.wake().map_or(self.now + 60_000, |at| at.as_nanos().div_ceil(1_000_000)).max(self.now + 1);
+        let at =
+            core.wake().map_or(self.now + 60_000, |at| at.as_nanos().div_ceil(1_000_000)).max(self.now + 1);
         if at < self.nodes[n].wake {
             self.nodes[n].wake = at;
         }
@@ -779,7 +796,9 @@ impl World {
                     if answer.is_ok() {
                         self.kernel_put(n, valid_s);
                     }
-                    if let Some(Stroke::Erase { .. }) = pen.written(answer, instant(self.now), self.remaining(n)) {
+                    if let Some(Stroke::Erase { .. }) =
+                        pen.written(answer, instant(self.now), self.remaining(n))
+                    {
                         self.kernel_remove(n);
                     }
                 }
@@ -824,7 +843,10 @@ impl World {
         if let Some((acked, wait)) = self.nodes[n].wait
             && self.now < acked + wait
         {
-            self.violated(format!("n{n} did not wait: taken at {acked}, {wait} ms to wait, put at {}", self.now));
+            self.violated(format!(
+                "n{n} did not wait: taken at {acked}, {wait} ms to wait, put at {}",
+                self.now
+            ));
         }
     }
 
@@ -843,7 +865,9 @@ impl World {
             } else {
                 let since = *node.astray.get_or_insert(now);
                 if now > since + REMOVED_WITHIN_MS {
-                    self.violated(format!("n{n} runs and has had the address outside of its lease since {since}"));
+                    self.violated(format!(
+                        "n{n} runs and has had the address outside of its lease since {since}"
+                    ));
                 }
             }
             let Term::Held { grace, .. } = &self.service.term.1 else { continue };
