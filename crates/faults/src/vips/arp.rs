@@ -40,8 +40,8 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Opens it on a host's `interface`, where the host is `from`.
-    pub(crate) fn open(net: &Net, host: &str, interface: &str, from: Ipv4Addr) -> Result<Self> {
+    /// Opens it on a host's `interface`.
+    pub(crate) fn open(net: &Net, host: &str, interface: &str) -> Result<Self> {
         net.on(host, || {
             let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("a packet socket")?;
