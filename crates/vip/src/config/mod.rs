@@ -147,7 +147,13 @@ impl fmt::Display for Check {
             write!(f, "{name}: ")?;
         }
         write!(f, "{} every {}", self.probe, humantime::format_duration(self.interval))?;
-        write!(f, " within {}, fall {}, rise {}", humantime::format_duration(self.timeout), self.fall, self.rise)
+        write!(
+            f,
+            " within {}, fall {}, rise {}",
+            humantime::format_duration(self.timeout),
+            self.fall,
+            self.rise
+        )
     }
 }
 

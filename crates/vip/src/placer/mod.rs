@@ -241,10 +241,14 @@ impl Placer {
             Event::Removed(service, removal) => self.removed(now, &service, removal),
         }
         self.expire_early(now, &mut effects);
+        let Some(world) = world else {
+            self.expire_wishes(now, &mut effects);
+            return effects;
+        };
+        self.watch(now, world);
+        self.take_orders(now, world, &mut effects);
         // One that was never applied, or was deleted by hand, is no order to remove everything.
-        if let Some(world) = world.filter(|world| world.revision > 0) {
-            self.watch(now, world);
-            self.take_orders(now, world, &mut effects);
+        if world.revision > 0 {
             self.decide(now, world, &mut effects);
         }
         effects

@@ -42,6 +42,21 @@ impl Placer {
         self.early = early;
     }
 
+    /// Tells those whose order is under way, while nothing is known any more.
+    pub(super) fn expire_wishes(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let mut wake = None;
+        for (name, memory) in &mut self.memories {
+            if let Some(late) = memory.wish.take_if(|wish| now >= wish.until) {
+                let what = format!("it is not known what became of it: see taskd vip why {name}");
+                effects.push(Effect::Answer(late.id, Err(OrderError::Unavailable(what))));
+            }
+            wake = wake.into_iter().chain(memory.wish.as_ref().map(|wish| wish.until)).min();
+        }
+        if let Some(at) = wake {
+            self.wake_at(at);
+        }
+    }
+
     /// Starts what is ordered, and answers what has ended.
     pub(super) fn take_orders(&mut self, now: Instant, world: &World<'_>, effects: &mut Vec<Effect>) {
         for (id, order, _) in std::mem::take(&mut self.early) {

@@ -327,6 +327,8 @@ fn a_configuration_that_was_never_applied_removes_nothing() {
     desk.scene.config.services.clear();
     desk.revision = 0;
     assert_eq!(said(&desk.after(ms(60_000))), "");
+    let answer = desk.step(Event::Order(1, Order::Release(service("a"))));
+    assert_eq!(said(&answer), "1 refused: there is no service a: see taskd vip list");
 }
 
 #[test]
@@ -349,6 +351,19 @@ fn an_order_to_a_leader_that_knows_nothing_yet_waits_its_time() {
     desk.seen = true;
     assert_eq!(said(&desk.look()), "a:n2");
     assert_eq!(said(&desk.placer.end()), "2 refused: this node does not lead");
+}
+
+/// The applied configuration cannot be read any more, in the middle of a move.
+#[test]
+fn an_order_is_answered_also_when_nothing_is_known_any_more() {
+    let mut desk = Desk::new("n1 n2", "a", "a@n1");
+    desk.look();
+    desk.step(Event::Order(1, Order::Move(service("a"), None)));
+    desk.seen = false;
+    assert_eq!(said(&desk.after(ms(1000))), "");
+    assert_eq!(desk.placer.wake(), Some(desk.now + (ORDER_MAX - ms(1000))));
+    let answer = desk.after(ORDER_MAX - ms(1000));
+    assert_eq!(said(&answer), "1 refused: it is not known what became of it: see taskd vip why a");
 }
 
 #[test]
