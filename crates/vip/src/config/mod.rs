@@ -6,7 +6,7 @@
 //!                    └────diff────► [Change]        what an apply would change, for people
 //! ```
 //!
-//! [`parse`] knows the text alone. What also depends on the cluster's session timeout (D8's arithmetic) is [`check`]'s.
+//! [`parse()`] knows the text alone. What also depends on the cluster's session timeout (D8's arithmetic) is [`check`]'s.
 
 mod address;
 mod diff;

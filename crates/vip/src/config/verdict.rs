@@ -17,7 +17,7 @@ pub struct Verdict {
     pub warnings: Vec<String>,
 }
 
-/// Judges a configuration that [`parse`](super::parse) has read, for a cluster of this timing.
+/// Judges a configuration that [`parse()`](super::parse()) has read, for a cluster of this timing.
 pub fn check(config: &Config, timing: LeaseTiming) -> Verdict {
     let mut verdict = Verdict::default();
     for (name, service) in &config.services {
