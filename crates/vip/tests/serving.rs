@@ -328,6 +328,23 @@ async fn taken_moved_released_and_configured_no_more() {
     let taken = cluster.nodes.iter().find(|node| node.has_it()).expect("one does");
     assert!(!taken.told("waiting"), "the one before had released it; {:?}", begun.elapsed());
 
+    // Another address: only what is changed is touched, and the service stays where it is.
+    let at = cluster.nodes.iter().position(Node::has_it).expect("one has it");
+    let second: IpAddr = "172.0.20.242".parse().expect("an address");
+    let two = CONFIG.replace("}]", "}, { address = \"172.0.20.242/24\", interface = \"storage\" }]");
+    cluster.apply(&two).await;
+    cluster
+        .until("it has both", |nodes| {
+            nodes[at].has_it() && nodes[at].machine.has(second) && nodes[at].is(LocalPhase::Held)
+        })
+        .await;
+    cluster.apply(CONFIG).await;
+    cluster
+        .until("it has the one", |nodes| {
+            nodes[at].has_it() && !nodes[at].machine.has(second) && nodes[at].is(LocalPhase::Held)
+        })
+        .await;
+
     cluster.apply("").await;
     cluster.until("nobody holds it", |nodes| !nodes.iter().any(Node::has_it)).await;
     let store = cluster.nodes[2].store();

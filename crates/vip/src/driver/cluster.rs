@@ -105,7 +105,9 @@ impl Driver {
             if let Some(connected) = &mut self.connected {
                 connected.control = control;
             }
-            self.take_term();
+            if self.ended.is_none() {
+                self.take_term();
+            }
             return;
         }
         self.disconnect();
@@ -135,6 +137,13 @@ impl Driver {
 
     /// The followers say so before the quorum does.
     pub(super) fn session_over(&mut self) {
+        if let Some(connected) = &mut self.connected
+            && connected.control.link.state().borrow().ended().is_none()
+        {
+            tracing::error!("what follows the documents of the virtual IPs has crashed: starting it again");
+            connected.followers = Followers::start(&connected.store, &self.options.pulse);
+            return;
+        }
         self.ended = self.connected.as_ref().map(|connected| connected.generation);
         self.end_placing();
         self.feed_all(&Event::Session(None));

@@ -159,12 +159,16 @@ impl Driver {
             }
             Effect::Record(ticket) => self.record(service, ticket),
             Effect::Forget(ticket) => {
-                let Some(local) = self.services.get_mut(service) else { return None };
+                let local = self.services.get_mut(service)?;
+                // From here on nothing of it can be on this machine.
+                self.guard.handle().forget(service);
                 let entries: Vec<_> = std::mem::take(&mut local.recorded).into_iter().collect();
-                let (db, name) = (self.db.clone(), service.clone());
+                let name = service.clone();
+                // Called here: the order of the calls counts, and a record may follow.
+                let removed = self.db.remove(entries);
                 let instead = Job::Core(name.clone(), Event::Forgotten(ticket));
                 self.spawn("forgetting addresses", instead, async move {
-                    if let Err(error) = db.remove(entries).await {
+                    if let Err(error) = removed.await {
                         // It costs a look at the next start.
                         tracing::warn!(%error, "the database of addresses could not be told");
                     }
@@ -221,7 +225,7 @@ impl Driver {
         let (Some(connected), Some(local)) = (&self.connected, self.services.get_mut(service)) else {
             return;
         };
-        let Some(store_taken) = &local.taken else { return };
+        let Some(store_taken) = local.taken.as_ref().filter(|known| known.take == taken.take) else { return };
         let hold = connected.lease.hold(store_taken.authority(&connected.control.layout), taken.sent);
         let (mut states, said, take) = (hold.states.clone(), self.said.0.clone(), taken.take);
         let name = service.clone();
@@ -253,13 +257,14 @@ impl Driver {
         let entries: Vec<_> = local.places.iter().map(entry).collect();
         local.recorded.extend(entries.iter().cloned());
         let guarded: Vec<_> = entries.iter().map(|entry| (entry.link, entry.address)).collect();
-        let remaining = local.hold.as_ref().map(|hold| hold.hold.flag.remaining()).unwrap_or_default();
+        let remaining = local.hold.as_ref().map(|hold| hold.hold.flag.proved_remaining()).unwrap_or_default();
         let until = self.options.clock.now() + remaining;
-        let (db, guard, name) = (self.db.clone(), self.guard.handle(), service.clone());
+        let name = service.clone();
+        // Called here: the order of the calls counts.
+        let (added, told) = (self.db.add(entries), self.guard.handle().hold(&name, guarded, until));
         let instead = Job::Core(name.clone(), Event::Recorded(ticket, Err("it crashed".to_owned())));
         self.spawn("recording addresses", instead, async move {
-            let told = guard.hold(&name, guarded, until);
-            let (written, told) = futures::future::join(db.add(entries), told).await;
+            let (written, told) = futures::future::join(added, told).await;
             if let Err(unguarded) = told {
                 tracing::warn!(service = %name, "{unguarded}");
             }
@@ -302,10 +307,12 @@ impl Driver {
         };
         let Some(flag) = local.hold.as_ref().map(|hold| hold.hold.flag.clone()) else { return nothing };
         let fresh = connected.control.timing.term();
+        // It may believe that what it knows has lapsed.
+        self.guard.handle().extend(service, clock.now() + flag.remaining());
         let mut pen = Pen::new(local.places.len(), grace, fresh, drill);
         loop {
             let now = clock.now();
-            match pen.next(now, flag.remaining()) {
+            match pen.next(now, flag.proved_remaining()) {
                 Stroke::Done(done) => return done,
                 Stroke::Write { index, valid_s } => {
                     let Some((interface, address)) = local.places.get(index) else { return nothing };
@@ -323,7 +330,7 @@ impl Driver {
                             answer.map_err(|error| error.to_string())
                         }
                     };
-                    if let Some(Stroke::Erase { .. }) = pen.written(answer, clock.now(), flag.remaining())
+                    if let Some(Stroke::Erase { .. }) = pen.written(answer, clock.now(), flag.proved_remaining())
                         && let Some((link, address)) = local.put.last()
                         && let Err(error) = backend.remove(*link, *address)
                     {
@@ -347,11 +354,7 @@ impl Driver {
                 true
             }
         });
-        if failures.is_empty() {
-            self.guard.handle().forget(service);
-            return Ok(());
-        }
-        Err(failures.join("; "))
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
     }
 
     /// Rounds that are due.

@@ -357,7 +357,7 @@ impl Driver {
         let mut proved = Vec::new();
         for (service, local) in &self.services {
             let Some(hold) = &local.hold else { continue };
-            let remaining = hold.hold.flag.remaining();
+            let remaining = hold.hold.flag.proved_remaining();
             if !remaining.is_zero() {
                 if !local.put.is_empty() {
                     guard.extend(service, now + remaining);

@@ -374,6 +374,7 @@ impl Core {
         if now >= there.gone_by() {
             // The kernel has done it.
             self.there = None;
+            self.effects.push_back(Effect::Went);
             self.wake_at(now);
         } else if now >= self.remove_not_before {
             self.remove_not_before = now + REMOVE_AGAIN;

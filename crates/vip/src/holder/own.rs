@@ -205,13 +205,15 @@ impl Core {
                     self.vanished(&what, there, now);
                 }
             }
-            Event::Conflict(foreign) if own.may_have_them() => {
-                if own.contested.is_none() && own.defended.is_none_or(|at| now >= at + DEFEND_PAUSE) {
-                    own.contested = Some((foreign, now));
-                }
+            Event::Conflict(foreign)
+                if own.may_have_them()
+                    && own.contested.is_none()
+                    && own.defended.is_none_or(|at| now >= at + DEFEND_PAUSE) =>
+            {
+                own.contested = Some((foreign, now));
             }
             Event::LinkUp if own.may_have_them() => self.effects.push_back(Effect::Announce),
-            Event::Redefined => {
+            Event::Redefined if own.leaving.is_none() => {
                 // What was written stays on disk until all of it is forgotten.
                 own.down(now);
                 self.disk = Disk::Clear;

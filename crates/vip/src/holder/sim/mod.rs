@@ -14,7 +14,7 @@ use drill::{Bug, Drill};
 use world::{Setup, World};
 
 /// Runs of the suite; each is a minute and a half of the world's time.
-const RUNS: u64 = 150;
+const RUNS: u64 = 250;
 
 /// Runs within which a planted bug has to be found.
 const HUNT: u64 = 1500;

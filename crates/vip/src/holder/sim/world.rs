@@ -30,6 +30,9 @@ const REMOVED_WITHIN_MS: u64 = 1000;
 
 const PROBE_MS: u64 = 80;
 
+/// A core that is woken more often than that in one history spins.
+const TICKS_MAX: u64 = 1000;
+
 /// The ensemble's timing, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
@@ -133,6 +136,7 @@ pub(super) struct Counts {
     pub(super) waits: u64,
     pub(super) puts: u64,
     pub(super) expired_by_kernel: u64,
+    pub(super) ticks: u64,
 }
 
 #[derive(Debug)]
@@ -211,6 +215,10 @@ impl World {
         self.run_until(TROUBLE_MS + RECOVERY_MS);
         if let Some(violation) = self.violation.take() {
             return Err(self.told(&violation));
+        }
+        if self.counts.ticks > TICKS_MAX {
+            let cores: Vec<_> = self.nodes.iter().map(|node| &node.core).collect();
+            return Err(self.told(&format!("{} ticks: a core spins\n{cores:?}", self.counts.ticks)));
         }
         let now = instant(self.now);
         let holds = |n: &usize| {
@@ -304,6 +312,7 @@ impl World {
                         self.after(wait, Happens::Wake { n, life });
                     } else {
                         self.nodes[n].wake = u64::MAX;
+                        self.counts.ticks += 1;
                         self.feed(n, Event::Tick);
                     }
                 }
@@ -484,11 +493,19 @@ impl World {
             let wait = self.nodes[n].paused_until.saturating_sub(self.now).max(1);
             return self.after(wait, Happens::ToNode { n, life, say });
         }
-        let from_afar = !matches!(say, Say::SessionUp(_));
-        if self.nodes[n].cut
-            && from_afar
-            && !matches!(say, Say::Core(Event::Recorded(..) | Event::Forgotten(_) | Event::Probed(..)))
-        {
+        let from_afar = match &say {
+            Say::Core(event) => matches!(
+                event,
+                Event::Assigned(_)
+                    | Event::Holder(_)
+                    | Event::Term(_)
+                    | Event::Taken(..)
+                    | Event::Released(..)
+            ),
+            Say::Proof { .. } | Say::SessionOver(_) => true,
+            Say::SessionUp(_) => false,
+        };
+        if self.nodes[n].cut && from_afar {
             if !matches!(say, Say::Proof { .. }) {
                 self.after(50, Happens::ToNode { n, life, say });
             }
