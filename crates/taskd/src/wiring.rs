@@ -170,6 +170,7 @@ impl Parts {
             probe: vip::announce::ProbePolicy { count: config.probe_count, interval: config.probe_interval },
             announce: vip::AnnouncePolicy {
                 refresh: config.announce_refresh,
+                jitter: config.announce_refresh / 10,
                 ..vip::AnnouncePolicy::default()
             },
             clock: Arc::clone(&self.clock),

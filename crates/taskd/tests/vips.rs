@@ -26,7 +26,7 @@ async fn cluster(count: usize) -> Cluster {
 }
 
 fn iscsi(more: &str) -> String {
-    format!("[service.iscsi]\nvips = [{{ address = \"192.0.2.241/32\", interface = \"storage\" }}]\n{more}\n")
+    format!("[service.iscsi]\nvips = [{{ address = \"192.0.2.241/24\", interface = \"storage\" }}]\n{more}\n")
 }
 
 trait Operator {
@@ -210,7 +210,7 @@ async fn a_configuration_has_revisions_and_one_writer_at_a_time() {
     // Where the kernel could not keep an address for a second, the service is refused.
     let short = cluster.file("short.toml", &iscsi("takeover_grace = \"100ms\""));
     let ran = cluster.cli(&["config", "apply", short.to_str().unwrap()]).await;
-    ran.refused(2, &["service.iscsi.takeover_grace", "set it to at least"]);
+    ran.refused(2, &["service.iscsi.takeover_grace", "set takeover_grace to"]);
 
     // What only a node that takes part can do.
     cluster.cli(&["vip", "list"]).await.refused(1, &["takes no part", "--addr"]);

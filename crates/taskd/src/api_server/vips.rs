@@ -77,6 +77,12 @@ impl ApiServer {
                 VipOrder::Move { .. } | VipOrder::Release { .. } => Err(self.takes_no_part()),
             };
         };
+        if let VipOrder::Move { service, .. } | VipOrder::Release { service } = &order {
+            let view = Arc::clone(&handle.view().borrow());
+            if !view.config.services.contains_key(service) {
+                return Err(no_such_service(service, &view.config));
+            }
+        }
         let left = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(RETURN_TRIP);
         match tokio::time::timeout(left, handle.order(order)).await {
             Ok(done) => done.map_err(|error| order_failed(&error)),

@@ -90,7 +90,9 @@ impl Supervisor {
         }
         if let Some(serving) = self.vips.take_running() {
             let within = self.polite(VIPS_BY);
+            let drill = self.parts.drill.clone();
             let abort = self.begin(Part::Vips, "its stop", async move {
+                drill.hold("vip.stop").await;
                 let stopped = serving.release(within).finish().await;
                 let report = stopped.report();
                 for address in &report.abandoned {

@@ -31,14 +31,17 @@ struct Rung {
     share: u32,
 }
 
-const RUNGS: [Rung; 7] = [
+const RUNGS: [Rung; 9] = [
     Rung { hangs: "runner.boot", once: Some("open listener"), abandoned: &[], share: 0 },
     Rung { hangs: "quorum.connect", once: Some("open runner"), abandoned: &[], share: 0 },
     Rung { hangs: "quorum.join", once: Some("open session"), abandoned: &[], share: 0 },
     Rung { hangs: "dispatcher.recover", once: Some("claimed"), abandoned: &[], share: 0 },
     Rung { hangs: "dispatcher.stop", once: None, abandoned: &["dispatcher", "quorum"], share: 30 },
-    Rung { hangs: "runner.stop", once: None, abandoned: &["runner", "quorum"], share: 75 },
-    Rung { hangs: "quorum.stop", once: None, abandoned: &["quorum"], share: 92 },
+    Rung { hangs: "runner.stop", once: None, abandoned: &["runner", "quorum"], share: 72 },
+    // The loop itself, which is given less than what it is aborted after; then the one that waits for it.
+    Rung { hangs: "vip.run", once: None, abandoned: &["VIP driver", "quorum"], share: 84 * 85 / 100 },
+    Rung { hangs: "vip.stop", once: None, abandoned: &["VIP driver", "quorum"], share: 84 },
+    Rung { hangs: "quorum.stop", once: None, abandoned: &["quorum"], share: 93 },
 ];
 
 #[tokio::test]

@@ -89,8 +89,15 @@ impl<'a> Scene<'a> {
         if !missing.is_empty() {
             return Some(format!("{node} has no label {}", and(&missing)));
         }
-        let local = report.services.get(self.name)?;
-        local.unfit.as_ref().map(|why| format!("on {node}, {why}"))
+        if let Some(why) = report.services.get(self.name).and_then(|local| local.unfit.as_ref()) {
+            return Some(format!("on {node}, {why}"));
+        }
+        let outdone = report.backend == Backend::DryRun
+            && self
+                .reports
+                .iter()
+                .any(|(other, theirs)| theirs.backend == Backend::Netlink && self.unfit(other).is_none());
+        outdone.then(|| format!("{node} only makes a dry run, and others can really hold it"))
     }
 
     /// Why each of the nodes that takes part cannot hold it.
@@ -133,8 +140,8 @@ impl<'a> Scene<'a> {
                 more.push(format!("{node} says: {note}"));
             }
         }
-        let tried = self.view.events.iter().filter(|event| event.service.as_ref() == Some(self.name));
-        if let Some(last) = tried.last() {
+        let mut seen = self.view.events.iter().filter(|event| event.service.as_ref() == Some(self.name));
+        if let Some(last) = seen.next_back() {
             more.push(format!("the last that {} saw of it: {}", self.view.node, last.what));
         }
         more

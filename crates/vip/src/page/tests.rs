@@ -214,6 +214,10 @@ fn texts() {
         says(&mut view, name, |report| report.backend = Backend::DryRun);
     }
     texts.add("a dry run", &view, Some("n1"));
+    says(&mut view, "n2", |report| report.backend = Backend::Netlink);
+    taken_by(&mut view, "n1", LocalPhase::Idle);
+    taken_by(&mut view, "n2", LocalPhase::Held);
+    texts.add("dry runs beside one that is none", &view, Some("n1"));
 
     let mut view = vacant();
     documents(&mut view).assignment = None;
