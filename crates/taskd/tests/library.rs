@@ -74,13 +74,15 @@ fn caught_signals() -> u64 {
     u64::from_str_radix(line.trim(), 16).unwrap()
 }
 
-/// The names of this process's threads, without those of the test's own runtime, and without the one that the
-/// ZooKeeper client's socket library keeps for ever.
+/// The names of this process's threads, without those of the test's own runtime, and without those that the ZooKeeper
+/// client's socket library keeps for ever: one for its sockets, and a pool that asks the resolver (ADR 10).
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let mut names: Vec<_> =
         tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect();
-    names.retain(|name| !["async-io\n", "tokio-rt-worker\n"].contains(&name.as_str()));
+    names.retain(|name| {
+        !["async-io\n", "tokio-rt-worker\n"].contains(&name.as_str()) && !name.starts_with("blocking-")
+    });
     names.sort();
     names
 }
