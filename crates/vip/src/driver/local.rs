@@ -308,7 +308,7 @@ impl Driver {
         let Some(flag) = local.hold.as_ref().map(|hold| hold.hold.flag.clone()) else { return nothing };
         let fresh = connected.control.timing.term();
         // It may believe that what it knows has lapsed.
-        self.guard.handle().extend(service, clock.now() + flag.remaining());
+        self.guard.handle().extend(service, clock.now() + flag.proved_remaining());
         let mut pen = Pen::new(local.places.len(), grace, fresh, drill);
         loop {
             let now = clock.now();
@@ -330,7 +330,8 @@ impl Driver {
                             answer.map_err(|error| error.to_string())
                         }
                     };
-                    if let Some(Stroke::Erase { .. }) = pen.written(answer, clock.now(), flag.proved_remaining())
+                    if let Some(Stroke::Erase { .. }) =
+                        pen.written(answer, clock.now(), flag.proved_remaining())
                         && let Some((link, address)) = local.put.last()
                         && let Err(error) = backend.remove(*link, *address)
                     {
