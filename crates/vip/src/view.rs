@@ -1,4 +1,4 @@
-//! What this node knows: one value, published as it changes. What people read is made from it by [`page`](crate::page).
+//! What this node knows: one value, published as it changes. What people read is made from it by [`page`](crate::page()).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

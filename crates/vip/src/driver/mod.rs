@@ -46,6 +46,9 @@ pub(crate) use prepare::Prepared;
 /// What holds and listeners may have said before the loop hears it; they wait beyond that.
 const SAID_MAX: usize = 64;
 
+/// How often a stop looks whether there is still somebody to tell.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
 /// After a look at the machine that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -316,7 +319,8 @@ impl Driver {
             cores.chain([placer]).flatten().map(|at| now + at.since(clock_now).max(Duration::from_millis(1)));
         let stop = match self.mode {
             Mode::Serving => None,
-            Mode::Stopping { deadline } => Some(deadline),
+            // The connection may be lost meanwhile.
+            Mode::Stopping { deadline } => Some(deadline.min(now + STOP_LOOK)),
         };
         let others = [self.look_at, self.report_due(), stop].into_iter().flatten();
         by_clock.chain(others).fold(now + Duration::from_secs(60), time::Instant::min)
@@ -379,7 +383,17 @@ impl Driver {
 
     fn is_finished(&self) -> bool {
         let Mode::Stopping { deadline } = self.mode else { return false };
-        time::Instant::now() >= deadline || self.services.values().all(|local| local.core.is_finished())
+        if time::Instant::now() >= deadline {
+            return true;
+        }
+        // Whoever cannot be told of a release waits for the grace instead; the addresses are gone either way.
+        let tells = self
+            .connected
+            .as_ref()
+            .filter(|_| self.ended.is_none())
+            .is_some_and(|connected| connected.control.link.state().borrow().connection().is_some());
+        let done = |local: &Local| local.core.is_finished() || (!tells && local.put.is_empty());
+        self.services.values().all(done)
     }
 
     /// Joins what is left. What could not be released was at least removed, or is named.

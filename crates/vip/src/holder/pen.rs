@@ -1,4 +1,9 @@
 //! Writing addresses inside a lease, a step at a time: the clock is read before and after each, by whoever does the step.
+//!
+//! Residual: a process that is stopped exactly between the reading and the system call, and goes on after its lease and
+//! the grace, has the address for the microseconds until its very next call removes it. It announces nothing in between,
+//! and the kernel does not do so by itself. (Linux creates an address that a renewal does not find, whatever the flags
+//! say, so a late renewal cannot be made harmless.)
 
 use std::time::Duration;
 

@@ -7,6 +7,9 @@
 //! random, the network's answers to probes are unreliable (so that probing protects nothing).
 
 mod faults;
+mod kernel;
+mod messages;
+mod process;
 mod service;
 mod world;
 
@@ -14,7 +17,7 @@ use drill::{Bug, Drill};
 use world::{Setup, World};
 
 /// Runs of the suite; each is a minute and a half of the world's time.
-const RUNS: u64 = 250;
+const RUNS: u64 = 120;
 
 /// Runs within which a planted bug has to be found.
 const HUNT: u64 = 1500;
