@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::ground::{ASKED, FIRST, Ground, VIPS};
 use super::observer::Observer;
-use super::record::Record;
+use super::record::{Gap, Record};
 use super::scenario::{BLACK_HOLE, Bounds, Scenario};
 use crate::noise::Noise;
 use crate::sys::{Interrupt, between, boot_ns};
@@ -71,7 +71,8 @@ pub(crate) struct Outcome {
     pub(crate) dual: Duration,
     /// Two nodes had an address, heard or not.
     pub(crate) overlap: Duration,
-    /// From the healing until somebody answered again, if nobody did before.
+    /// From the healing until somebody answered again, if nobody did before; for how long addresses were away that
+    /// somebody removed.
     pub(crate) back: Option<Duration>,
     /// The longest time without an answer that began after the healing.
     pub(crate) black_hole: Duration,
@@ -131,11 +132,10 @@ fn judge(side: &dyn Side, scenario: Scenario, played: &Played, record: &Record, 
             .map(|vip| record.longest_begun(*vip, healing_ns))
             .max()
             .unwrap_or_default(),
-        back: record
-            .gaps(first)
-            .into_iter()
-            .find(|gap| gap.from_ns < healing_ns && gap.to_ns > healed_ns)
-            .map(|gap| between(healed_ns, gap.to_ns)),
+        back: match scenario {
+            Scenario::AddressRemoved => Some(record.lacked(victim, FIRST, fault_ns, healed_ns)),
+            _ => back(&record.gaps(first), healing_ns, healed_ns),
+        },
         excused: None,
         violations: played.wrong.clone(),
     };
@@ -155,6 +155,7 @@ fn judge(side: &dyn Side, scenario: Scenario, played: &Played, record: &Record, 
     let timed = [
         ("a client heard nothing", Some(outcome.gap), bounds.gap, fault_ns),
         ("the addresses were gone", outcome.gone, bounds.gone, gone_from_ns),
+        ("somebody answered again", outcome.back, bounds.back, healed_ns),
         ("a black hole after the healing", Some(outcome.black_hole), Some(BLACK_HOLE), healed_ns),
         (
             "a client of the service that nothing was done to heard nothing",
@@ -182,6 +183,12 @@ fn judge(side: &dyn Side, scenario: Scenario, played: &Played, record: &Record, 
         }
     }
     outcome
+}
+
+/// From the healing to the end of a gap that was open then.
+fn back(gaps: &[Gap], healing_ns: u64, healed_ns: u64) -> Option<Duration> {
+    let open = gaps.iter().find(|gap| gap.from_ns < healing_ns && gap.to_ns > healed_ns);
+    open.map(|gap| between(healed_ns, gap.to_ns))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -132,6 +132,14 @@ impl Record {
         self.seen(from_ns, |sight| sight.has.get(node).is_some_and(|has| has & mask == 0))
     }
 
+    /// For how long, between two instants, `node` lacked any of the addresses in `mask`.
+    pub(crate) fn lacked(&self, node: usize, mask: u32, from_ns: u64, to_ns: u64) -> Duration {
+        let ends = self.sights.iter().skip(1).map(|sight| sight.at_ns).chain([self.end_ns]);
+        let lacks = |sight: &Sight| sight.has.get(node).is_none_or(|has| has & mask != mask);
+        let spans = self.sights.iter().zip(ends).filter(|(sight, _)| lacks(sight));
+        spans.map(|(sight, end_ns)| between(sight.at_ns.max(from_ns), end_ns.min(to_ns))).sum()
+    }
+
     fn seen(&self, from_ns: u64, is: impl Fn(&Sight) -> bool) -> Option<u64> {
         // How it was at `from_ns` counts, too.
         let first = self.sights.partition_point(|sight| sight.at_ns <= from_ns).saturating_sub(1);
@@ -211,6 +219,7 @@ mod tests {
         assert_eq!(record.gone(0, 1, 5 * MS), Some(30 * MS));
         assert_eq!(record.gone(0, 1, 40 * MS), Some(40 * MS), "it has been gone for a while");
         assert_eq!(record.gone(1, 2, 0), Some(50 * MS));
+        assert_eq!(record.lacked(1, 3, 5 * MS, 60 * MS), Duration::from_millis(5 + 10));
         assert_eq!(record.gone(0, 1, 60 * MS), Some(60 * MS));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::play::Outcome;
-use super::scenario::{Bounds, Scenario};
+use super::scenario::Scenario;
 
 /// What came of all runs.
 #[derive(Debug, Default)]
@@ -55,6 +55,7 @@ struct Row {
     overlap: Option<Figure>,
     black_hole: Option<Figure>,
     back: Option<Figure>,
+    back_bound_ms: Option<f64>,
     excused: usize,
     violations: Vec<String>,
 }
@@ -94,8 +95,7 @@ impl Verdict {
         let mut rows = Vec::new();
         for (side, scenarios) in &self.sides {
             for (scenario, outcomes) in scenarios {
-                let bounds =
-                    outcomes.iter().find_map(|one| one.bounds).unwrap_or(Bounds { gap: None, gone: None });
+                let bounds = outcomes.iter().find_map(|one| one.bounds).unwrap_or_default();
                 let ms = |time: Duration| time.as_secs_f64() * 1e3;
                 let figure =
                     |of: &dyn Fn(&Outcome) -> Option<Duration>| Figure::of(outcomes.iter().filter_map(of));
@@ -112,6 +112,7 @@ impl Verdict {
                     overlap: figure(&|one| Some(one.overlap)),
                     black_hole: figure(&|one| Some(one.black_hole)),
                     back: figure(&|one| one.back),
+                    back_bound_ms: bounds.back.map(ms),
                     excused: outcomes.iter().filter(|one| one.excused.is_some()).count(),
                     violations: outcomes.iter().flat_map(|one| one.violations.clone()).collect(),
                 });
@@ -142,6 +143,7 @@ impl Verdict {
                 "overlap",
                 "black hole",
                 "back",
+                "bound",
                 "late",
             ]
             .map(str::to_owned),
@@ -166,6 +168,7 @@ impl Verdict {
                     Figure::text(row.overlap),
                     Figure::text(row.black_hole),
                     Figure::text(row.back),
+                    bound(row.back_bound_ms),
                     row.excused.to_string(),
                 ]);
             }
@@ -274,13 +277,14 @@ fn aligned<T: AsRef<[String]>>(rows: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vips::scenario::Bounds;
 
     fn outcome(scenario: Scenario, gap_ms: u64, bound_ms: Option<u64>, violations: &[&str]) -> Outcome {
         let ms = Duration::from_millis;
         Outcome {
             scenario,
             what: String::new(),
-            bounds: bound_ms.map(|bound| Bounds { gap: Some(ms(bound)), gone: None }),
+            bounds: bound_ms.map(|bound| Bounds { gap: Some(ms(bound)), ..Bounds::default() }),
             gap: ms(gap_ms),
             switch: Some(ms(gap_ms)),
             gone: None,

@@ -81,37 +81,49 @@ impl Scenario {
         let ms = Duration::from_millis;
         let released = Some(ms(100) + PROBE);
         let lost = Some(timing.timeout + timing.tick + GRACE + ms(100) + PROBE);
-        let none = Bounds { gap: None, gone: None };
+        let none = Bounds::default();
         match self {
-            Self::Stop | Self::Opposite => Bounds { gap: released, gone: None },
-            Self::LinkDown | Self::CarrierLoss => Bounds { gap: Some(ms(150) + PROBE), gone: None },
+            Self::Stop | Self::Opposite => Bounds { gap: released, ..none },
+            Self::LinkDown | Self::CarrierLoss => Bounds { gap: Some(ms(150) + PROBE), ..none },
             // The guard.
-            Self::KillDaemon => Bounds { gap: lost, gone: Some(ms(50) + SIGHT) },
+            Self::KillDaemon => Bounds { gap: lost, gone: Some(ms(50) + SIGHT), ..none },
             // The holder's authority ends that long after its last probe, and what it has with it. A guard that hears
             // nothing of its daemon acts by the same instant.
             Self::PauseDaemon | Self::Partition | Self::CutCoordination => {
-                Bounds { gap: lost, gone: Some(timing.term() + ms(50) + SIGHT) }
+                Bounds { gap: lost, gone: Some(timing.term() + ms(50) + SIGHT), ..none }
             }
-            Self::ZookeeperGone => Bounds { gap: None, gone: Some(timing.term() + ms(50) + SIGHT) },
+            // From when all servers serve again: a session that is over, and a grace.
+            Self::ZookeeperGone => {
+                Bounds { gap: None, gone: Some(timing.term() + ms(50) + SIGHT), back: lost }
+            }
             // The kernel, which looks about once a second; before a taker's grace is over.
-            Self::KillAll | Self::PauseAll => Bounds { gap: lost, gone: Some(timing.term() + GRACE) },
+            Self::KillAll | Self::PauseAll => Bounds { gap: lost, gone: Some(timing.term() + GRACE), ..none },
             // From the start of the process that finds them.
-            Self::Restart => Bounds { gap: lost, gone: Some(ms(100) + SIGHT) },
-            Self::RemovedWhileDown => Bounds { gone: Some(ms(100) + SIGHT), ..none },
-            // From its removal until it is back, which is a gap for whoever asks in between.
-            Self::AddressRemoved => Bounds { gap: Some(ms(20) + ms(5) + SIGHT), gone: None },
-            Self::Foreign => none,
+            Self::Restart => Bounds { gap: lost, gone: Some(ms(100) + SIGHT), ..none },
+            // Nobody released it, so that whoever takes it anew waits.
+            Self::RemovedWhileDown => {
+                Bounds { gap: None, gone: Some(ms(100) + SIGHT), back: Some(GRACE + ms(1_000) + PROBE) }
+            }
+            // A client that asks in between may lose one question and its answer's time.
+            Self::AddressRemoved => {
+                Bounds { gap: Some(ms(20) + ms(5) + SIGHT), gone: None, back: Some(ms(20) + SIGHT) }
+            }
+            // The network is asked once a second.
+            Self::Foreign => Bounds { back: Some(ms(1_500) + PROBE), ..none },
         }
     }
 }
 
 /// What is promised; no promise is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// For how long a client may hear nothing.
     pub(crate) gap: Option<Duration>,
     /// When the one that it was done to has the addresses no more: from the fault, or from its start if it was started.
     pub(crate) gone: Option<Duration>,
+    /// Until somebody answers again where nobody did before the healing; or for how long they are away that somebody
+    /// removes.
+    pub(crate) back: Option<Duration>,
 }
 
 #[cfg(test)]
