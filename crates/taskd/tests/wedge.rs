@@ -249,6 +249,11 @@ async fn the_stop_of_the_runner() {
 }
 
 #[tokio::test]
+async fn the_release_of_the_virtual_ips() {
+    stopped("vip.stop", "vip", "its stop", "Serving").await;
+}
+
+#[tokio::test]
 async fn the_stop_of_the_quorum() {
     stopped("quorum.stop", "quorum", "its stop", "Running").await;
 }
