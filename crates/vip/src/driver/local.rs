@@ -15,7 +15,7 @@ use super::{Driver, Said};
 use crate::announce::{Announcements, Port};
 use crate::checks::Links;
 use crate::config::Service;
-use crate::holder::pen::{Pen, Stroke};
+use crate::holder::pen::{Pen, Stroke, Then};
 use crate::holder::{Core, Effect, Event, PutDone, PutEnd, Taken};
 use crate::hooks::Moment;
 use crate::local_db::Entry;
@@ -316,30 +316,27 @@ impl Driver {
                 Stroke::Done(done) => return done,
                 Stroke::Write { index, valid_s } => {
                     let Some((interface, address)) = local.places.get(index) else { return nothing };
-                    let answer = match links.get(interface) {
-                        None => Err(format!("there is no interface {interface}")),
-                        Some(link) => {
-                            if !local.put.contains(&(link.link, *address)) {
-                                local.put.push((link.link, *address));
-                            }
-                            let answer = backend.put(link.link, *address, valid_s);
-                            if matches!(answer, Err(crate::net::NetError::Foreign { .. })) {
-                                // Somebody else's: it is not ours to remove.
-                                local.put.retain(|put| *put != (link.link, *address));
-                            }
-                            answer.map_err(|error| error.to_string())
-                        }
+                    let Some(link) = links.get(interface).map(|link| link.link) else {
+                        let why = format!("there is no interface {interface}");
+                        pen.written(Err(why), clock.now(), flag.proved_remaining());
+                        continue;
                     };
-                    if let Some(Stroke::Erase { .. }) =
-                        pen.written(answer, clock.now(), flag.proved_remaining())
-                        && let Some((link, address)) = local.put.last()
-                        && let Err(error) = backend.remove(*link, *address)
+                    if !local.put.contains(&(link, *address)) {
+                        local.put.push((link, *address));
+                    }
+                    let answer = backend.put(link, *address, valid_s);
+                    if matches!(answer, Err(crate::net::NetError::Foreign { .. })) {
+                        // Somebody else's: it is not ours to remove.
+                        local.put.retain(|put| *put != (link, *address));
+                    }
+                    let answer = answer.map_err(|error| error.to_string());
+                    if pen.written(answer, clock.now(), flag.proved_remaining()) == Then::Erase
+                        && let Err(error) = backend.remove(link, *address)
                     {
                         // The core removes it again.
                         tracing::warn!(%error, "an address that came too late could not be removed at once");
                     }
                 }
-                Stroke::Erase { .. } => {}
             }
         }
     }

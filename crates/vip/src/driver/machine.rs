@@ -1,6 +1,6 @@
 //! What the kernel, the checks and the node's own file say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::vip::{Backend, LocalPhase, ServiceName};
@@ -188,8 +188,9 @@ impl Driver {
             let nodes = self.cluster.reports.values().filter(can).map(|report| report.node.clone()).collect();
             able.insert(service.clone(), nodes);
         }
+        let there: BTreeSet<_> = self.cluster.reports.keys().cloned().collect();
         for (service, able) in able {
-            self.feed(&service, Event::Peers { able, drained: me_drained });
+            self.feed(&service, Event::Peers { there: there.clone(), able, drained: me_drained });
         }
         if self.options.backend.kind() == BackendKind::DryRun {
             self.refresh_fitness();

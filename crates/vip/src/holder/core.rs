@@ -20,6 +20,10 @@ const TURN: Duration = Duration::from_millis(300);
 const TAKE_AGAIN: Duration = Duration::from_millis(50);
 const TAKE_AGAIN_MAX: Duration = Duration::from_secs(1);
 
+/// For so long after its own session began, a node leaves a service to those before it in line also if they are not there:
+/// after an outage of the coordination service all come back at about the same time, and the first would take everything.
+const RETURN: Duration = Duration::from_secs(2);
+
 /// How long whoever gave a service up leaves it to those before it in line.
 const YIELD: Duration = Duration::from_secs(2);
 
@@ -80,11 +84,13 @@ pub(crate) struct Core {
     pub(super) settings: Settings,
     pub(super) grace: Duration,
     session: Option<Session>,
+    session_since: Instant,
     /// The inner is none where there is no assignment; the outer while that is not known.
     pub(super) assigned: Option<Option<Assigned>>,
     assigned_since: Instant,
     holder: HolderSeen,
     term: Option<(i32, Term)>,
+    there_are: BTreeSet<NodeId>,
     /// None while it is not known: then everybody before us counts as able.
     able: Option<BTreeSet<NodeId>>,
     drained: bool,
@@ -119,10 +125,12 @@ impl Core {
             settings,
             grace,
             session: None,
+            session_since: never,
             assigned: None,
             assigned_since: never,
             holder: HolderSeen::Unknown,
             term: None,
+            there_are: BTreeSet::new(),
             able: None,
             drained: false,
             unfit: None,
@@ -188,7 +196,7 @@ impl Core {
 
     fn hear(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Session(session) => self.session(session),
+            Event::Session(session) => self.session(session, now),
             Event::Assigned(assigned) => {
                 self.assigned = Some(assigned);
                 self.assigned_since = now;
@@ -205,8 +213,8 @@ impl Core {
                 };
             }
             Event::Term(term) => self.term = term,
-            Event::Peers { able, drained } => {
-                self.able = Some(able);
+            Event::Peers { there, able, drained } => {
+                (self.there_are, self.able) = (there, Some(able));
                 self.drained = drained;
             }
             Event::Fitness(unfit) => self.unfit = unfit,
@@ -246,11 +254,11 @@ impl Core {
         }
     }
 
-    fn session(&mut self, session: Option<Session>) {
+    fn session(&mut self, session: Option<Session>, now: Instant) {
         if session == self.session {
             return;
         }
-        self.session = session;
+        (self.session, self.session_since) = (session, now);
         self.assigned = None;
         self.holder = HolderSeen::Unknown;
         self.term = None;
@@ -415,8 +423,11 @@ impl Core {
         let is_able = |node: &NodeId| self.able.as_ref().is_none_or(|able| able.contains(node));
         let overtakes = assigned.order.iter().take(place).any(is_able);
         let mut due = self.take_not_before.max(*gone);
+        let turn = TURN * u32::try_from(place).unwrap_or(u32::MAX);
+        if assigned.order.iter().take(place).any(|node| !self.there_are.contains(node)) {
+            due = due.max(self.session_since + RETURN + turn);
+        }
         if overtakes {
-            let turn = TURN * u32::try_from(place).unwrap_or(u32::MAX);
             due = due.max(self.assigned_since.max(*gone) + turn);
             if let Some((mark, until)) = self.yielded
                 && mark == assigned.mark
@@ -452,5 +463,58 @@ impl Core {
             self.effects.push_back(Effect::Say("giving up a take that nobody asked for".to_owned()));
             self.effects.push_back(Effect::Release { ticket, term_version, free: false });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        name.parse().expect("a node's name")
+    }
+
+    const fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    /// A core of n2, which follows n1, whose session began at 0.
+    fn second_in_line(there: &[&str], able: &[&str]) -> Core {
+        let settings =
+            Settings { me: node("n2"), probe_takes: Duration::from_millis(80), drill: Drill::none() };
+        let mut core = Core::new(settings, Duration::from_secs(2));
+        let order = vec![node("n1"), node("n2")];
+        let [there, able] = [there, able].map(|names| names.iter().map(|name| node(name)).collect());
+        for event in [
+            Event::Session(Some(1)),
+            Event::Assigned(Some(Assigned { version: 0, mark: 7, order })),
+            Event::Peers { there, able, drained: false },
+            Event::Fitness(None),
+        ] {
+            assert_eq!(core.step(event, at(0)), []);
+        }
+        core
+    }
+
+    /// When it takes the service, which nobody has from `gone` on.
+    fn takes(mut core: Core, gone: u64) -> u64 {
+        let mut effects = core.step(Event::Holder(None), at(gone));
+        let mut now = gone;
+        while effects.is_empty() {
+            now = core.wake().expect("it waits for its time").as_nanos() / 1_000_000;
+            assert!(now < 60_000, "it never takes it");
+            effects = core.step(Event::Tick, at(now));
+        }
+        assert!(matches!(effects[..], [Effect::Take { version: 0, .. }]), "{effects:?}");
+        now
+    }
+
+    #[test]
+    fn whoever_is_gone_is_followed_at_once_but_not_by_one_that_has_just_come() {
+        let (both, alone) = (["n1", "n2"], ["n2"]);
+        assert_eq!(takes(second_in_line(&alone, &alone), 5_000), 5_000, "n1 is gone");
+        assert_eq!(takes(second_in_line(&both, &both), 5_000), 5_300, "n1 has its turn first");
+        assert_eq!(takes(second_in_line(&alone, &alone), 100), 2_300, "n1 may be about to come back too");
+        assert_eq!(takes(second_in_line(&both, &alone), 100), 100, "n1 is back and cannot take it");
     }
 }

@@ -107,8 +107,9 @@ pub(crate) enum Event {
     Holder(Option<(NodeId, bool)>),
     /// What is known of the last holder, with the version; read for what concerns ourselves alone.
     Term(Option<(i32, Term)>),
-    /// Nodes that could take the service, as they say, drained ones left out; and whether this one is drained.
-    Peers { able: BTreeSet<NodeId>, drained: bool },
+    /// Nodes that say something of themselves; those of them that could take the service, drained ones left out; and
+    /// whether this one is drained.
+    Peers { there: BTreeSet<NodeId>, able: BTreeSet<NodeId>, drained: bool },
     /// Why this node cannot hold it; none if it can.
     Fitness(Option<String>),
     /// How long a successor is to wait, as configured now.

@@ -21,10 +21,17 @@ const TRIES_MAX: u32 = 3;
 pub(crate) enum Stroke {
     /// Write that address with that lifetime, in seconds.
     Write { index: usize, valid_s: u32 },
-    /// Remove that address at once.
-    Erase { index: usize },
     /// Nothing more.
     Done(PutDone),
+}
+
+/// What to do with the address that was just written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Go on.
+    GoOn,
+    /// Remove it at once: it came too late.
+    Erase,
 }
 
 /// Writes some addresses.
@@ -72,31 +79,25 @@ impl Pen {
         }
     }
 
-    /// The kernel's answer to a `Write`, and clock and lease after it. What to do before [`next`](Self::next), if
-    /// anything.
-    pub(crate) fn written(
-        &mut self,
-        answer: Result<(), String>,
-        now: Instant,
-        remaining: Duration,
-    ) -> Option<Stroke> {
+    /// The kernel's answer to a `Write`, and clock and lease after it. What to do before [`next`](Self::next).
+    pub(crate) fn written(&mut self, answer: Result<(), String>, now: Instant, remaining: Duration) -> Then {
         if let Some((at, _)) = &mut self.there {
             *at = now;
         }
         if let Err(why) = answer {
             self.end = Some(PutEnd::Refused(why));
-            return None;
+            return Then::GoOn;
         }
         match judge(now.since(self.before), remaining) {
             Verdict::Good => {
                 self.index += 1;
                 self.tries = 0;
-                None
+                Then::GoOn
             }
-            Verdict::Again => None,
+            Verdict::Again => Then::GoOn,
             Verdict::Remove => {
                 self.end = Some(PutEnd::OutsideLease);
-                Some(Stroke::Erase { index: self.index })
+                Then::Erase
             }
         }
     }
@@ -125,9 +126,9 @@ mod tests {
         let mut pen = pen(1);
         assert_eq!(pen.next(at(0), left(1900)), Stroke::Write { index: 0, valid_s: 2 });
         // Still inside the lease, but 2 s from here are too long: written again, for less.
-        assert_eq!(pen.written(Ok(()), at(1500), left(400)), None);
+        assert_eq!(pen.written(Ok(()), at(1500), left(400)), Then::GoOn);
         assert_eq!(pen.next(at(1500), left(400)), Stroke::Write { index: 0, valid_s: 1 });
-        assert_eq!(pen.written(Ok(()), at(1501), left(399)), None);
+        assert_eq!(pen.written(Ok(()), at(1501), left(399)), Then::GoOn);
         let there = Some((at(1501), 2));
         assert_eq!(pen.next(at(1501), left(399)), Stroke::Done(PutDone { there, end: PutEnd::Done }));
     }
@@ -136,7 +137,7 @@ mod tests {
     fn a_lease_that_ran_out_meanwhile_takes_the_address_along() {
         let mut pen = pen(2);
         assert_eq!(pen.next(at(0), left(1900)), Stroke::Write { index: 0, valid_s: 2 });
-        assert_eq!(pen.written(Ok(()), at(2000), left(0)), Some(Stroke::Erase { index: 0 }));
+        assert_eq!(pen.written(Ok(()), at(2000), left(0)), Then::Erase);
         let there = Some((at(2000), 2));
         assert_eq!(pen.next(at(2000), left(0)), Stroke::Done(PutDone { there, end: PutEnd::OutsideLease }));
     }

@@ -68,7 +68,7 @@ impl World {
                     .map(|n| self.nodes[n].name.clone())
                     .collect();
                 let drained = self.rng.random_bool(0.1);
-                self.core_event(n, Event::Peers { able, drained });
+                self.core_event(n, Event::Peers { there: able.clone(), able, drained });
             }
         }
     }
@@ -114,6 +114,6 @@ impl World {
     pub(super) fn tell_well(&mut self, n: usize) {
         let able: BTreeSet<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
         self.core_event(n, Event::Fitness(None));
-        self.core_event(n, Event::Peers { able, drained: false });
+        self.core_event(n, Event::Peers { there: able.clone(), able, drained: false });
     }
 }

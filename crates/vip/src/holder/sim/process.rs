@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::service::Session;
 use super::world::*;
-use crate::holder::pen::{Pen, Stroke};
+use crate::holder::pen::{Pen, Stroke, Then};
 use crate::holder::{Core, Effect, Event, Settings};
 
 impl World {
@@ -198,15 +198,10 @@ impl World {
                     if answer.is_ok() {
                         self.kernel_put(n, valid_s);
                     }
-                    if let Some(Stroke::Erase { .. }) =
-                        pen.written(answer, instant(self.now), self.remaining(n))
-                    {
+                    if pen.written(answer, instant(self.now), self.remaining(n)) == Then::Erase {
                         self.kernel_remove(n);
                     }
                     self.look_for_two(n);
-                }
-                Stroke::Erase { .. } => {
-                    self.kernel_remove(n);
                 }
             }
         }
