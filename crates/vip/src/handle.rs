@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use coord::WriteError;
 use proto::vip::VipOrder;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::options::{Control, Facts};
+use crate::store::{ReadError, StoreError};
 use crate::view::View;
 
 /// Orders that may wait for the loop.
@@ -27,12 +29,33 @@ pub enum OrderError {
     /// It makes no sense; nothing was changed.
     #[error("{0}")]
     Refused(String),
-    /// The coordination service did not answer: it was done or not.
+    /// It could not be tried; nothing was changed.
     #[error("{0}")]
-    Unavailable(String),
-    /// This node stops.
+    NotDone(String),
+    /// Its end was not seen: it was done, or is done yet, or not.
+    #[error("{0}")]
+    Unknown(String),
+    /// This node stops; nothing was changed.
     #[error("this node's virtual IPs are being stopped")]
     Ended,
+}
+
+impl From<&StoreError> for OrderError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Read(ReadError::Call(_)) => {
+                Self::NotDone(format!("nothing was changed: {error}. Look: taskd cluster status"))
+            }
+            StoreError::Write { source: WriteError::Unknown | WriteError::Ended(_), .. } => {
+                Self::Unknown(format!("{error}. Look: taskd vip list"))
+            }
+            StoreError::Read(ReadError::Garbage(_))
+            | StoreError::Write { .. }
+            | StoreError::Contended { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::NotOurs { .. } => Self::Refused(error.to_string()),
+        }
+    }
 }
 
 /// A way to a node's virtual IPs. It can ask, but neither stop nor outlive them.
@@ -75,11 +98,41 @@ impl Handle {
     pub async fn order(&self, order: VipOrder) -> Result<String, OrderError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request { order, reply }).await.map_err(|_| OrderError::Ended)?;
-        answer.await.unwrap_or(Err(OrderError::Ended))
+        answer.await.unwrap_or_else(|_| {
+            let what = "this node's virtual IPs were stopped meanwhile; whether it was done is not known. Look: taskd vip list";
+            Err(OrderError::Unknown(what.to_owned()))
+        })
     }
 
     /// Whether the loop has ended: stopped, or crashed, which nobody else tells.
     pub fn has_ended(&self) -> bool {
         self.requests.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord::{CallError, CallFailure, Ended, Rejection};
+
+    use super::*;
+    use crate::store::Garbage;
+
+    /// "Nothing was changed" is said only where that is certain, and "not known" only where it is not.
+    #[test]
+    fn what_is_known_of_an_order_whose_write_failed() {
+        let write = |source| StoreError::Write { what: "drain n1".to_owned(), source };
+        let failure = CallFailure::Ended(Ended::Expired);
+        let call = CallError { operation: "read", path: "/vip/drain".to_owned(), failure };
+        let garbage = Garbage { path: "/vip/drain".to_owned(), reason: "no JSON".to_owned() };
+        let not_done = |error: OrderError| matches!(error, OrderError::NotDone(_));
+        let unknown = |error: OrderError| matches!(error, OrderError::Unknown(_));
+        let refused = |error: OrderError| matches!(error, OrderError::Refused(_));
+        let of = |error: StoreError| OrderError::from(&error);
+        assert!(not_done(of(StoreError::Read(ReadError::Call(call)))));
+        assert!(unknown(of(write(WriteError::Unknown))));
+        assert!(unknown(of(write(WriteError::Ended(Ended::Expired)))));
+        assert!(refused(of(write(WriteError::Rejected { op: 0, reason: Rejection::NoNode }))));
+        assert!(refused(of(StoreError::Read(ReadError::Garbage(garbage)))));
+        assert!(refused(of(StoreError::Contended { path: "/vip/drain".to_owned() })));
     }
 }

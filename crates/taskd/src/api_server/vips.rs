@@ -185,9 +185,10 @@ fn no_such_service(service: &ServiceName, config: &Config) -> ApiError {
 
 fn order_failed(error: &OrderError) -> ApiError {
     let kind = match error {
-        OrderError::NotLeader => ApiErrorKind::NoLeader,
+        // Nothing was done.
+        OrderError::NotLeader | OrderError::NotDone(_) => ApiErrorKind::NoLeader,
         OrderError::Refused(_) | OrderError::Ended => ApiErrorKind::Conflict,
-        OrderError::Unavailable(_) => ApiErrorKind::Unknown,
+        OrderError::Unknown(_) => ApiErrorKind::Unknown,
     };
     ApiError::new(kind, error.to_string())
 }

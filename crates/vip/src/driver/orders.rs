@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proto::FencingToken;
 use proto::vip::{Drained, ServiceName, VipOrder};
+use proto::{FencingToken, NodeId};
 
 use super::cluster::Cluster;
 use super::{Driver, Mode};
@@ -96,24 +96,24 @@ impl Driver {
             VipOrder::Release { service } => Order::Release(service),
             VipOrder::Drain { node, why } => {
                 let drained = Drained { since_ms: self.options.clock.wall().0, why };
-                let Some(store) = self.store() else { return unavailable(reply) };
+                let Some(store) = self.store() else { return no_session(&self.options.node, reply) };
                 return self.answer(reply, async move {
                     match store.drain(&node, drained).await {
                         Ok(true) => Ok(format!(
                             "{node} is drained: what it holds moves to others, and it takes nothing"
                         )),
                         Ok(false) => Ok(format!("{node} was drained already")),
-                        Err(error) => Err(OrderError::Unavailable(error.to_string())),
+                        Err(error) => Err(OrderError::from(&error)),
                     }
                 });
             }
             VipOrder::Undrain { node } => {
-                let Some(store) = self.store() else { return unavailable(reply) };
+                let Some(store) = self.store() else { return no_session(&self.options.node, reply) };
                 return self.answer(reply, async move {
                     match store.undrain(&node).await {
                         Ok(true) => Ok(format!("{node} may hold services again")),
                         Ok(false) => Ok(format!("{node} was not drained")),
-                        Err(error) => Err(OrderError::Unavailable(error.to_string())),
+                        Err(error) => Err(OrderError::from(&error)),
                     }
                 });
             }
@@ -132,8 +132,11 @@ impl Driver {
     }
 }
 
-fn unavailable(reply: tokio::sync::oneshot::Sender<Result<String, OrderError>>) {
-    let why = "this node has no session with the coordination service";
+fn no_session(node: &NodeId, reply: tokio::sync::oneshot::Sender<Result<String, OrderError>>) {
+    let what = format!(
+        "{node} has no session with the coordination service, so nothing was changed: taskd cluster status says why; or ask \
+         another node with --addr"
+    );
     // Whoever asked may have left.
-    let _ = reply.send(Err(OrderError::Unavailable(why.to_owned())));
+    let _ = reply.send(Err(OrderError::NotDone(what)));
 }

@@ -22,7 +22,7 @@ impl Placer {
     /// Takes an order; it is looked at once everything has been seen.
     pub(super) fn ordered(&mut self, now: Instant, id: OrderId, order: Order, effects: &mut Vec<Effect>) {
         if self.early.len() >= ORDERS_MAX {
-            let busy = OrderError::Unavailable("too many orders are waiting: try again".to_owned());
+            let busy = OrderError::NotDone("too many orders are waiting".to_owned());
             effects.push(Effect::Answer(id, Err(busy)));
             return;
         }
@@ -33,8 +33,8 @@ impl Placer {
     pub(super) fn expire_early(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let (late, early): (Vec<_>, Vec<_>) = self.early.drain(..).partition(|(_, _, until)| now >= *until);
         for (id, ..) in late {
-            let what = "this node leads, but has not read yet how things stand: try again";
-            effects.push(Effect::Answer(id, Err(OrderError::Unavailable(what.to_owned()))));
+            let what = "this node leads, but has not read yet how things stand";
+            effects.push(Effect::Answer(id, Err(OrderError::NotDone(what.to_owned()))));
         }
         for until in early.iter().map(|(_, _, until)| *until) {
             self.wake_at(until);
@@ -48,7 +48,7 @@ impl Placer {
         for (name, memory) in &mut self.memories {
             if let Some(late) = memory.wish.take_if(|wish| now >= wish.until) {
                 let what = format!("it is not known what became of it: see taskd vip why {name}");
-                effects.push(Effect::Answer(late.id, Err(OrderError::Unavailable(what))));
+                effects.push(Effect::Answer(late.id, Err(OrderError::Unknown(what))));
             }
             wake = wake.into_iter().chain(memory.wish.as_ref().map(|wish| wish.until)).min();
         }
@@ -191,7 +191,7 @@ impl Placer {
                             "{name} is assigned to {target}, which has not taken it within {seconds} s"
                         ),
                     };
-                    Some(Err(OrderError::Unavailable(format!("{what}: see taskd vip why {name}"))))
+                    Some(Err(OrderError::Unknown(format!("{what}: see taskd vip why {name}"))))
                 }
                 None => None,
             },
@@ -201,7 +201,7 @@ impl Placer {
             })),
             Goal::Gone(node) if late => {
                 let what = format!("{node} has not given {name} up within {} s", ORDER_MAX.as_secs());
-                Some(Err(OrderError::Unavailable(format!("{what}: see taskd vip why {name}"))))
+                Some(Err(OrderError::Unknown(format!("{what}: see taskd vip why {name}"))))
             }
             Goal::Gone(_) => None,
         };

@@ -346,7 +346,7 @@ fn an_order_to_a_leader_that_knows_nothing_yet_waits_its_time() {
     desk.seen = false;
     assert_eq!(said(&desk.step(Event::Order(1, Order::Release(service("a"))))), "");
     let answer = desk.after(ORDER_MAX);
-    assert!(matches!(answer.as_slice(), [Effect::Answer(1, Err(OrderError::Unavailable(_)))]), "{answer:?}");
+    assert!(matches!(answer.as_slice(), [Effect::Answer(1, Err(OrderError::NotDone(_)))]), "{answer:?}");
     desk.step(Event::Order(2, Order::Release(service("a"))));
     desk.seen = true;
     assert_eq!(said(&desk.look()), "a:n2");
