@@ -26,8 +26,6 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
 
 /// Why it cannot be held by one machine of a network at a time, if so.
 fn refusal(net: &IpNet) -> Option<&'static str> {
-    const ONE_HOST: &str =
-        "names itself as its whole network: write the prefix of the network that its users are in";
     let address = net.addr();
     if address.is_multicast() {
         return Some("is a multicast address: a virtual IP is one that a single machine has");
@@ -47,9 +45,8 @@ fn refusal(net: &IpNet) -> Option<&'static str> {
                 return Some("is in a range that no machine can have (0.0.0.0/8, 240.0.0.0/4)");
             }
             match net.prefix_len() {
-                32 => Some(ONE_HOST),
-                // RFC 3021: both addresses of such a network are machines'.
-                31 => None,
+                // A single address, as keepalived has it by default; and RFC 3021: both of such a network are machines'.
+                31 | 32 => None,
                 _ if v4 == net.network() => {
                     Some("is its network's own address: write one of a machine in it")
                 }
@@ -64,9 +61,8 @@ fn refusal(net: &IpNet) -> Option<&'static str> {
                 return Some("is an IPv4 address in IPv6's form: write it as IPv4");
             }
             match net.prefix_len() {
-                128 => Some(ONE_HOST),
-                // RFC 6164: both addresses of such a network are machines'.
-                127 => None,
+                // A single address; and RFC 6164: both of such a network are machines'.
+                127 | 128 => None,
                 _ if v6 == net.network() => {
                     Some("is the address of every router of its network: write one of a machine in it")
                 }
