@@ -72,6 +72,10 @@ pub struct NodeReport {
     pub incarnation: Incarnation,
     /// Its backend. A dry run never takes what a node with the real one could.
     pub backend: Backend,
+    /// Why it only makes a dry run although its file does not ask for one, with what to do, as a clause; none where it
+    /// changes addresses, and where a dry run is what its file says.
+    #[serde(default)]
+    pub why_dry: Option<String>,
     /// It is stopping: it takes nothing any more.
     pub stopping: bool,
     /// Its labels.
@@ -166,6 +170,8 @@ pub struct VipView {
 pub enum ServiceState {
     /// Its addresses are on one node.
     Held,
+    /// A node would hold it, but only makes a dry run: its addresses are on no interface.
+    DryRun,
     /// A node is taking it.
     Taking,
     /// Somebody foreign answers for an address.

@@ -165,6 +165,7 @@ impl Parts {
             incarnation: self.incarnation,
             data_dir: self.data_dir.path().to_owned(),
             backend: Arc::clone(&machine.backend),
+            why_dry: machine.why_dry.clone(),
             announcer: Arc::clone(&machine.announcer),
             facts: self.facts.borrow().clone(),
             probe: vip::announce::ProbePolicy { count: config.probe_count, interval: config.probe_interval },

@@ -66,7 +66,7 @@ impl Operator for Cluster {
             loop {
                 last = self.service("iscsi").await.unwrap_or_default();
                 let holder = last["holder"].as_str().unwrap_or_default().to_owned();
-                if last["state"] == "held" && nodes.contains(&&*holder) {
+                if last["state"] == "dry_run" && nodes.contains(&&*holder) {
                     return holder;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -100,7 +100,7 @@ async fn a_service_is_applied_moved_drained_and_stopped() {
         until(&what, SOON, async || {
             let list = run_at(&node.address, &["vip", "list"]).await;
             let told = list.stdout.contains("note: DRY RUN on n1, n2 and n3");
-            (told && list.stdout.contains("iscsi    held   n1")).then_some(())
+            (told && list.stdout.contains("iscsi    DRY RUN  n1")).then_some(())
         })
         .await;
     }

@@ -25,6 +25,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The machine's addresses.
     pub backend: Arc<dyn Backend>,
+    /// Why that is a dry run although nobody asked for one, with what to do, as a clause. Others read it.
+    pub why_dry: Option<String>,
     /// The network's side of holding one.
     pub announcer: Arc<dyn Announcer>,
     /// What the node's own file says; [`Handle::facts`](crate::Handle::facts) replaces it.

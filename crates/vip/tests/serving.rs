@@ -183,6 +183,7 @@ async fn serve(name: &NodeId, machine: &Memory, network: &DryRun, dir: &TempDir)
         incarnation: Incarnation::from_u128(7),
         data_dir: dir.path().to_owned(),
         backend: Arc::new(machine.clone()),
+        why_dry: None,
         announcer: Arc::new(network.clone()),
         facts,
         probe: Default::default(),

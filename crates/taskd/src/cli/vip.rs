@@ -81,7 +81,7 @@ fn trouble(service: &ServiceView) -> Option<String> {
 fn tone(service: &ServiceView) -> Tone {
     match service.state {
         ServiceState::Held if service.trouble.is_none() => Tone::Good,
-        ServiceState::Held | ServiceState::Taking => Tone::Busy,
+        ServiceState::Held | ServiceState::DryRun | ServiceState::Taking => Tone::Busy,
         ServiceState::Blocked | ServiceState::Down => Tone::Bad,
         ServiceState::Disabled => Tone::Plain,
     }
@@ -90,6 +90,7 @@ fn tone(service: &ServiceView) -> Tone {
 const fn state(state: ServiceState) -> &'static str {
     match state {
         ServiceState::Held => "held",
+        ServiceState::DryRun => "DRY RUN",
         ServiceState::Taking => "taking",
         ServiceState::Blocked => "BLOCKED",
         ServiceState::Down => "DOWN",

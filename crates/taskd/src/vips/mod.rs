@@ -23,6 +23,8 @@ const ALONE_RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) backend: Arc<dyn Backend>,
+    /// Why that is a dry run although the file does not say so.
+    pub(crate) why_dry: Option<String>,
     pub(crate) announcer: Arc<dyn Announcer>,
     pub(crate) guard: Option<GuardProgram>,
     /// That nobody else on this machine changes what is tagged as ours.
@@ -53,7 +55,12 @@ pub(crate) async fn machine(
     let wanted = config.vip.backend;
     let real = match wanted {
         VipBackend::Off => return Ok(None),
-        VipBackend::DryRun => Err("vip.backend says so".to_owned()),
+        VipBackend::DryRun => {
+            tracing::warn!(
+                "virtual IPs: this node makes a dry run, as vip.backend says, and puts no address anywhere"
+            );
+            return dry(clock, None).map(Some);
+        }
         VipBackend::Auto | VipBackend::Netlink => {
             timing(config)?;
             real(clock, guard).await
@@ -75,13 +82,13 @@ pub(crate) async fn machine(
         }
         Err(why) => {
             tracing::warn!("virtual IPs: THIS NODE ONLY MAKES A DRY RUN and puts no address anywhere: {why}");
-            dry(clock).map(Some)
+            dry(clock, Some(why)).map(Some)
         }
     }
 }
 
 /// A dry run looks at the machine's real interfaces, which needs no capability.
-fn dry(clock: &SharedClock) -> Result<Machine, Problem> {
+fn dry(clock: &SharedClock, why_dry: Option<String>) -> Result<Machine, Problem> {
     let seen = Netlink::open().map_err(|error| {
         Problem::at(
             "vip.backend",
@@ -90,6 +97,7 @@ fn dry(clock: &SharedClock) -> Result<Machine, Problem> {
     })?;
     Ok(Machine {
         backend: Arc::new(dry_run::DryRun::new(Arc::new(seen), Arc::clone(clock))),
+        why_dry,
         announcer: Arc::new(announce::DryRun::new()),
         guard: None,
         _alone: None,
@@ -102,6 +110,7 @@ async fn real(clock: &SharedClock, guard: Option<GuardProgram>) -> Result<Machin
     let alone = alone().await?;
     Ok(Machine {
         backend: Arc::new(Netlink::open().map_err(|error| error.to_string())?),
+        why_dry: None,
         announcer: Arc::new(announce::Packets::open(Arc::clone(clock)).map_err(|error| error.to_string())?),
         guard,
         _alone: Some(alone),

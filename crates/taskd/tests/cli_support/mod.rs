@@ -402,6 +402,7 @@ fn vip_page() -> VipPage {
         node: node(),
         incarnation: Incarnation::from_u128(3),
         backend: Backend::DryRun,
+        why_dry: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: services

@@ -33,6 +33,7 @@ fn empty_report(options: &Options) -> NodeReport {
         node: options.node.clone(),
         incarnation: options.incarnation,
         backend: backend(options),
+        why_dry: options.why_dry.clone(),
         stopping: false,
         labels: options.facts.labels.clone(),
         services: BTreeMap::new(),

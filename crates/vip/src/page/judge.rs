@@ -188,14 +188,7 @@ fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
                 ),
                 evict(&conflict.mac, "until then taskd announces where the address belongs"),
             ),
-            None if dry => Verdict::trouble(
-                ServiceState::Held,
-                format!("DRY RUN: {holder} would hold it; its addresses are on no interface"),
-                format!(
-                    "give taskd on {holder} CAP_NET_ADMIN and CAP_NET_RAW (AmbientCapabilities= in its unit, or \
-                     setcap), and vip.backend = \"auto\""
-                ),
-            ),
+            None if dry => dry_run(scene, holder),
             None => Verdict::fine(ServiceState::Held, format!("{holder} holds it")),
         },
         LocalPhase::Waiting => {
@@ -243,6 +236,21 @@ fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
             Verdict::fine(ServiceState::Taking, format!("{holder} is named as its holder: {note}"))
         }
     }
+}
+
+/// Its holder puts no address anywhere: trouble, unless somebody here has asked for a dry run.
+fn dry_run(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
+    let wished = |report: &&NodeReport| report.backend == Backend::DryRun && report.why_dry.is_none();
+    let is_trouble = !scene.reports.values().any(wished);
+    let (why, remedy) = match scene.reports.get(holder).and_then(|report| report.why_dry.as_ref()) {
+        Some(why) => (why.clone(), format!("put that right on {holder}, and restart taskd there")),
+        None => (
+            "vip.backend there says \"dry-run\"".to_owned(),
+            format!("set vip.backend = \"netlink\" in the file of {holder}, and restart taskd there"),
+        ),
+    };
+    let words = format!("{holder} would hold it, but its addresses are on no interface: {why}");
+    Verdict { state: ServiceState::DryRun, words, is_trouble, remedy: Some(remedy) }
 }
 
 /// Nobody has taken it.
@@ -335,7 +343,7 @@ fn evict(mac: &str, meanwhile: &str) -> String {
 }
 
 /// "a", "a and b", "a, b and c".
-pub(super) fn and(items: &[String]) -> String {
+pub(crate) fn and(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),

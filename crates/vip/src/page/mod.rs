@@ -1,6 +1,6 @@
 //! What people read of virtual IPs: pure, a [`View`] in, sentences out. Every one of them stands in `snapshots/`.
 
-mod judge;
+pub(crate) mod judge;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +43,7 @@ pub fn troubles(view: &View, leader: Option<&NodeId>) -> (Vec<(String, Option<St
     let reports = reports(view);
     let down =
         services(view).map(|service| describe(view, &reports, leader, service)).filter_map(|service| {
-            let needs_a_look = matches!(service.state, ServiceState::Down | ServiceState::Blocked);
+            let needs_a_look = matches!(service.state, ServiceState::Down | ServiceState::Blocked | ServiceState::DryRun);
             let trouble = service.trouble.filter(|_| needs_a_look)?;
             Some((format!("service {}: {trouble}", service.service), service.remedy))
         });
@@ -122,18 +122,26 @@ fn notes(
     notes
 }
 
-/// Says which nodes only make a dry run; none if none does.
+/// Says which nodes only make a dry run, and why; none if none does.
 fn dry_run(reports: &BTreeMap<&NodeId, &NodeReport>) -> Option<String> {
-    let dry: Vec<_> = reports
+    let dry: Vec<_> = reports.iter().filter(|(_, report)| report.backend == Backend::DryRun).collect();
+    if dry.is_empty() {
+        return None;
+    }
+    let names: Vec<_> = dry.iter().map(|(node, _)| node.to_string()).collect();
+    let mut reasons: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (node, report) in dry {
+        let why = report.why_dry.as_deref().unwrap_or("vip.backend says \"dry-run\"");
+        reasons.entry(why).or_default().push(node.to_string());
+    }
+    let alike = reasons.len() == 1;
+    let reasons: Vec<_> = reasons
         .iter()
-        .filter(|(_, report)| report.backend == Backend::DryRun)
-        .map(|(node, _)| node.to_string())
+        .map(|(why, nodes)| if alike { (*why).to_owned() } else { format!("on {}, {why}", judge::and(nodes)) })
         .collect();
-    (!dry.is_empty()).then(|| {
-        format!(
-            "DRY RUN on {}: no address is put on an interface there; taskd needs CAP_NET_ADMIN and CAP_NET_RAW, and \
-             vip.backend \"auto\" or \"netlink\"",
-            judge::and(&dry)
-        )
-    })
+    Some(format!(
+        "DRY RUN on {}: no address is put on an interface there; {}",
+        judge::and(&names),
+        reasons.join("; ")
+    ))
 }

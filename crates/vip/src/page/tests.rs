@@ -34,6 +34,7 @@ fn report(name: &str, phase: LocalPhase) -> NodeReport {
         node: node(name),
         incarnation: Incarnation::from_u128(7),
         backend: Backend::Netlink,
+        why_dry: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: [(iscsi(), local(phase))].into(),
@@ -213,7 +214,13 @@ fn texts() {
     for name in ["n1", "n2", "n3"] {
         says(&mut view, name, |report| report.backend = Backend::DryRun);
     }
-    texts.add("a dry run", &view, Some("n1"));
+    texts.add("a dry run that was asked for", &view, Some("n1"));
+    let mut unasked = view.clone();
+    for name in ["n1", "n2", "n3"] {
+        let why = if name == "n3" { "both are missing" } else { "another process has the name" };
+        says(&mut unasked, name, |report| report.why_dry = Some(why.to_owned()));
+    }
+    texts.add("a dry run that nobody asked for", &unasked, Some("n1"));
     says(&mut view, "n2", |report| report.backend = Backend::Netlink);
     taken_by(&mut view, "n1", LocalPhase::Idle);
     taken_by(&mut view, "n2", LocalPhase::Held);

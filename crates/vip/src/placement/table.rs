@@ -88,6 +88,7 @@ pub(crate) fn report(name: &str) -> NodeReport {
         node: node(name),
         incarnation: Incarnation::from_u128(1),
         backend: Backend::Netlink,
+        why_dry: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: BTreeMap::new(),

@@ -99,6 +99,7 @@ async fn everything_once_and_then_each_change() {
         node: node("n2"),
         incarnation: Incarnation::from_u128(7),
         backend: Backend::DryRun,
+        why_dry: None,
         stopping: true,
         labels: [].into(),
         services: [].into(),

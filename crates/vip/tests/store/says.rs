@@ -13,6 +13,7 @@ fn report(party: &Party, stopping: bool) -> NodeReport {
         node: party.node.clone(),
         incarnation: Incarnation::from_u128(7),
         backend: Backend::DryRun,
+        why_dry: None,
         stopping,
         labels: BTreeMap::new(),
         services: BTreeMap::new(),
