@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::NodeId;
 use proto::vip::{Backend, ServiceName};
 
-use super::{Input, NAMED_MAX, Obstacle, Placement, Standing, obstacle, why};
+use super::{Input, NAMED_MAX, Obstacle, Placement, Standing, own_obstacle, why};
 use crate::config::Service;
 
 /// How a service came to its place.
@@ -82,7 +82,7 @@ impl<'a> Board<'a> {
             let mut eligible = Vec::new();
             let (mut real, mut pretending) = (BTreeSet::new(), BTreeSet::new());
             for (node, report) in input.nodes {
-                let state = obstacle(input, name, node);
+                let state = own_obstacle(input, name, node);
                 if matches!(state, None | Some(Obstacle::Unfit)) {
                     eligible.push(node);
                 }
@@ -286,7 +286,7 @@ impl<'a> Board<'a> {
                 !self.input.drained.contains_key(*node)
                     && !row.standing.kept_off.contains(*node)
                     && matches!(
-                        obstacle(self.input, row.name, node),
+                        own_obstacle(self.input, row.name, node),
                         Some(Obstacle::Absent | Obstacle::Stopping)
                     )
             };

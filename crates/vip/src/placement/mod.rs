@@ -27,12 +27,15 @@ pub(crate) mod table;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::NodeId;
-use proto::vip::{Drained, NodeReport, ServiceName};
+use proto::vip::{Backend, Drained, NodeReport, ServiceName};
 
 use crate::config::Config;
 
 /// Who is named in an order at most. A leader finds others, if none of these can.
 pub const NAMED_MAX: usize = 16;
+
+/// What the reason of an assignment begins with that gives a service to nobody who could take it.
+pub(crate) const NOBODY: &str = "nobody can have it";
 
 /// What is known when services are placed.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +99,8 @@ pub enum Obstacle {
     KeptOff,
     /// It says that it cannot, or has not looked at the service yet.
     Unfit,
+    /// It only makes a dry run, and a real node can have the service.
+    DryRun,
 }
 
 /// Places every service of the configuration.
@@ -105,6 +110,19 @@ pub fn place(input: &Input<'_>) -> BTreeMap<ServiceName, Placement> {
 
 /// What keeps `node` from having `service`, if anything.
 pub fn obstacle(input: &Input<'_>, service: &ServiceName, node: &NodeId) -> Option<Obstacle> {
+    own_obstacle(input, service, node).or_else(|| {
+        let is = |node: &NodeId, kind| input.nodes.get(node).is_some_and(|report| report.backend == kind);
+        let outdone = is(node, Backend::DryRun)
+            && input
+                .nodes
+                .keys()
+                .any(|other| is(other, Backend::Netlink) && own_obstacle(input, service, other).is_none());
+        outdone.then_some(Obstacle::DryRun)
+    })
+}
+
+/// The same, but for what the other nodes can.
+fn own_obstacle(input: &Input<'_>, service: &ServiceName, node: &NodeId) -> Option<Obstacle> {
     let Some(report) = input.nodes.get(node) else { return Some(Obstacle::Absent) };
     let configured = input.config.services.get(service);
     let standing = input.standings.get(service);

@@ -3,7 +3,7 @@
 use proto::NodeId;
 
 use super::board::{Board, How, Row};
-use super::{Obstacle, obstacle};
+use super::{NOBODY, Obstacle, obstacle};
 
 impl Obstacle {
     /// What keeps the node from it, as people say it after its name.
@@ -15,6 +15,7 @@ impl Obstacle {
             Self::Unlabelled => "lacks a label",
             Self::KeptOff => "was ordered to release it a moment ago",
             Self::Unfit => "is not fit",
+            Self::DryRun => "only makes a dry run, and others can really hold it",
         }
     }
 }
@@ -36,7 +37,6 @@ pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String
     for node in row.service.preferred.iter().take(row.preference(head)) {
         let but = match obstacle(board.input, row.name, node) {
             Some(obstacle) => obstacle.clause(),
-            None if !row.fit.contains(node) => "is a dry run",
             None if row.standing.passed_over.contains(node) => "lost it or gave it up a moment ago",
             None if row.how == How::Ordered => "may have it as well",
             None if board.mates(at, node) > board.mates(at, head) => {
@@ -81,5 +81,5 @@ fn nobody(board: &Board<'_>, row: &Row<'_>, order: &[NodeId]) -> String {
     if clauses.is_empty() {
         return "no node is there".to_owned();
     }
-    format!("nobody can have it: {}", clauses.join(", "))
+    format!("{NOBODY}: {}", clauses.join(", "))
 }

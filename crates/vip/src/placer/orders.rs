@@ -6,7 +6,7 @@ use proto::vip::ServiceName;
 
 use super::{Effect, Goal, Known, ORDER_MAX, ORDERS_MAX, Order, OrderId, Placer, SETTLE, Wish, World};
 use crate::handle::OrderError;
-use crate::placement::{Input, obstacle, place};
+use crate::placement::{Input, Obstacle, Standing, obstacle, place};
 
 impl Wish {
     /// Where the service is to go.
@@ -99,9 +99,10 @@ impl Placer {
         }
     }
 
-    /// The goal of a move; the inner error says that it is reached already.
+    /// The goal of a move; the inner error says that it is reached already. A node that is named may have the service also
+    /// if it was ordered to release it a moment ago.
     fn order_move(
-        &self,
+        &mut self,
         world: &World<'_>,
         now: Instant,
         service: &ServiceName,
@@ -109,6 +110,20 @@ impl Placer {
     ) -> Result<Result<Goal, String>, String> {
         let holder = self.configured(world, service)?;
         let mut standings = self.standings(now, world);
+        if let Some(target) = &to {
+            let input = Input {
+                config: world.config,
+                nodes: world.nodes,
+                drained: world.drained,
+                standings: &standings,
+            };
+            if obstacle(&input, service, target) == Some(Obstacle::KeptOff)
+                && let Some(memory) = self.memories.get_mut(service)
+            {
+                memory.kept_off.remove(target);
+                standings = self.standings(now, world);
+            }
+        }
         let target = match to {
             Some(target) if holder == Some(&target) => {
                 return Ok(Err(format!("{target} has {service} already")));
@@ -116,8 +131,15 @@ impl Placer {
             Some(target) => target,
             None => {
                 // As if whoever has it could not.
+                let input = Input {
+                    config: world.config,
+                    nodes: world.nodes,
+                    drained: world.drained,
+                    standings: &standings,
+                };
+                let incumbent = standings.get(service).and_then(Standing::incumbent);
+                let leaving = incumbent.filter(|node| obstacle(&input, service, node).is_none()).cloned();
                 let standing = standings.entry(service.clone()).or_default();
-                let leaving = standing.incumbent().cloned();
                 standing.move_to = None;
                 standing.kept_off.extend(leaving.clone());
                 let input = Input {
@@ -128,9 +150,17 @@ impl Placer {
                 };
                 let placement = place(&input).remove(service).unwrap_or_default();
                 let fit = placement.order.into_iter().find(|node| obstacle(&input, service, node).is_none());
-                let nobody = || match leaving {
-                    Some(node) => format!("nobody but {node} can have {service}: {}", placement.why),
-                    None => format!("nobody can have {service}: {}", placement.why),
+                let nobody = || {
+                    let others = world.nodes.keys().filter(|node| leaving.as_ref() != Some(*node));
+                    let why = others.filter_map(|node| {
+                        let obstacle = obstacle(&input, service, node)?;
+                        Some(format!("{node} {}", details(world, service, node, obstacle)))
+                    });
+                    let why: Vec<_> = why.collect();
+                    let why =
+                        if why.is_empty() { "no other node is there".to_owned() } else { why.join(", ") };
+                    let but = leaving.as_ref().map(|node| format!(" but {node}")).unwrap_or_default();
+                    format!("nobody{but} can have {service}: {why}")
                 };
                 fit.ok_or_else(nobody)?
             }
@@ -138,7 +168,10 @@ impl Placer {
         let input =
             Input { config: world.config, nodes: world.nodes, drained: world.drained, standings: &standings };
         match obstacle(&input, service, &target) {
-            Some(obstacle) => Err(format!("{service} cannot go to {target}: it {}", obstacle.clause())),
+            Some(obstacle) => {
+                let why = details(world, service, &target, obstacle);
+                Err(format!("{service} cannot go to {target}: it {why}"))
+            }
             None => Ok(Ok(Goal::Holds(target))),
         }
     }
@@ -176,7 +209,8 @@ impl Placer {
             Goal::Holds(target) if holder == Some(target) => Some(Ok(format!("{target} has {name}"))),
             Goal::Holds(target) => match obstacle(&input, name, target) {
                 Some(obstacle) => {
-                    let what = format!("{name} does not go to {target}: it {}", obstacle.clause());
+                    let why = details(world, name, target, obstacle);
+                    let what = format!("{name} does not go to {target}: it {why}");
                     Some(Err(OrderError::Refused(what)))
                 }
                 None if late => {
@@ -210,5 +244,20 @@ impl Placer {
         {
             effects.push(Effect::Answer(wish.id, answer));
         }
+    }
+}
+
+/// What keeps a node from a service, with what the node itself says, or what would change it.
+fn details(world: &World<'_>, service: &ServiceName, node: &NodeId, obstacle: Obstacle) -> String {
+    let clause = obstacle.clause();
+    let says = world.nodes.get(node).map(|report| report.services.get(service));
+    match (obstacle, says) {
+        (Obstacle::Unfit, Some(Some(local))) => match &local.unfit {
+            Some(why) => format!("{clause}: {why}"),
+            None => clause.to_owned(),
+        },
+        (Obstacle::Unfit, Some(None)) => "has not looked at the service yet: try again".to_owned(),
+        (Obstacle::Drained, _) => format!("{clause}: taskd vip undrain {node}"),
+        _ => clause.to_owned(),
     }
 }

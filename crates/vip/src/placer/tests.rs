@@ -309,6 +309,47 @@ fn orders() {
     assert_eq!(said(&desk.after(ms(20))), "");
 }
 
+/// A release where nobody else can have it is undone by naming the node, also within the hold-down.
+#[test]
+fn a_move_to_who_was_released_a_moment_ago_gives_it_back() {
+    let mut desk = Desk::new("n1 n2:unfit", "a", "a@n1");
+    desk.look();
+    let effects = desk.step(Event::Order(1, Order::Release(service("a"))));
+    assert_eq!(said(&effects), "a:n2");
+    desk.commit(effects);
+    desk.released("a");
+    assert_eq!(said(&desk.after(ms(20))), "1: n1 has given a up");
+    // Without a name it is not given back.
+    let answer = said(&desk.step(Event::Order(2, Order::Move(service("a"), None))));
+    assert_eq!(
+        answer,
+        "2 refused: nobody can have a: n1 was ordered to release it a moment ago, n2 is not fit: eth1 has no carrier"
+    );
+    let effects = desk.step(Event::Order(3, Order::Move(service("a"), Some(node("n1")))));
+    assert_eq!(said(&effects), "a:n1,n2");
+    desk.commit(effects);
+    desk.taken("a", "n1");
+    assert_eq!(said(&desk.after(ms(20))), "3: n1 has a");
+}
+
+/// It would be taken back from it at once.
+#[test]
+fn nothing_is_moved_to_a_dry_run_beside_a_real_node() {
+    let mut desk = Desk::new("n1 n2:dry n3:drained", "a", "a@n1");
+    desk.look();
+    let to = |desk: &mut Desk, id, name| {
+        said(&desk.step(Event::Order(id, Order::Move(service("a"), Some(node(name))))))
+    };
+    assert_eq!(
+        to(&mut desk, 1, "n2"),
+        "1 refused: a cannot go to n2: it only makes a dry run, and others can really hold it"
+    );
+    assert_eq!(to(&mut desk, 2, "n3"), "2 refused: a cannot go to n3: it is drained: taskd vip undrain n3");
+    // With the real one unable it may go there, and does.
+    desk.scene.nodes.get_mut(&node("n1")).unwrap().services.insert(service("a"), local(true));
+    assert_eq!(to(&mut desk, 3, "n2"), "a:n2,n1");
+}
+
 /// Nobody has it and its successors could take it; but they were not asked.
 #[test]
 fn a_move_does_not_wait_for_a_succession() {
