@@ -180,6 +180,8 @@ pub enum ServiceState {
     Down,
     /// Its configuration says that nobody is to have it.
     Disabled,
+    /// The answering node has no session, so it does not know.
+    Unknown,
 }
 
 /// Everything about virtual IPs.

@@ -81,7 +81,7 @@ fn trouble(service: &ServiceView) -> Option<String> {
 fn tone(service: &ServiceView) -> Tone {
     match service.state {
         ServiceState::Held if service.trouble.is_none() => Tone::Good,
-        ServiceState::Held | ServiceState::DryRun | ServiceState::Taking => Tone::Busy,
+        ServiceState::Held | ServiceState::DryRun | ServiceState::Taking | ServiceState::Unknown => Tone::Busy,
         ServiceState::Blocked | ServiceState::Down => Tone::Bad,
         ServiceState::Disabled => Tone::Plain,
     }
@@ -95,6 +95,7 @@ const fn state(state: ServiceState) -> &'static str {
         ServiceState::Blocked => "BLOCKED",
         ServiceState::Down => "DOWN",
         ServiceState::Disabled => "disabled",
+        ServiceState::Unknown => "not known",
     }
 }
 

@@ -7,6 +7,7 @@ use proto::NodeId;
 use proto::vip::{Backend, LocalPhase, LocalService, NodeReport, ServiceName, ServiceState};
 
 use crate::config::Service;
+use crate::placement::{Input, NOBODY, Obstacle, obstacle};
 use crate::store::Term;
 use crate::view::{Documents, View};
 
@@ -16,7 +17,7 @@ const SUCCESSION_STEP: Duration = Duration::from_millis(300);
 /// Everything that the words about one service are made of.
 pub(super) struct Scene<'a> {
     view: &'a View,
-    reports: &'a BTreeMap<&'a NodeId, &'a NodeReport>,
+    reports: &'a BTreeMap<NodeId, NodeReport>,
     leader: Option<&'a NodeId>,
     name: &'a ServiceName,
     /// None: it is not in the configuration any more.
@@ -47,7 +48,7 @@ impl Verdict {
 impl<'a> Scene<'a> {
     pub(super) fn of(
         view: &'a View,
-        reports: &'a BTreeMap<&'a NodeId, &'a NodeReport>,
+        reports: &'a BTreeMap<NodeId, NodeReport>,
         leader: Option<&'a NodeId>,
         name: &'a ServiceName,
     ) -> Self {
@@ -58,6 +59,15 @@ impl<'a> Scene<'a> {
     /// Who is to hold it, and who follows.
     pub(super) fn order(&self) -> &[NodeId] {
         self.documents.assignment.as_ref().map(|found| found.order.as_slice()).unwrap_or_default()
+    }
+
+    /// Why that order; none if it was written while nobody could have the service, and its first has it now.
+    pub(super) fn reason(&self) -> Option<&str> {
+        let assignment = self.documents.assignment.as_ref()?;
+        let holder = self.documents.holder.as_ref().map(|holder| &holder.node);
+        let is_old =
+            holder.is_some() && holder == assignment.order.first() && assignment.why.starts_with(NOBODY);
+        (!is_old).then_some(assignment.why.as_str())
     }
 
     fn local(&self, node: &NodeId) -> Option<&'a LocalService> {
@@ -72,32 +82,33 @@ impl<'a> Scene<'a> {
 
     /// Why `node` cannot hold it, as a clause that begins with its name; none if it can.
     fn unfit(&self, node: &NodeId) -> Option<String> {
-        let Some(report) = self.reports.get(node) else {
-            return Some(format!("{node} is gone, or takes no part"));
-        };
-        if let Some(drained) = self.view.drained.get(node) {
-            return Some(format!("{node} is drained{}", in_brackets(&drained.why)));
-        }
-        if report.stopping {
-            return Some(format!("{node} is stopping"));
-        }
-        let labels = self.config.iter().flat_map(|config| &config.labels);
-        let missing: Vec<_> = labels
-            .filter(|(key, value)| report.labels.get(*key) != Some(*value))
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        if !missing.is_empty() {
-            return Some(format!("{node} has no label {}", and(&missing)));
-        }
-        if let Some(why) = report.services.get(self.name).and_then(|local| local.unfit.as_ref()) {
-            return Some(format!("on {node}, {why}"));
-        }
-        let outdone = report.backend == Backend::DryRun
-            && self
-                .reports
-                .iter()
-                .any(|(other, theirs)| theirs.backend == Backend::Netlink && self.unfit(other).is_none());
-        outdone.then(|| format!("{node} only makes a dry run, and others can really hold it"))
+        let standings = BTreeMap::new();
+        let View { config, drained, .. } = self.view;
+        let input = Input { config, nodes: self.reports, drained, standings: &standings };
+        let obstacle = obstacle(&input, self.name, node)?;
+        let words = || format!("{node} {}", obstacle.clause());
+        Some(match obstacle {
+            Obstacle::Absent => format!("{node} is gone, or takes no part"),
+            Obstacle::Drained => {
+                let why = drained.get(node).map(|drained| in_brackets(&drained.why)).unwrap_or_default();
+                format!("{}{why}", words())
+            }
+            Obstacle::Unlabelled => {
+                let has = |key| self.reports.get(node).and_then(|report| report.labels.get(key));
+                let labels = self.config.iter().flat_map(|config| &config.labels);
+                let missing: Vec<_> = labels
+                    .filter(|(key, value)| has(*key) != Some(*value))
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                format!("{node} has no label {}", and(&missing))
+            }
+            Obstacle::Unfit => match self.local(node).map(|local| &local.unfit) {
+                Some(Some(why)) => format!("on {node}, {why}"),
+                Some(None) => words(),
+                None => format!("{node} has not looked at it yet"),
+            },
+            Obstacle::Stopping | Obstacle::KeptOff | Obstacle::DryRun => words(),
+        })
     }
 
     /// Why each of the nodes that takes part cannot hold it.
@@ -119,7 +130,8 @@ impl<'a> Scene<'a> {
         if let Some(assignment) = &self.documents.assignment {
             let order: Vec<_> = assignment.order.iter().map(ToString::to_string).collect();
             let order = if order.is_empty() { "nobody".to_owned() } else { order.join(", then ") };
-            more.push(format!("the order is {order}: {}", assignment.why));
+            let reason = self.reason().map(|why| format!(": {why}")).unwrap_or_default();
+            more.push(format!("the order is {order}{reason}"));
         }
         if let (Some((holder, _)), Some(first)) = (self.held_by(), self.order().first())
             && holder != first
@@ -166,9 +178,30 @@ pub(super) fn judge(scene: &Scene<'_>) -> Verdict {
                 "its configuration says that nobody is to have it (enabled = false)".to_owned(),
             )
         },
+        (Some(_), Some(holder)) if !scene.view.connected && *holder != scene.view.node => {
+            let me = &scene.view.node;
+            unknown(
+                scene,
+                &format!(
+                    "{holder} held it when {me} last knew; unless it still has a session, its lease has run out"
+                ),
+            )
+        }
         (Some(_), Some(holder)) => taken(scene, holder),
+        (Some(_), None) if !scene.view.connected => {
+            unknown(scene, &format!("nobody held it when {} last knew", scene.view.node))
+        }
         (Some(config), None) => vacant(scene, config),
     }
+}
+
+/// This node has no session, and others decide.
+fn unknown(scene: &Scene<'_>, last: &str) -> Verdict {
+    Verdict::trouble(
+        ServiceState::Unknown,
+        format!("{} has no session with the coordination service and does not know: {last}", scene.view.node),
+        "ask a node that has one, with --addr; why this one has none: taskd cluster status",
+    )
 }
 
 /// Somebody has taken it.
@@ -217,7 +250,7 @@ fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
                     ("somebody else answers for an address".to_owned(), "look at that node's log".to_owned())
                 }
             };
-            let words = format!("BLOCKED: {holder} does not put its addresses, since {who}");
+            let words = format!("{holder} does not put its addresses, since {who}");
             Verdict::trouble(ServiceState::Blocked, words, remedy)
         }
         LocalPhase::Releasing => {
@@ -240,7 +273,7 @@ fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
 
 /// Its holder puts no address anywhere: trouble, unless somebody here has asked for a dry run.
 fn dry_run(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
-    let wished = |report: &&NodeReport| report.backend == Backend::DryRun && report.why_dry.is_none();
+    let wished = |report: &NodeReport| report.backend == Backend::DryRun && report.why_dry.is_none();
     let is_trouble = !scene.reports.values().any(wished);
     let (why, remedy) = match scene.reports.get(holder).and_then(|report| report.why_dry.as_ref()) {
         Some(why) => (why.clone(), format!("put that right on {holder}, and restart taskd there")),
@@ -267,6 +300,14 @@ fn vacant(scene: &Scene<'_>, config: &Service) -> Verdict {
     if let Some(first) = takers.first() {
         return Verdict::fine(ServiceState::Taking, succession(scene, first, &takers[1..]));
     }
+    let refusal = scene.reason().and_then(|why| why.strip_prefix(NOBODY));
+    if let (Some(first), Some(why)) = (fit.first(), refusal) {
+        return Verdict::trouble(
+            ServiceState::Down,
+            format!("nobody holds it, and the leader gives it to nobody{why}"),
+            format!("taskd vip move {} --to {first}", scene.name),
+        );
+    }
     if !fit.is_empty() {
         let fit: Vec<_> = fit.iter().map(ToString::to_string).collect();
         let could = format!("{} could", and(&fit));
@@ -292,7 +333,7 @@ fn vacant(scene: &Scene<'_>, config: &Service) -> Verdict {
     );
     Verdict::trouble(
         ServiceState::Down,
-        format!("DOWN: no node can hold it: {}", obstacles.join("; ")),
+        format!("no node can hold it: {}", obstacles.join("; ")),
         remedy(scene, config),
     )
 }
@@ -351,7 +392,7 @@ pub(crate) fn and(items: &[String]) -> String {
     }
 }
 
-fn in_brackets(text: &str) -> String {
+pub(super) fn in_brackets(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 

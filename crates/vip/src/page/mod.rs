@@ -20,7 +20,7 @@ pub fn page(view: &View, leader: Option<&NodeId>) -> VipPage {
         revision: view.text.revision,
         notes: notes(view, &reports, leader, &services),
         services,
-        nodes: reports.into_values().cloned().collect(),
+        nodes: reports.into_values().collect(),
         drained: view.drained.clone(),
         events: view.events.iter().cloned().collect(),
         answered_by: Some(view.node.clone()),
@@ -38,17 +38,37 @@ pub fn why(view: &View, leader: Option<&NodeId>, service: &ServiceName) -> Optio
     Some(VipWhy { service: service.clone(), state: verdict.state, reasons, remedy: verdict.remedy })
 }
 
-/// What `cluster status` says of virtual IPs: what is down or blocked, each with its remedy, and what else is worth a note.
+/// What `cluster status` says of virtual IPs: what is down or blocked, or not understood, each with its remedy; and what else
+/// is worth a note.
 pub fn troubles(view: &View, leader: Option<&NodeId>) -> (Vec<(String, Option<String>)>, Vec<String>) {
     let reports = reports(view);
     let down =
         services(view).map(|service| describe(view, &reports, leader, service)).filter_map(|service| {
-            let needs_a_look = matches!(service.state, ServiceState::Down | ServiceState::Blocked | ServiceState::DryRun);
+            let needs_a_look =
+                matches!(service.state, ServiceState::Down | ServiceState::Blocked | ServiceState::DryRun);
             let trouble = service.trouble.filter(|_| needs_a_look)?;
-            Some((format!("service {}: {trouble}", service.service), service.remedy))
+            let word = match service.state {
+                ServiceState::Down => "DOWN: ",
+                ServiceState::Blocked => "BLOCKED: ",
+                ServiceState::DryRun => "DRY RUN: ",
+                _ => "",
+            };
+            Some((format!("service {}: {word}{trouble}", service.service), service.remedy))
         });
-    let notes = if view.config.services.is_empty() { None } else { dry_run(&reports) };
-    (down.collect(), notes.into_iter().collect())
+    let remedy = format!(
+        "update taskd on {}, or apply what it understands: taskd config check FILE, then taskd config apply FILE",
+        view.node
+    );
+    let troubles =
+        not_followed(view).map(|trouble| (trouble, Some(remedy))).into_iter().chain(down).collect();
+    if view.config.services.is_empty() {
+        return (troubles, Vec::new());
+    }
+    let drained = view.drained.iter().map(|(node, drained)| {
+        let why = judge::in_brackets(&drained.why);
+        format!("{node} is drained{why} and takes no virtual IPs; to end that: taskd vip undrain {node}")
+    });
+    (troubles, dry_run(&reports).into_iter().chain(drained).collect())
 }
 
 /// Those of the configuration, and those that are not in it any more while somebody still holds them.
@@ -61,15 +81,15 @@ fn services(view: &View) -> impl Iterator<Item = &ServiceName> {
 }
 
 /// What each node says of itself. What this one says, it knows better than what it wrote last.
-fn reports(view: &View) -> BTreeMap<&NodeId, &NodeReport> {
-    let mut reports: BTreeMap<_, _> = view.reports.iter().collect();
-    reports.insert(&view.node, &view.own);
+fn reports(view: &View) -> BTreeMap<NodeId, NodeReport> {
+    let mut reports = view.reports.clone();
+    reports.insert(view.node.clone(), view.own.clone());
     reports
 }
 
 fn describe(
     view: &View,
-    reports: &BTreeMap<&NodeId, &NodeReport>,
+    reports: &BTreeMap<NodeId, NodeReport>,
     leader: Option<&NodeId>,
     service: &ServiceName,
 ) -> ServiceView {
@@ -86,19 +106,19 @@ fn describe(
         holder: scene.documents.holder.as_ref().map(|holder| holder.node.clone()),
         since_ms: scene.held_by().map(|(_, local)| local.since_ms),
         order: scene.order().to_vec(),
-        why: scene.documents.assignment.as_ref().map(|found| found.why.clone()).unwrap_or_default(),
+        why: scene.reason().unwrap_or_default().to_owned(),
         trouble: verdict.is_trouble.then_some(verdict.words),
         remedy: verdict.remedy,
         nodes: reports
             .iter()
-            .filter_map(|(node, report)| Some(((*node).clone(), report.services.get(service)?.clone())))
+            .filter_map(|(node, report)| Some((node.clone(), report.services.get(service)?.clone())))
             .collect(),
     }
 }
 
 fn notes(
     view: &View,
-    reports: &BTreeMap<&NodeId, &NodeReport>,
+    reports: &BTreeMap<NodeId, NodeReport>,
     leader: Option<&NodeId>,
     services: &[ServiceView],
 ) -> Vec<String> {
@@ -115,15 +135,21 @@ fn notes(
                 .to_owned(),
         );
     }
-    if let Some(trouble) = &view.config_trouble {
-        notes.push(format!("the configuration's revision {} is not followed: {trouble}", view.text.revision));
-    }
+    notes.extend(not_followed(view));
     notes.extend(dry_run(reports));
     notes
 }
 
+/// That this node does not understand the applied configuration, if so.
+fn not_followed(view: &View) -> Option<String> {
+    let (node, revision) = (&view.node, view.text.revision);
+    view.config_trouble.as_ref().map(|trouble| {
+        format!("the configuration's revision {revision} is not followed by {node}: {trouble}")
+    })
+}
+
 /// Says which nodes only make a dry run, and why; none if none does.
-fn dry_run(reports: &BTreeMap<&NodeId, &NodeReport>) -> Option<String> {
+fn dry_run(reports: &BTreeMap<NodeId, NodeReport>) -> Option<String> {
     let dry: Vec<_> = reports.iter().filter(|(_, report)| report.backend == Backend::DryRun).collect();
     if dry.is_empty() {
         return None;
@@ -137,7 +163,9 @@ fn dry_run(reports: &BTreeMap<&NodeId, &NodeReport>) -> Option<String> {
     let alike = reasons.len() == 1;
     let reasons: Vec<_> = reasons
         .iter()
-        .map(|(why, nodes)| if alike { (*why).to_owned() } else { format!("on {}, {why}", judge::and(nodes)) })
+        .map(
+            |(why, nodes)| if alike { (*why).to_owned() } else { format!("on {}, {why}", judge::and(nodes)) },
+        )
         .collect();
     Some(format!(
         "DRY RUN on {}: no address is put on an interface there; {}",

@@ -12,7 +12,7 @@ use proto::vip::{
 use proto::{Epoch, Incarnation, NodeId};
 use uuid::Uuid;
 
-use super::{page, why};
+use super::{page, troubles, why};
 use crate::config::{Config, Service, Vip};
 use crate::store::{Assignment, Holder, Term};
 use crate::view::{Documents, View};
@@ -243,6 +243,27 @@ fn texts() {
     texts.add("the lease ran out here", &view, None);
 
     let mut view = held();
+    view.connected = false;
+    texts.add("this node has no session, another held it", &view, None);
+    documents(&mut view).holder = None;
+    texts.add("this node has no session, nobody held it", &view, None);
+
+    let mut view = vacant();
+    says(&mut view, "n2", |report| service(report).unfit = Some("eth1 has no carrier".to_owned()));
+    documents(&mut view).assignment.as_mut().unwrap().order = vec![node("n2")];
+    texts.add("another can have it and is not assigned yet", &view, Some("n2"));
+    let why = "nobody can have it: n2 is not fit, n3 was ordered to release it a moment ago".to_owned();
+    documents(&mut view).assignment.as_mut().unwrap().why = why;
+    texts.add("released where nobody else can have it", &view, Some("n2"));
+    documents(&mut view).assignment.as_mut().unwrap().order.insert(0, node("n3"));
+    taken_by(&mut view, "n3", LocalPhase::Held);
+    texts.add("held, and the reason is still that of before", &view, Some("n2"));
+
+    let mut view = vacant();
+    says(&mut view, "n2", |report| report.services.clear());
+    texts.add("a node has not looked yet", &view, Some("n2"));
+
+    let mut view = held();
     view.config_trouble = Some("line 3: there is no such key: vip".to_owned());
     texts.add("a revision that this node does not understand", &view, Some("n1"));
     insta::assert_snapshot!(texts.0);
@@ -265,4 +286,20 @@ fn trouble_always_comes_with_a_remedy() {
         assert_eq!(service.trouble.is_some(), service.state == ServiceState::Blocked, "{phase:?}");
         assert_eq!(service.trouble.is_some(), service.remedy.is_some(), "{phase:?}");
     }
+}
+
+/// What `cluster status` says besides what is down.
+#[test]
+fn a_revision_that_is_not_understood_is_trouble_and_a_drained_node_a_note() {
+    let mut view = held();
+    view.config_trouble = Some("line 3: there is no such key: vip".to_owned());
+    view.drained.insert(node("n3"), Drained { since_ms: 5, why: "kernel update".to_owned() });
+    let (said, notes) = troubles(&view, Some(&node("n1")));
+    let remedy = "update taskd on n2, or apply what it understands: taskd config check FILE, then taskd config apply FILE";
+    let trouble = "the configuration's revision 4 is not followed by n2: line 3: there is no such key: vip";
+    assert_eq!(said, [(trouble.to_owned(), Some(remedy.to_owned()))]);
+    assert_eq!(
+        notes,
+        ["n3 is drained (kernel update) and takes no virtual IPs; to end that: taskd vip undrain n3"]
+    );
 }
