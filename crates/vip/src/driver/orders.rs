@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use proto::vip::{Drained, ServiceName, VipOrder};
 use proto::{FencingToken, NodeId};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Seen};
 use super::{Driver, Mode};
 use crate::handle::{OrderError, Request};
+use crate::page::judge::and;
 use crate::placer::{Assigned, Event, Known, Order, Scribe, World};
 
 /// A term of this node.
@@ -97,12 +98,11 @@ impl Driver {
             VipOrder::Drain { node, why } => {
                 let drained = Drained { since_ms: self.options.clock.wall().0, why };
                 let Some(store) = self.store() else { return no_session(&self.options.node, reply) };
+                let rest = aftermath(&self.cluster, &self.options.node, &node);
                 return self.answer(reply, async move {
                     match store.drain(&node, drained).await {
-                        Ok(true) => Ok(format!(
-                            "{node} is drained: what it holds moves to others, and it takes nothing"
-                        )),
-                        Ok(false) => Ok(format!("{node} was drained already")),
+                        Ok(true) => Ok(format!("{node} is drained: {rest}")),
+                        Ok(false) => Ok(format!("{node} was drained already: {rest}")),
                         Err(error) => Err(OrderError::from(&error)),
                     }
                 });
@@ -123,12 +123,47 @@ impl Driver {
             let _ = reply.send(Err(OrderError::NotLeader));
             return;
         }
+        if let Some(trouble) = &self.cluster.config_trouble {
+            let (revision, node) = (self.cluster.text.revision, &self.options.node);
+            let what = format!(
+                "{node} leads and does not understand the configuration's revision {revision}, so it moves nothing: \
+                 {trouble}; update taskd on {node}, or apply what it understands: taskd config apply FILE"
+            );
+            // Whoever asked may have left.
+            let _ = reply.send(Err(OrderError::Refused(what)));
+            return;
+        }
         let now = self.options.clock.now();
         self.with_world(|scribe, world| scribe.order(now, world, order, reply));
     }
 
     fn store(&self) -> Option<crate::store::Store> {
         self.connected.as_ref().map(|connected| connected.store.clone())
+    }
+}
+
+/// What a drained node still has to do, as far as is known when it is drained.
+fn aftermath(cluster: &Cluster, me: &NodeId, node: &NodeId) -> String {
+    let holds = |seen: &Seen| {
+        let holder = seen.holder.as_ref().and_then(Option::as_ref);
+        holder.is_some_and(|holder| holder.value.node == *node)
+    };
+    let held: Vec<_> = cluster
+        .documents
+        .iter()
+        .filter(|(_, seen)| holds(seen))
+        .map(|(service, _)| service.to_string())
+        .collect();
+    let takes_part = node == me || cluster.reports.contains_key(node);
+    match (held.is_empty(), takes_part) {
+        (false, _) => format!(
+            "it still holds {}, moving to others now; reboot it when taskd vip list no longer shows it as a holder",
+            and(&held)
+        ),
+        (true, true) => "it holds nothing, and takes nothing".to_owned(),
+        (true, false) => format!(
+            "but no node {node} takes part now; it takes nothing if it comes. If that is not its name: taskd vip undrain {node}"
+        ),
     }
 }
 
@@ -139,4 +174,49 @@ fn no_session(node: &NodeId, reply: tokio::sync::oneshot::Sender<Result<String, 
     );
     // Whoever asked may have left.
     let _ = reply.send(Err(OrderError::NotDone(what)));
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::Incarnation;
+    use proto::vip::{Backend, NodeReport};
+
+    use super::*;
+    use crate::store::{Found, Holder};
+
+    #[test]
+    fn whoever_drains_a_node_hears_what_it_still_holds_and_whether_there_is_such_a_node() {
+        let node = |name: &str| name.parse::<NodeId>().unwrap();
+        let mut cluster = Cluster::new();
+        for name in ["n1", "n2"] {
+            let report = NodeReport {
+                node: node(name),
+                incarnation: Incarnation::from_u128(1),
+                backend: Backend::Netlink,
+                why_dry: None,
+                stopping: false,
+                labels: BTreeMap::new(),
+                services: BTreeMap::new(),
+            };
+            cluster.reports.insert(node(name), report);
+        }
+        for service in ["iscsi", "nfs"] {
+            let value =
+                Holder { node: node("n1"), incarnation: Incarnation::from_u128(1), take: uuid::Uuid::nil() };
+            let found = Found { value, version: 0, mark: 1, owner: None };
+            let seen = Seen { holder: Some(Some(found)), ..Seen::default() };
+            cluster.documents.insert(service.parse().unwrap(), seen);
+        }
+        let said: Vec<_> =
+            ["n1", "n2", "n9"].map(|name| aftermath(&cluster, &node("n2"), &node(name))).into();
+        assert_eq!(
+            said,
+            [
+                "it still holds iscsi and nfs, moving to others now; reboot it when taskd vip list no longer shows it \
+                 as a holder",
+                "it holds nothing, and takes nothing",
+                "but no node n9 takes part now; it takes nothing if it comes. If that is not its name: taskd vip undrain n9",
+            ]
+        );
+    }
 }
