@@ -7,12 +7,12 @@
 //!                        (or two of keepalived)                   client   watch   alien
 //! ```
 //!
-//! The observer ([`observer`]) shares nothing with what it judges: a client on a machine of its own asks the addresses
+//! The observer (`observer`) shares nothing with what it judges: a client on a machine of its own asks the addresses
 //! every 5 ms, and a responder on each node says who it is; another machine asks every 20 ms with ARP who has them and
 //! notes every hardware address that answers; and the nodes' address tables are read every 5 ms. In each run
 //!
 //! - no two nodes ever have an address, whether both are heard or not;
-//! - a client's gap, and the time until the addresses are gone, are within what DESIGN promises ([`scenario`]), except for
+//! - a client's gap, and the time until the addresses are gone, are within what the design (D8) promises (`scenario`), except for
 //!   what this machine itself lost in that time;
 //! - a service that nothing was done to does not notice;
 //! - no black hole follows the healing, nobody takes back what another has, and nothing is left behind.
