@@ -28,6 +28,8 @@ pub(super) struct Seen {
 pub(super) struct Cluster {
     /// Whether the configuration was seen on this session.
     pub(super) config_seen: bool,
+    /// Whether it was ever.
+    pub(super) config_known: bool,
     pub(super) text: Arc<ConfigText>,
     pub(super) config: Arc<Config>,
     pub(super) config_trouble: Option<String>,
@@ -46,6 +48,7 @@ impl Cluster {
         let text = ConfigText { revision: 0, applied_ms: 0, by: None, text: String::new() };
         Self {
             config_seen: false,
+            config_known: false,
             text: Arc::new(text),
             config: Arc::new(Config::default()),
             config_trouble: None,
@@ -152,7 +155,7 @@ impl Driver {
     pub(super) fn change(&mut self, change: Change) {
         match change {
             Change::Config(document) => {
-                self.cluster.config_seen = true;
+                (self.cluster.config_seen, self.cluster.config_known) = (true, true);
                 match document {
                     Ok(found) => {
                         self.cluster.text = found.map_or_else(|| Cluster::new().text, |found| found.value);
@@ -173,7 +176,13 @@ impl Driver {
                 self.take_config();
             }
             Change::Drained(document) => {
-                self.cluster.drained = Some(readable(document).map(|found| found.value).unwrap_or_default());
+                match document {
+                    Ok(found) => {
+                        self.cluster.drained = Some(found.map(|found| found.value).unwrap_or_default());
+                    }
+                    // What was known holds on: a node under maintenance gets nothing because of it.
+                    Err(garbage) => self.note(None, garbage.to_string()),
+                }
                 self.refresh_peers();
             }
             Change::Services(services) => {
@@ -265,7 +274,7 @@ impl Driver {
         for (service, event) in changed {
             self.feed(&service, event);
         }
-        self.checks.configure(&config.services, &facts.interfaces);
+        self.checks.configure(&config.services, &facts.interfaces, facts.scripts);
         self.hooks.retain(|service| config.services.contains_key(service));
         self.judge_timing();
         self.refresh_fitness();

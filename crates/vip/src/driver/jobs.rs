@@ -20,7 +20,7 @@ pub(super) enum Job {
     Core(ServiceName, Event),
     Taken(ServiceName, Ticket, Box<Result<(StoreTaken, clock::Instant), Refused>>),
     /// What is on the machine; none if that could not be seen.
-    Looked(Option<(Vec<Address>, Vec<Interface>)>),
+    Looked(u64, Option<(Vec<Address>, Vec<Interface>)>),
     Watched(Option<crate::net::Watch>),
     /// The report was written, or not.
     Reported(Option<Box<NodeReport>>),
@@ -44,14 +44,16 @@ impl Driver {
             Job::Taken(service, ticket, result) => {
                 let answer = result.map(|(taken, acked)| {
                     let StoreTaken { take, term_version, wait, grace, sent, .. } = taken;
-                    if let Some(local) = self.services.get_mut(&service) {
+                    if let Some(local) = self.services.get_mut(&service)
+                        && local.core.awaits(ticket)
+                    {
                         local.taken = Some(taken);
                     }
                     Taken { take, sent, acked, term_version, wait, grace }
                 });
                 self.feed(&service, Event::Taken(ticket, answer));
             }
-            Job::Looked(seen) => self.looked(seen),
+            Job::Looked(events, seen) => self.looked(events, seen),
             Job::Watched(watch) => {
                 if watch.is_some() {
                     self.watch = watch;

@@ -19,7 +19,7 @@ use crate::holder::pen::{Pen, Stroke, Then};
 use crate::holder::{Core, Effect, Event, PutDone, PutEnd, Taken};
 use crate::hooks::Moment;
 use crate::local_db::Entry;
-use crate::net::Mac;
+use crate::net::{BackendKind, Mac};
 use crate::options::Facts;
 use crate::store;
 
@@ -52,7 +52,7 @@ pub(super) struct Local {
     /// Addresses that were written and not removed, with the link that they were written to.
     pub(super) put: Vec<(u32, IpNet)>,
     /// What is or may be in the database.
-    recorded: BTreeSet<Entry>,
+    pub(super) recorded: BTreeSet<Entry>,
     pub(super) since: (LocalPhase, u64),
     pub(super) timing_trouble: Option<String>,
 }
@@ -194,11 +194,21 @@ impl Driver {
             Effect::Came => {
                 self.listen(service);
                 self.hook(service, Moment::Take);
-                self.note(Some(service), "its addresses are here".to_owned());
+                let what = if self.dry() {
+                    "dry run: its addresses would be here now"
+                } else {
+                    "its addresses are here"
+                };
+                self.note(Some(service), what.to_owned());
             }
             Effect::Went => {
                 self.hook(service, Moment::Release);
-                self.note(Some(service), "its addresses are gone from here".to_owned());
+                let what = if self.dry() {
+                    "dry run: its addresses would be gone from here now"
+                } else {
+                    "its addresses are gone from here"
+                };
+                self.note(Some(service), what.to_owned());
             }
             Effect::Release { ticket, term_version, free } => {
                 self.release(service, ticket, term_version, free)
@@ -215,10 +225,19 @@ impl Driver {
         .into_uuid()
     }
 
+    fn dry(&self) -> bool {
+        self.options.backend.kind() == BackendKind::DryRun
+    }
+
+    /// Not in a dry run: the program would believe in addresses that are not there.
     fn hook(&mut self, service: &ServiceName, moment: Moment) {
         let Some(local) = self.services.get(service) else { return };
         let addresses: Vec<_> = local.places.iter().map(|(_, address)| *address).collect();
-        self.hooks.run(service, moment, &addresses);
+        if !self.dry() {
+            self.hooks.run(service, moment, &addresses);
+        } else if let Some(hook) = self.hooks.would_run(service, moment, &addresses) {
+            self.note(Some(service), format!("dry run: would run {hook}"));
+        }
     }
 
     fn prove(&mut self, service: &ServiceName, taken: &Taken) {
@@ -359,7 +378,9 @@ impl Driver {
     pub(super) fn announce_due(&mut self) {
         let (now, links) = (self.options.clock.now(), self.links.borrow().clone());
         for (service, local) in &mut self.services {
-            if local.announcements.due(now, &mut self.rng) {
+            // Asked at the last moment: this process may have stood still, and somebody else have taken the service.
+            let holds = local.hold.as_ref().is_some_and(|hold| hold.hold.flag.holds());
+            if local.announcements.due(now, &mut self.rng) && holds && local.core.may_announce() {
                 for (port, addresses) in local.ports(&links) {
                     if let Err(error) = self.options.announcer.announce(&port, &addresses) {
                         tracing::warn!(%service, %error, "the addresses could not be announced");

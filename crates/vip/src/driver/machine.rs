@@ -7,6 +7,7 @@ use proto::vip::{Backend, LocalPhase, ServiceName};
 use tokio::time;
 
 use super::jobs::Job;
+use super::local::Local;
 use super::{Driver, LOOK_AGAIN};
 use crate::checks::{Fitness, Links};
 use crate::holder::Event;
@@ -16,8 +17,9 @@ impl Driver {
     pub(super) fn net(&mut self, event: Option<NetEvent>) {
         match event {
             Some(NetEvent::AddressGone(address)) => self.address_gone(&address),
-            Some(NetEvent::AddressSet(_)) => {}
+            Some(NetEvent::AddressSet(address)) => self.address_set(&address),
             Some(NetEvent::LinkSet(link)) => {
+                self.link_events += 1;
                 let mut links = Links::clone(&self.links.borrow());
                 // A renamed interface is known by its new name alone.
                 links.retain(|_, known| known.link != link.link);
@@ -25,6 +27,7 @@ impl Driver {
                 self.take_links(links);
             }
             Some(NetEvent::LinkGone { link, .. }) => {
+                self.link_events += 1;
                 let mut links = Links::clone(&self.links.borrow());
                 links.retain(|_, known| known.link != link);
                 self.take_links(links);
@@ -44,6 +47,19 @@ impl Driver {
             self.services.iter().find(|(_, local)| has(&local.put)).map(|(service, _)| service.clone());
         if let Some(service) = service {
             self.feed(&service, Event::Vanished(format!("{} from {}", gone.address.addr(), gone.interface)));
+        }
+    }
+
+    /// An address of ours that lives for ever, or is tagged as nobody's, would stay behind after a `kill -9`.
+    fn address_set(&mut self, set: &Address) {
+        let tagged = set.ours || !self.options.backend.keeps_tags();
+        if tagged && set.valid_for.is_some() {
+            return;
+        }
+        let has = |local: &Local| local.put.contains(&(set.link, set.address));
+        let service = self.services.iter().find(|(_, local)| has(local)).map(|(service, _)| service.clone());
+        if let Some(service) = service {
+            self.feed(&service, Event::Overwritten(format!("{} on {}", set.address.addr(), set.interface)));
         }
     }
 
@@ -91,22 +107,28 @@ impl Driver {
                 Job::Watched(watch.ok())
             });
         } else {
-            self.spawn("looking at the machine", Job::Looked(None), async move {
+            let events = self.link_events;
+            self.spawn("looking at the machine", Job::Looked(events, None), async move {
                 let seen = futures::future::try_join(backend.addresses(), backend.interfaces()).await;
                 if let Err(error) = &seen {
                     tracing::warn!(%error, "the machine cannot be looked at");
                 }
-                Job::Looked(seen.ok())
+                Job::Looked(events, seen.ok())
             });
         }
     }
 
-    pub(super) fn looked(&mut self, seen: Option<(Vec<Address>, Vec<Interface>)>) {
+    pub(super) fn looked(&mut self, events: u64, seen: Option<(Vec<Address>, Vec<Interface>)>) {
         self.looking = false;
         let Some((addresses, interfaces)) = seen else {
             self.look_at = Some(time::Instant::now() + LOOK_AGAIN);
             return;
         };
+        if events != self.link_events {
+            // Some of it may be older than what was heard meanwhile.
+            self.look_at = Some(time::Instant::now());
+            return;
+        }
         self.take_links(interfaces.into_iter().map(|link| (link.name.clone(), link)).collect());
         let missing = |(link, address): &&(u32, ipnet::IpNet)| {
             !addresses.iter().any(|there| there.link == *link && there.address == *address)

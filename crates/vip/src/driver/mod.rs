@@ -49,6 +49,10 @@ const SAID_MAX: usize = 64;
 /// How often a stop looks whether there is still somebody to tell.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
+/// What hooks have that still run at the end of a stop: what is left of it, between these.
+const HOOKS_LEAST: Duration = Duration::from_millis(50);
+const HOOKS_MOST: Duration = Duration::from_secs(1);
+
 /// After a look at the machine that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -112,6 +116,8 @@ pub(crate) struct Driver {
     watch: Option<Watch>,
     look_at: Option<time::Instant>,
     looking: bool,
+    /// Counts what the kernel said of links, so that an older list does not replace it.
+    link_events: u64,
     checks: Checks,
     fitness: watch::Receiver<Arc<Fitnesses>>,
     hooks: HookRunner,
@@ -166,6 +172,7 @@ impl Driver {
             watch: Some(watch),
             look_at: None,
             looking: false,
+            link_events: 0,
             checks,
             fitness,
             hooks,
@@ -363,7 +370,8 @@ impl Driver {
             let Some(hold) = &local.hold else { continue };
             let remaining = hold.hold.flag.proved_remaining();
             if !remaining.is_zero() {
-                if !local.put.is_empty() {
+                // Recorded is what the guard was told of; it may be put any moment.
+                if !local.recorded.is_empty() {
                     guard.extend(service, now + remaining);
                 }
                 proved.push((service.clone(), remaining));
@@ -415,7 +423,13 @@ impl Driver {
         self.jobs.shutdown().await;
         self.passing_on.shutdown().await;
         self.checks.finish().await;
-        self.hooks.finish(Duration::from_millis(50)).await;
+        let left = match self.mode {
+            Mode::Serving => Duration::ZERO,
+            Mode::Stopping { deadline } => deadline.saturating_duration_since(time::Instant::now()),
+        };
+        if !self.hooks.finish(left.clamp(HOOKS_LEAST, HOOKS_MOST)).await {
+            tracing::warn!("hooks that still ran at the end of the stop were killed");
+        }
         self.guard.finish(Duration::from_millis(100)).await;
         Report { abandoned, aborted: false }
     }

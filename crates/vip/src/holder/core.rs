@@ -37,6 +37,9 @@ const ORPHAN: Duration = Duration::from_secs(3);
 const SORE: Duration = Duration::from_secs(5);
 const SORE_MAX: Duration = Duration::from_secs(60);
 
+/// A disk that has not answered for so long cannot be counted on: the service is somebody else's to have.
+const DISK_MAX: Duration = Duration::from_secs(3);
+
 /// Between two tries to remove addresses.
 const REMOVE_AGAIN: Duration = Duration::from_millis(100);
 
@@ -73,9 +76,15 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Disk {
     Clear,
-    Writing(Ticket),
+    Writing { ticket: Ticket, since: Instant },
     Written,
     Clearing(Ticket),
+}
+
+impl Disk {
+    fn writes(&self, asked: Ticket) -> bool {
+        matches!(self, Self::Writing { ticket, .. } if *ticket == asked)
+    }
 }
 
 /// One node's part in one service.
@@ -174,6 +183,16 @@ impl Core {
         }
     }
 
+    /// Whether the addresses are to be announced: they are here, by all that this core knows.
+    pub(crate) fn may_announce(&self) -> bool {
+        self.there.is_some() && matches!(&self.state, State::Own(own) if own.may_have_them())
+    }
+
+    /// Whether the answer to this take is waited for.
+    pub(crate) fn awaits(&self, take: Ticket) -> bool {
+        matches!(self.state, State::Taking { ticket, .. } if ticket == take)
+    }
+
     /// Why this node cannot hold the service.
     pub(crate) fn unfit(&self) -> Option<&str> {
         self.unfit.as_deref().or(self.sore.as_ref().map(|(_, why)| why.as_str()))
@@ -220,7 +239,7 @@ impl Core {
             Event::Fitness(unfit) => self.unfit = unfit,
             Event::Grace(grace) => self.grace = grace,
             Event::Taken(ticket, answer) => self.taken(ticket, answer, now),
-            Event::Recorded(ticket, answer) if self.disk == Disk::Writing(ticket) => match answer {
+            Event::Recorded(ticket, answer) if self.disk.writes(ticket) => match answer {
                 Ok(()) => self.disk = Disk::Written,
                 Err(why) => {
                     // It may be there in part: it has to be taken off again.
@@ -262,6 +281,8 @@ impl Core {
         self.assigned = None;
         self.holder = HolderSeen::Unknown;
         self.term = None;
+        // What was heard on the old session says nothing of who is there now.
+        self.there_are.clear();
         self.able = None;
         if self.plants(Bug::KeepOnWithoutSession) {
             return;
@@ -351,6 +372,17 @@ impl Core {
         self.wake = None;
         if self.sore.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.sore = None;
+        }
+        if let Disk::Writing { since, .. } = self.disk {
+            let late = since + DISK_MAX;
+            if now < late {
+                self.wake_at(late);
+            } else if self.sore.is_none() {
+                self.sore(
+                    "the local database of addresses does not answer: look at this node's disk".into(),
+                    now,
+                );
+            }
         }
         if let Some((until, _)) = self.sore {
             self.wake_at(until);
@@ -450,6 +482,9 @@ impl Core {
     /// stay for as long as the session does.
     fn leave_orphan(&mut self, now: Instant) {
         let HolderSeen::Somebody { ours: true, since } = self.holder else { return };
+        if self.there.is_some() {
+            return; // It fences what is still to be removed.
+        }
         if now < since + ORPHAN {
             self.wake_at(since + ORPHAN);
             return;
@@ -516,5 +551,38 @@ mod tests {
         assert_eq!(takes(second_in_line(&both, &both), 5_000), 5_300, "n1 has its turn first");
         assert_eq!(takes(second_in_line(&alone, &alone), 100), 2_300, "n1 may be about to come back too");
         assert_eq!(takes(second_in_line(&both, &alone), 100), 100, "n1 is back and cannot take it");
+    }
+
+    #[test]
+    fn what_was_known_of_the_others_ends_with_the_session() {
+        let mut core = second_in_line(&["n1", "n2"], &["n1", "n2"]);
+        let order = vec![node("n1"), node("n2")];
+        core.step(Event::Session(Some(2)), at(10_000));
+        core.step(Event::Assigned(Some(Assigned { version: 0, mark: 7, order })), at(10_000));
+        assert_eq!(takes(core, 10_000), 12_300, "n1 may be about to come back too");
+    }
+
+    #[test]
+    fn a_disk_that_hangs_gives_the_service_to_somebody_else() {
+        let mut core = second_in_line(&["n2"], &["n2"]);
+        let effects = core.step(Event::Holder(None), at(10_000));
+        let [Effect::Take { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+        let taken = Taken {
+            take: uuid::Uuid::from_u128(1),
+            sent: at(10_000),
+            acked: at(10_000),
+            term_version: 3,
+            wait: Duration::ZERO,
+            grace: Duration::from_secs(2),
+        };
+        let mut effects = core.step(Event::Taken(ticket, Ok(taken)), at(10_000));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Record(_))), "{effects:?}");
+        while !effects.iter().any(|effect| matches!(effect, Effect::Release { .. })) {
+            let now = core.wake().expect("it does not wait for ever").as_nanos() / 1_000_000;
+            assert!(now < 20_000, "it goes on waiting for the disk");
+            effects = core.step(Event::Tick, at(now));
+            assert!(!effects.iter().any(|effect| matches!(effect, Effect::Put { .. })), "{effects:?}");
+        }
+        assert!(core.unfit().is_some_and(|why| why.contains("disk")), "{:?}", core.unfit());
     }
 }

@@ -132,6 +132,8 @@ pub(crate) enum Event {
     Removed(Result<(), String>),
     /// One of the addresses is not there any more, and it was not us.
     Vanished(String),
+    /// Somebody gave one of the addresses a lifetime or an owner of his own.
+    Overwritten(String),
     /// Somebody else says that it has one of the addresses.
     Conflict(Foreign),
     /// An interface is there again or has its carrier back.

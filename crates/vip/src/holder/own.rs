@@ -202,7 +202,12 @@ impl Core {
             Event::Probed(ticket, answer) => self.probed(ticket, answer, now),
             Event::Vanished(what) => {
                 if let Some(there) = there {
-                    self.vanished(&what, there, now);
+                    self.vanished(&what, "removed", there, now);
+                }
+            }
+            Event::Overwritten(what) => {
+                if let Some(there) = there {
+                    self.vanished(&what, "changed", there, now);
                 }
             }
             Event::Conflict(foreign)
@@ -341,7 +346,7 @@ impl Core {
         }
     }
 
-    fn vanished(&mut self, what: &str, there: There, now: Instant) {
+    fn vanished(&mut self, what: &str, did: &str, there: There, now: Instant) {
         let Some(own) = self.own() else { return };
         if !own.may_have_them() {
             return;
@@ -364,7 +369,7 @@ impl Core {
             self.effects.extend([
                 Effect::Put { grace },
                 Effect::Announce,
-                Effect::Say(format!("somebody removed {what}: it was put back and announced")),
+                Effect::Say(format!("somebody {did} {what}: it was put back and announced")),
             ]);
         } else if own.put_back_at.is_none() {
             own.put_back_at = Some(now + FIGHT_PAUSE);
@@ -475,7 +480,7 @@ impl Core {
     fn come_up(&mut self, now: Instant) {
         if self.disk == Disk::Clear {
             let ticket = self.ticket();
-            self.disk = Disk::Writing(ticket);
+            self.disk = Disk::Writing { ticket, since: now };
             self.effects.push_back(Effect::Record(ticket));
         }
         let (takes, written, ticket) = (self.settings.probe_takes, self.disk == Disk::Written, self.ticket());
@@ -532,9 +537,7 @@ impl Core {
                     own.leaving = Some(Leaving::Due { at: now });
                     self.leave(now);
                 }
-                // Its end decides what is on disk.
-                Disk::Writing(_) => {}
-                Disk::Written | Disk::Clearing(_) => {
+                Disk::Written | Disk::Clearing(_) | Disk::Writing { .. } => {
                     own.leaving = Some(Leaving::Forgetting { until: now + FORGET_MAX });
                     if disk == Disk::Written {
                         self.forget();
