@@ -22,6 +22,8 @@ pub struct View {
     /// Whether there is a session with the coordination service. Without one, all but `own` and `events` is as it was last
     /// seen.
     pub connected: bool,
+    /// Whether the configuration was seen since this node's start. Before that, that there is none in here says nothing.
+    pub known: bool,
     /// Whether this node leads and may act.
     pub leads: bool,
     /// The configuration as it was applied.

@@ -66,6 +66,7 @@ fn held() -> View {
         node: node("n2"),
         as_of_ms: 60_000,
         connected: true,
+        known: true,
         leads: false,
         text: Arc::new(text),
         config: Arc::new(config),
