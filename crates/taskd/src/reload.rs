@@ -30,7 +30,8 @@ impl Reloader {
         Self { running: Arc::new(Mutex::new(config)), facts }
     }
 
-    /// Takes over what can be: the node's labels as far as virtual IPs look at them, its interfaces, its hooks.
+    /// Takes over what can be: the node's labels as far as virtual IPs look at them, its interfaces, its hooks,
+    /// and whether it permits scripts.
     ///
     /// What [`load`](crate::config::load) refuses never comes here, so a file that is wrong changes nothing.
     pub fn reload(&self, new: &Config) -> Reloaded {
@@ -60,6 +61,7 @@ impl Reloader {
             running.vip.interfaces.clone_from(&new.vip.interfaces);
             running.vip.on_take.clone_from(&new.vip.on_take);
             running.vip.on_release.clone_from(&new.vip.on_release);
+            running.vip.scripts = new.vip.scripts;
             let facts = vips::facts(&running);
             self.facts.send_if_modified(|known| {
                 let changed = *known != facts;
@@ -74,7 +76,7 @@ impl Reloader {
 fn is_fact(key: &str) -> bool {
     key.starts_with("node.labels.")
         || key.starts_with("vip.interfaces.")
-        || matches!(key, "vip.on_take" | "vip.on_release")
+        || matches!(key, "vip.on_take" | "vip.on_release" | "vip.scripts")
 }
 
 /// Every value by its key.
@@ -122,6 +124,7 @@ mod tests {
         new.vip.interfaces.insert("storage".to_owned(), "eth2".to_owned());
         new.vip.backend = VipBackend::Netlink;
         new.vip.on_take = Some("/bin/true".into());
+        new.vip.scripts = true;
         new.node.labels.insert("zone".to_owned(), "a".to_owned());
         let at_next_start = vec![
             "node.labels.zone none → \"a\", for the placing of tasks".to_owned(),
@@ -134,11 +137,12 @@ mod tests {
                 "node.labels.zone none → \"a\"",
                 "vip.interfaces.storage \"eth1\" → \"eth2\"",
                 "vip.on_take none → \"/bin/true\"",
+                "vip.scripts false → true",
             ]
         );
         assert_eq!(reloaded.at_next_start, at_next_start);
         let facts = seen.borrow_and_update().clone();
-        assert_eq!((facts.interface("storage"), &*facts.labels["zone"]), ("eth2", "a"));
+        assert_eq!((facts.interface("storage"), &*facts.labels["zone"], facts.scripts), ("eth2", "a", true));
 
         // What waits is said each time, until the node is started anew.
         let again = reloader.reload(&new);

@@ -57,6 +57,8 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// Programs of this machine.
     pub hooks: Hooks,
+    /// Whether checks of the cluster's configuration may run programs here, as the daemon's user.
+    pub scripts: bool,
 }
 
 impl Facts {

@@ -12,7 +12,7 @@ use proto::NodeId;
 use proto::task::{LostPolicy, TaskState};
 use taskd::client::Addresses;
 
-pub(super) use self::vip::{ApplyArgs, ConfigArgs, ConfigCommand, VipArgs, VipCommand};
+pub(super) use self::vip::{ApplyArgs, CheckArgs, ConfigArgs, ConfigCommand, Expect, VipArgs, VipCommand};
 
 use crate::exit;
 
@@ -57,9 +57,10 @@ Every key of the file can be set in the environment too, as
 TASKD_<SECTION>__<KEY>, for example TASKD_EXEC__ALLOW=true. Flags win over
 the environment, which wins over the file. SIGTERM and SIGINT stop the node.
 
-SIGHUP has it read the file again: [vip] interfaces, on_take and on_release,
-and node.labels as far as virtual IPs look at them. What else has changed, it
-says, holds from its next start on; a file with a mistake changes nothing.
+SIGHUP has it read the file again: [vip] interfaces, on_take, on_release and
+scripts, and node.labels as far as virtual IPs look at them. What else has
+changed, it says, holds from its next start on; a file with a mistake changes
+nothing.
 
 Virtual IPs need CAP_NET_ADMIN and CAP_NET_RAW, and no root. Without them the
 node makes a dry run: it takes part and says what it would do.")]

@@ -21,6 +21,8 @@ pub struct Vip {
     pub on_take: Option<PathBuf>,
     /// A program that is run with `release SERVICE ADDRESS…` once they are gone.
     pub on_release: Option<PathBuf>,
+    /// Whether `script` checks of the cluster's configuration run here, as taskd's user; without, they fail here.
+    pub scripts: bool,
     /// How often the network is asked for an address before it is taken.
     pub probe_count: u32,
     /// Between two questions, and after the last.
@@ -65,6 +67,7 @@ impl Vip {
             interfaces: BTreeMap::new(),
             on_take: None,
             on_release: None,
+            scripts: false,
             probe_count: 2,
             probe_interval: Duration::from_millis(40),
             announce_refresh: Duration::from_secs(60),

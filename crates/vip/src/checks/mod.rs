@@ -5,7 +5,7 @@
 //!  interfaces ─────────────────────────────────────────────────────────▶ at once
 //! ```
 //!
-//! A script runs in `/` with the service's name in `TASKD_VIP_SERVICE`, in a process group of its own that is killed at the
+//! A script, where the node's own file permits any, runs in `/` with the service's name in `TASKD_VIP_SERVICE`, in a process group of its own that is killed at the
 //! timeout; the last line that it prints is part of the reason.
 //!
 //! **Invariant** a node is fit only when every check has answered and passes; until then it is [`Fitness::Unknown`],
@@ -30,7 +30,7 @@ use tokio::time::{self, Instant};
 use crate::config::{Check, Probe, Service};
 use crate::net::Interface;
 use board::{Board, CheckId, Configured};
-use count::Count;
+use count::{Count, State};
 use look::Looker;
 
 /// The interfaces of this machine, by name.
@@ -41,6 +41,9 @@ pub type Fitnesses = BTreeMap<ServiceName, Fitness>;
 
 /// Between two looks, at least, whatever the configuration says.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// What is said of a script where the node's own file permits none.
+const NO_SCRIPTS: &str = "scripts are not allowed here (vip.scripts)";
 
 /// Whether this node may hold a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct Checks {
 struct Running {
     id: CheckId,
     check: Check,
+    /// It is never run, and fails for it.
+    refused: bool,
     task: AbortHandle,
 }
 
@@ -89,8 +94,14 @@ impl Checks {
     }
 
     /// Replaces the services. Checks that stay as they were go on; the others end and start. `roles` maps roles to this
-    /// node's interfaces.
-    pub fn configure(&mut self, services: &BTreeMap<ServiceName, Service>, roles: &BTreeMap<String, String>) {
+    /// node's interfaces. Without `scripts` a check that is one is not run, and the node is unfit for its service:
+    /// whoever may change the cluster's configuration may not, for that, run programs on every node.
+    pub fn configure(
+        &mut self,
+        services: &BTreeMap<ServiceName, Service>,
+        roles: &BTreeMap<String, String>,
+        scripts: bool,
+    ) {
         while self.tasks.try_join_next().is_some() {}
         let mut old = std::mem::take(&mut self.running);
         let mut rows = BTreeMap::new();
@@ -99,7 +110,9 @@ impl Checks {
             let mut before = old.remove(name).unwrap_or_default();
             let mut checks = Vec::new();
             for check in &service.checks {
-                let id = match before.iter().position(|running| running.check == *check) {
+                let refused = !scripts && matches!(check.probe, Probe::Script(_));
+                let same = |running: &Running| running.check == *check && running.refused == refused;
+                let id = match before.iter().position(same) {
                     Some(same) => {
                         let same = before.swap_remove(same);
                         let id = same.id;
@@ -108,7 +121,7 @@ impl Checks {
                     }
                     None => {
                         self.next += 1;
-                        wanted.push((name.clone(), self.next, check.clone()));
+                        wanted.push((name.clone(), self.next, check.clone(), refused));
                         self.next
                     }
                 };
@@ -121,11 +134,18 @@ impl Checks {
         old.values().flatten().for_each(|running| running.task.abort());
         // The rows first: what a check says to none is lost.
         self.board.configure(roles, rows);
-        for (service, id, check) in wanted {
-            let attend =
-                attend(Arc::clone(&self.board), self.links.clone(), service.clone(), id, check.clone());
+        for (service, id, check, refused) in wanted {
+            let (board, links, name, looked_at) =
+                (Arc::clone(&self.board), self.links.clone(), service.clone(), check.clone());
+            let attend = async move {
+                if refused {
+                    board.state(&name, id, State::Fails(NO_SCRIPTS.to_owned()));
+                } else {
+                    attend(board, links, name, id, looked_at).await;
+                }
+            };
             let task = self.tasks.spawn(self.pulse.watch("a check", attend));
-            self.running.entry(service).or_default().push(Running { id, check, task });
+            self.running.entry(service).or_default().push(Running { id, check, refused, task });
         }
     }
 
@@ -205,7 +225,7 @@ mod tests {
 
     fn configure(checks: &mut Checks, services: &[(&str, Service)]) {
         let named = |(name, service): &(&str, Service)| (name.parse().unwrap(), service.clone());
-        checks.configure(&services.iter().map(named).collect(), &BTreeMap::new());
+        checks.configure(&services.iter().map(named).collect(), &BTreeMap::new(), true);
     }
 
     async fn becomes(checks: &Checks, service: &str, expected: fn(&Fitness) -> bool) {
@@ -261,6 +281,30 @@ mod tests {
         })
         .await;
         time::timeout(SOON, checks.finish()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_script_runs_where_the_node_permits_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let ran = dir.path().join("ran");
+        let (_keep, seen) = watch::channel(links(true));
+        let mut checks = Checks::start(seen, Pulse::default());
+        let services =
+            [("iscsi".parse().unwrap(), service(vec![check(&format!("touch {}", ran.display()))]))];
+        for _ in 0..2 {
+            checks.configure(&services.clone().into(), &BTreeMap::new(), false);
+            becomes(&checks, "iscsi", unfit).await;
+            let why = checks.fitness().borrow()[&"iscsi".parse().unwrap()].clone();
+            assert_eq!(
+                why,
+                Fitness::Unfit("check \"it\": scripts are not allowed here (vip.scripts)".to_owned())
+            );
+            assert!(!ran.exists());
+            // The node's file permits them from now on, and then not any more.
+            checks.configure(&services.clone().into(), &BTreeMap::new(), true);
+            becomes(&checks, "iscsi", fit).await;
+            std::fs::remove_file(&ran).unwrap();
+        }
     }
 
     #[tokio::test]
