@@ -19,6 +19,10 @@ use crate::config::{Config, Problem, VipBackend};
 const ALONE_WITHIN: Duration = Duration::from_millis(500);
 const ALONE_RETRY: Duration = Duration::from_millis(20);
 
+/// Any process may take the name, so it need not be a taskd.
+const TAKEN: &str = "another process of this machine has the name @taskd-vip, as a taskd that changes addresses does; \
+                     find it (`ss -xlp | grep @taskd-vip`) and stop one of the two";
+
 /// How this node takes part.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -40,6 +44,7 @@ pub(crate) fn facts(config: &Config) -> vip::Facts {
             on_take: config.vip.on_take.clone(),
             on_release: config.vip.on_release.clone(),
         },
+        scripts: config.vip.scripts,
     }
 }
 
@@ -123,7 +128,7 @@ async fn alone() -> Result<Alone, String> {
         match Alone::new() {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 if tokio::time::Instant::now() >= give_up {
-                    return Err("another taskd on this machine changes addresses already".to_owned());
+                    return Err(TAKEN.to_owned());
                 }
                 tokio::time::sleep(ALONE_RETRY).await;
             }
