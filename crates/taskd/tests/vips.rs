@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use testkit::until;
 
-use support::{Cluster, SESSION_TIMEOUT, SOON, run_at};
+use support::{Cluster, Node, NodeConfig, SESSION_TIMEOUT, SOON, free_addresses, run_at};
 
 /// Of the testkit's coordination service.
 const TICK: Duration = Duration::from_millis(500);
@@ -22,7 +22,11 @@ const NOISE: Duration = Duration::from_secs(10);
 
 /// Nodes whose role `storage` is the loopback interface.
 async fn cluster(count: usize) -> Cluster {
-    Cluster::start_with(count, |config| config.set("vip.interfaces", "{ storage = \"lo\" }")).await
+    Cluster::start_with(count, |config| {
+        config.set("vip.interfaces", "{ storage = \"lo\" }");
+        config.set("vip.on_take", "\"/bin/false\"");
+    })
+    .await
 }
 
 fn iscsi(more: &str) -> String {
@@ -86,8 +90,12 @@ impl Operator for Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_applied_moved_drained_and_stopped() {
     let mut cluster = cluster(3).await;
-    let ran = cluster.cli(&["vip", "list"]).await;
-    assert!(ran.stdout.contains("no virtual IPs are configured"), "{ran:?}");
+    // Not before it has looked.
+    until("it is known that none is configured", SOON, async || {
+        let ran = cluster.cli(&["vip", "list"]).await;
+        (ran.code == 0).then(|| assert!(ran.stdout.contains("no virtual IPs are configured"), "{ran:?}"))
+    })
+    .await;
 
     let applied = cluster.apply(&iscsi("preferred = [\"n1\", \"n2\"]")).await;
     assert_eq!(applied["revision"], 1);
@@ -104,8 +112,12 @@ async fn a_service_is_applied_moved_drained_and_stopped() {
         })
         .await;
     }
+    // Nothing of this machine believes in addresses that are not there.
+    cluster.nodes[0].logged("dry run: would run the hook `/bin/false take iscsi 192.0.2.241`", 1, SOON).await;
+    cluster.nodes[0].logged("dry run: its addresses would be here now", 1, SOON).await;
+    assert!(!cluster.nodes[0].log().contains("exited with"), "no hook was run");
     let status = cluster.cli(&["cluster", "status", "-o", "json"]).await;
-    assert_eq!(status.code, 0, "a dry run is no fault: {status:?}");
+    assert_eq!(status.code, 0, "a dry run that was asked for is no fault: {status:?}");
     assert!(status.json()["notes"].to_string().contains("DRY RUN on n1, n2 and n3"), "{status:?}");
     let why = cluster.orders(&["vip", "why", "iscsi"]).await;
     assert!(why.contains("n1 would hold it") && why.contains("the order is n1, then n2"), "{why}");
@@ -282,4 +294,29 @@ async fn one_that_takes_no_part_lets_the_leader_answer() {
     let ran = run_at(address, &["vip", "why", "iscsi"]).await;
     assert!(ran.code == 0 && ran.stdout.contains("n1 would hold it"), "{ran:?}");
     run_at(address, &["vip", "why", "ftp"]).await.refused(4, &["there is no service ftp; there are iscsi"]);
+}
+
+/// "None is configured" would be taken for an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_read_nothing_yet_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = free_addresses(1).remove(0);
+    // Nobody listens on port 1.
+    let mut node =
+        Node::new(NodeConfig::new("n1", &address, "127.0.0.1:1", &dir.path().join("n1")), dir.path());
+    node.spawn();
+    let commands: [&[&str]; 3] = [&["vip", "list"], &["vip", "show", "iscsi"], &["vip", "why", "iscsi"]];
+    for command in commands {
+        let ran = until("it answers", SOON, async || {
+            let ran = run_at(&address, command).await;
+            // At first nothing listens, and then its virtual IPs are not started yet.
+            ran.stderr.contains("does not know yet").then_some(ran)
+        })
+        .await;
+        ran.refused(
+            5,
+            &["n1 does not know yet which virtual IPs there are", "--addr", "taskd cluster status"],
+        );
+    }
+    node.stop().await;
 }

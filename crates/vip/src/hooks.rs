@@ -74,13 +74,7 @@ impl HookRunner {
 
     /// Has the program of that moment run, if there is one. Does not wait. Call it inside a runtime.
     pub fn run(&mut self, service: &ServiceName, moment: Moment, addresses: &[IpNet]) {
-        let program = match moment {
-            Moment::Take => &self.programs.on_take,
-            Moment::Release => &self.programs.on_release,
-        };
-        let Some(program) = program else { return };
-        let mut argv = vec![program.display().to_string(), moment.word().to_owned(), service.to_string()];
-        argv.extend(addresses.iter().map(|address| address.addr().to_string()));
+        let Some(argv) = self.argv(service, moment, addresses) else { return };
         while self.tasks.try_join_next().is_some() {}
         let (tasks, failures, pulse) = (&mut self.tasks, &self.failures, &self.pulse);
         let queue = self.queues.entry(service.clone()).or_insert_with(|| {
@@ -95,6 +89,22 @@ impl HookRunner {
             );
             tell(&self.failures, Failure { service: service.clone(), what });
         }
+    }
+
+    /// What [`run`](Self::run) would run, for who only says so.
+    pub fn would_run(&self, service: &ServiceName, moment: Moment, addresses: &[IpNet]) -> Option<String> {
+        self.argv(service, moment, addresses).map(|argv| shown(&argv))
+    }
+
+    fn argv(&self, service: &ServiceName, moment: Moment, addresses: &[IpNet]) -> Option<Vec<String>> {
+        let program = match moment {
+            Moment::Take => &self.programs.on_take,
+            Moment::Release => &self.programs.on_release,
+        };
+        let program = program.as_ref()?;
+        let mut argv = vec![program.display().to_string(), moment.word().to_owned(), service.to_string()];
+        argv.extend(addresses.iter().map(|address| address.addr().to_string()));
+        Some(argv)
     }
 
     /// Forgets services that are not configured any more; what waits for them still runs.

@@ -2,6 +2,8 @@
 //! have an address at the same time. One of them places, as a leader would.
 
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,6 +19,7 @@ use tempfile::TempDir;
 use testkit::Proxy;
 use tokio_util::sync::CancellationToken;
 use vip::announce::{DryRun, Utterance};
+use vip::config::Hooks;
 use vip::net::memory::Memory;
 use vip::net::{Foreign, Mac};
 use vip::store::Store;
@@ -176,8 +179,22 @@ impl Node {
     }
 }
 
+/// What the hooks have said.
+fn hooks(dir: &TempDir) -> PathBuf {
+    dir.path().join("hooks")
+}
+
 async fn serve(name: &NodeId, machine: &Memory, network: &DryRun, dir: &TempDir) -> Vip<Serving> {
-    let facts = Facts { interfaces: [("storage".to_owned(), "eth1".to_owned())].into(), ..Facts::default() };
+    let hook = dir.path().join("hook");
+    // That of a release takes its time.
+    let text = format!("#!/bin/sh\n[ $1 = take ] || sleep 0.3\necho $* >> {}\n", hooks(dir).display());
+    std::fs::write(&hook, text).expect("a writable directory");
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let facts = Facts {
+        interfaces: [("storage".to_owned(), "eth1".to_owned())].into(),
+        hooks: Hooks { on_take: Some(hook.clone()), on_release: Some(hook) },
+        ..Facts::default()
+    };
     let options = Options {
         node: name.clone(),
         incarnation: Incarnation::from_u128(7),
@@ -325,6 +342,9 @@ async fn taken_moved_released_and_configured_no_more() {
     // Released in order: whoever is next need not wait the grace.
     let begun = Instant::now();
     cluster.nodes[1].stop().await;
+    // The stop waits for the hook, but nobody waits for the stop.
+    let heard = std::fs::read_to_string(hooks(&cluster.nodes[1].dir)).expect("hooks were run");
+    assert_eq!(heard, "take iscsi 172.0.20.241\nrelease iscsi 172.0.20.241\n");
     cluster.until("somebody holds it", |nodes| nodes.iter().any(Node::has_it)).await;
     let taken = cluster.nodes.iter().find(|node| node.has_it()).expect("one does");
     assert!(!taken.told("waiting"), "the one before had released it; {:?}", begun.elapsed());
