@@ -2,22 +2,25 @@
 //!
 //! A [`Client`] knows several addresses and uses whichever answers. Calls that may be made twice are made again, at the
 //! next address if need be, until their deadline; a submission is one of them, because the task's id is drawn here
-//! and a node reports a task that it already has as [`Submitted::Existing`].
+//! and a node reports a task that it already has as [`Existing`](proto::api::Submitted::Existing).
 
+mod submit;
 mod vips;
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use proto::api::{ApiClient, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
+use proto::api::{ApiClient, ApiError, ApiErrorKind, ListFilter, TaskPage, Via, Why};
 use proto::runner::OutputChunk;
 use proto::status::ClusterStatus;
-use proto::task::{TaskSpec, TaskView};
+use proto::task::TaskView;
 use proto::{NodeId, TaskId};
 use tarpc::client::RpcError;
 use tarpc::context::Context;
 use tokio::time::Instant;
+
+pub use submit::draw_id;
 
 use crate::config::parse_address;
 use crate::net::{ConnectError, Identity, Peers, SharedNetwork, Tcp};
@@ -34,16 +37,6 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const REACH_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long one node may take to answer before another is asked.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// The same for submissions, which wait for the disks of an ensemble.
-const SUBMIT_ATTEMPT: Duration = Duration::from_secs(10);
-/// With less time left a submission is not tried again: no answer would come, and "nothing was queued" would become "it
-/// is not known".
-const SUBMIT_AGAIN_MIN: Duration = Duration::from_millis(100);
-/// Most tasks in one call, so that a batch fits a frame whatever the payloads.
-const BATCH_TASKS_MAX: usize = 1_000;
-/// Most payload bytes in one call.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// Where nodes listen: `HOST:PORT`, several separated by commas. At least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses(Vec<String>);
@@ -156,87 +149,6 @@ impl Client {
     /// Ends the connections and waits for their tasks.
     pub async fn close(&self) {
         self.peers.close().await;
-    }
-
-    /// Submits a task; its id is drawn here.
-    ///
-    /// # Errors
-    /// As [`submit_all`](Self::submit_all).
-    pub async fn submit(&self, spec: TaskSpec, within: Duration) -> Result<Submitted, CallError> {
-        let answers = self.submit_all(vec![Submission { id: draw_id(), spec }], within).await?;
-        answers.into_iter().next().ok_or_else(|| too_few().into())
-    }
-
-    /// Submits tasks and answers for each, in order. While there is no leader, or the answer is lost, it goes on
-    /// trying under the same ids for as long as `within`.
-    ///
-    /// # Errors
-    /// Nothing is known of any task: no node was reached, or none answered. What a node refuses is an answer, and so is
-    /// the unknown fate of some of the tasks.
-    pub async fn submit_all(
-        &self,
-        tasks: Vec<Submission>,
-        within: Duration,
-    ) -> Result<Vec<Submitted>, CallError> {
-        let deadline = Instant::now() + within;
-        let mut answers: Vec<Option<Submitted>> = vec![None; tasks.len()];
-        let mut pause = PAUSE_FIRST;
-        loop {
-            let open: Vec<usize> = (0..tasks.len()).filter(|&i| !is_settled(answers[i].as_ref())).collect();
-            if open.is_empty() {
-                break;
-            }
-            for batch in batches(&tasks, &open) {
-                let sent: Vec<Submission> = batch.iter().map(|&i| tasks[i].clone()).collect();
-                let outcome = self
-                    .call(
-                        Patience { deadline, reach_by: deadline, attempt: SUBMIT_ATTEMPT },
-                        Repeat::Yes,
-                        move |api, context| {
-                            let sent = sent.clone();
-                            async move { api.submit(context, Via::Client, sent).await }
-                        },
-                    )
-                    .await;
-                match outcome {
-                    Ok(got) if got.len() == batch.len() => {
-                        for (&i, answer) in batch.iter().zip(got) {
-                            answers[i] = Some(answer);
-                        }
-                    }
-                    Ok(_) => return Err(too_few().into()),
-                    Err(CallError::Api(error)) => {
-                        for &i in &batch {
-                            answers[i] = Some(refused(answers[i].take(), error.clone()));
-                        }
-                    }
-                    // Ids that are known to be accepted must not be lost with the rest; and an answer that was lost
-                    // may come the next time.
-                    Err(error)
-                        if answers.iter().any(Option::is_some)
-                            || matches!(error, CallError::NoAnswer { .. })
-                                && Instant::now() + pause < deadline =>
-                    {
-                        let kind = match error {
-                            CallError::Unreachable(_) => ApiErrorKind::NoLeader,
-                            _ => ApiErrorKind::Unknown,
-                        };
-                        for &i in &batch {
-                            let error = ApiError::new(kind, error.to_string());
-                            answers[i] = Some(refused(answers[i].take(), error));
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            let settled = answers.iter().all(|answer| is_settled(answer.as_ref()));
-            if settled || Instant::now() + pause + SUBMIT_AGAIN_MIN >= deadline {
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-        Ok(answers.into_iter().flatten().collect())
     }
 
     /// One task by id or a unique prefix of it.
@@ -508,58 +420,6 @@ impl Patience {
             attempt: patience + ATTEMPT,
         }
     }
-}
-
-/// A task id, drawn at random.
-pub fn draw_id() -> TaskId {
-    TaskId::from_u128(rand::random())
-}
-
-fn too_few() -> ApiError {
-    ApiError::new(ApiErrorKind::Internal, "the node did not answer for every task")
-}
-
-/// What is known of a task after another refusal: one try of unknown fate makes them all so.
-fn refused(before: Option<Submitted>, error: ApiError) -> Submitted {
-    match before {
-        Some(Submitted::Refused(before))
-            if before.kind == ApiErrorKind::Unknown && error.kind == ApiErrorKind::NoLeader =>
-        {
-            Submitted::Refused(before)
-        }
-        _ => Submitted::Refused(error),
-    }
-}
-
-/// Whether there is nothing to gain from asking again.
-fn is_settled(answer: Option<&Submitted>) -> bool {
-    match answer {
-        None => false,
-        Some(Submitted::Refused(error)) => {
-            !matches!(error.kind, ApiErrorKind::NoLeader | ApiErrorKind::Unknown)
-        }
-        Some(_) => true,
-    }
-}
-
-/// Cuts `open` into what fits one call each.
-fn batches(tasks: &[Submission], open: &[usize]) -> Vec<Vec<usize>> {
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut bytes = 0;
-    for &i in open {
-        let size = tasks[i].spec.payload.len();
-        match batches.last_mut() {
-            Some(batch) if batch.len() < BATCH_TASKS_MAX && bytes + size <= BATCH_BYTES_MAX => {
-                bytes += size;
-                batch.push(i);
-            }
-            _ => {
-                bytes = size;
-                batches.push(vec![i]);
-            }
-        }
-    }
-    batches
 }
 
 /// For people: no more digits than milliseconds.
