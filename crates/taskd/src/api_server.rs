@@ -50,8 +50,12 @@ enum Need {
     Read,
     /// It waits for news, and may for long.
     News,
-    /// It changes something.
+    /// It changes tasks.
     Write,
+    /// It changes who leads.
+    Lead,
+    /// It moves virtual IPs.
+    Vip,
 }
 
 impl Need {
@@ -59,7 +63,20 @@ impl Need {
     const fn patience(self) -> Duration {
         match self {
             Self::Read => LEADERLESS_READ_MAX,
-            Self::News | Self::Write => LEADERLESS_WAIT_MAX,
+            Self::News | Self::Write | Self::Lead | Self::Vip => LEADERLESS_WAIT_MAX,
+        }
+    }
+
+    /// What to do when its answer was lost, as the end of a sentence.
+    const fn after_a_loss(self) -> &'static str {
+        match self {
+            Self::Read | Self::News => "ask again",
+            Self::Write => {
+                "whether it was done is not known. Look before you repeat it: taskd task list. Submitting again with the same \
+                 id is safe"
+            }
+            Self::Lead => "whether it was done is not known. Look before you repeat it: taskd cluster status",
+            Self::Vip => "whether it was done is not known. Look before you repeat it: taskd vip list",
         }
     }
 }
@@ -141,6 +158,7 @@ impl ApiServer {
 fn nothing_done(need: Need, trouble: &str) -> ApiError {
     let end = match need {
         Need::Write => "nothing was queued or changed. Try again, or look at: taskd cluster status",
+        Need::Lead | Need::Vip => "nothing was changed. Try again, or look at: taskd cluster status",
         Need::Read | Need::News => {
             "only the leader knows the tasks, so nothing can be shown before one serves; they are safe, and what runs goes \
              on meanwhile. See: taskd cluster status"
@@ -166,20 +184,13 @@ fn leads(quorum: &quorum::Handle) -> bool {
 }
 
 /// A peer's answer, with its transport's failures put into words.
-fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>) -> Result<T, ApiError> {
-    match answer {
-        Ok(answer) => answer,
-        Err(RpcError::DeadlineExceeded) => Err(ApiError::new(
-            ApiErrorKind::Unknown,
-            "the leader did not answer in time; whether it was done is not known. Look before you repeat it: taskd task list",
-        )),
-        Err(error) => Err(ApiError::new(
-            ApiErrorKind::Unknown,
-            format!(
-                "the connection to the leader broke ({error}); whether it was done is not known. Submitting again with the same id is safe"
-            ),
-        )),
-    }
+fn relay<T>(answer: Result<Result<T, ApiError>, RpcError>, need: Need) -> Result<T, ApiError> {
+    let lost = match answer {
+        Ok(answer) => return answer,
+        Err(RpcError::DeadlineExceeded) => "the leader did not answer in time".to_owned(),
+        Err(error) => format!("the connection to the leader broke ({error})"),
+    };
+    Err(ApiError::new(ApiErrorKind::Unknown, format!("{lost}; {}", need.after_a_loss())))
 }
 
 /// Asks the leader, wherever it is. Views lag behind each other while the leadership moves, so that a peer that we take
@@ -200,7 +211,7 @@ macro_rules! at_leader {
         loop {
             let answer = match $self.leader(&$context, $via, Need::$need).await? {
                 Leader::Here($handle) => $here.await,
-                Leader::There($client, $inner) => relay($there.await),
+                Leader::There($client, $inner) => relay($there.await, Need::$need),
             };
             match answer {
                 Err(error) if error.kind == ApiErrorKind::NoLeader && $via == Via::Client => {
@@ -301,7 +312,7 @@ impl Api for ApiServer {
     }
 
     async fn handover(self, context: Context, via: Via, to: Option<NodeId>) -> Result<NodeId, ApiError> {
-        at_leader!(self, context, via, Write, |_handle| self.hand_over(to.clone()), |client, context| client
+        at_leader!(self, context, via, Lead, |_handle| self.hand_over(to.clone()), |client, context| client
             .handover(context, Via::Peer, to.clone()))
     }
 
@@ -336,7 +347,7 @@ impl Api for ApiServer {
                     self,
                     context,
                     via,
-                    Write,
+                    Vip,
                     |_handle| self.vip_order_here(context, order.clone()),
                     |client, context| client.vip_order(context, Via::Peer, order.clone())
                 )

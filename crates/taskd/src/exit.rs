@@ -72,7 +72,8 @@ Exit codes:
     0  done
     1  not done; for `task wait`: a task ended without success; for
        `config diff`: the file would change something
-    2  the command line or the request makes no sense as it is
+    2  the command line or the request makes no sense as it is; for
+       `config diff`: the present configuration cannot be read
     3  `cluster status`: the cluster is not healthy
     4  no such task, node, service or revision, or the prefix fits several
        tasks

@@ -152,7 +152,7 @@ impl Cluster {
         let file = self.dir.join("services.toml");
         fs::write(&file, services.text())?;
         let file = file.to_string_lossy().into_owned();
-        self.order(&["config", "apply", &file])?;
+        self.order(&["config", "apply", "--remove", &file])?;
         self.services = services;
         Ok(())
     }

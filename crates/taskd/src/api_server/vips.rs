@@ -12,7 +12,7 @@ use vip::OrderError;
 use vip::config::Config;
 use vip::store::{ApplyError, ReadError, Store, StoreError};
 
-use super::{ApiServer, RETURN_TRIP, relay};
+use super::{ApiServer, Need, RETURN_TRIP, relay};
 
 impl ApiServer {
     /// What this node knows, and who leads as far as it does; none where it takes no part.
@@ -39,9 +39,9 @@ impl ApiServer {
 
     pub(super) async fn vip_page(&self, context: Context, via: Via) -> Result<VipPage, ApiError> {
         match self.vip_view() {
-            Some((view, leader)) => Ok(vip::page(&view, leader.as_ref())),
+            Some((view, leader)) => known(&view).map(|view| vip::page(view, leader.as_ref())),
             None => match self.instead(via).await {
-                Some(client) => relay(client.vips(context, Via::Peer).await),
+                Some(client) => relay(client.vips(context, Via::Peer).await, Need::Read),
                 None => Err(self.takes_no_part()),
             },
         }
@@ -55,11 +55,12 @@ impl ApiServer {
     ) -> Result<VipWhy, ApiError> {
         let Some((view, leader)) = self.vip_view() else {
             return match self.instead(via).await {
-                Some(client) => relay(client.vip_why(context, Via::Peer, service).await),
+                Some(client) => relay(client.vip_why(context, Via::Peer, service).await, Need::Read),
                 None => Err(self.takes_no_part()),
             };
         };
-        vip::why(&view, leader.as_ref(), &service).ok_or_else(|| no_such_service(&service, &view.config))
+        vip::why(known(&view)?, leader.as_ref(), &service)
+            .ok_or_else(|| no_such_service(&service, &view.config))
     }
 
     /// The leader, where another node than this one leads and may be asked in its place.
@@ -79,6 +80,7 @@ impl ApiServer {
         };
         if let VipOrder::Move { service, .. } | VipOrder::Release { service } = &order {
             let view = Arc::clone(&handle.view().borrow());
+            let view = known(&view)?;
             if !view.config.services.contains_key(service) {
                 return Err(no_such_service(service, &view.config));
             }
@@ -123,7 +125,7 @@ impl ApiServer {
     pub(super) async fn config(&self, revision: Option<u64>) -> Result<ConfigText, ApiError> {
         let store = self.store()?;
         let Some(revision) = revision else {
-            return store.config().await.map_err(|error| read_failed(&error));
+            return store.config().await.map_err(|error| config_failed(&error));
         };
         store.config_at(revision).await.map_err(|error| read_failed(&error))?.ok_or_else(|| {
             ApiError::new(
@@ -173,6 +175,19 @@ impl ApiServer {
     }
 }
 
+/// The view, once it says anything: a node that has never seen the configuration knows of no service, which is no answer.
+fn known(view: &vip::View) -> Result<&vip::View, ApiError> {
+    let node = &view.node;
+    let unknown = || {
+        let what = format!(
+            "{node} does not know yet which virtual IPs there are: it has not read the configuration since its start. Ask \
+             another node with --addr; what it waits for: taskd cluster status"
+        );
+        ApiError::new(ApiErrorKind::NoLeader, what)
+    };
+    if view.known { Ok(view) } else { Err(unknown()) }
+}
+
 fn no_such_service(service: &ServiceName, config: &Config) -> ApiError {
     let known: Vec<_> = config.services.keys().map(ServiceName::as_str).collect();
     let known = if known.is_empty() {
@@ -197,6 +212,7 @@ fn apply_failed(error: &ApplyError) -> ApiError {
     match error {
         ApplyError::TooLarge { .. } => ApiError::new(ApiErrorKind::Invalid, error.to_string()),
         ApplyError::Conflict { .. } => ApiError::new(ApiErrorKind::Conflict, error.to_string()),
+        ApplyError::Store(StoreError::Read(error)) => config_failed(error),
         ApplyError::Store(error) => store_failed(error),
     }
 }
@@ -211,6 +227,17 @@ fn store_failed(error: &StoreError) -> ApiError {
         StoreError::TooLarge { .. } => ApiErrorKind::Full,
     };
     ApiError::new(kind, error.to_string())
+}
+
+/// The configuration that holds was not read.
+fn config_failed(error: &ReadError) -> ApiError {
+    let mut failed = read_failed(error);
+    if matches!(error, ReadError::Garbage(_)) {
+        failed
+            .message
+            .push_str("; one that can be read takes its place with: taskd config apply FILE --expect any");
+    }
+    failed
 }
 
 fn read_failed(error: &ReadError) -> ApiError {

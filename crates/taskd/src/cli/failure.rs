@@ -27,6 +27,19 @@ impl Failure {
         }
     }
 
+    /// The same, ending with `instead` where it would end with `taken`, which means something else there.
+    pub(super) fn not_ending(self, taken: Exit, instead: Exit) -> Self {
+        Self { exit: if self.exit == taken { instead } else { self.exit }, ..self }
+    }
+
+    /// Says where to look, if it is not known whether it was done.
+    pub(super) fn look(mut self, command: &str) -> Self {
+        if self.exit == Exit::Unknown && !self.message.contains(command) {
+            self.message.push_str(&format!(". Look: {command}"));
+        }
+        self
+    }
+
     /// Tells the person, and how the process ends.
     pub(super) fn report(self) -> Exit {
         if !self.message.is_empty() {

@@ -64,7 +64,7 @@ pub(crate) fn main() -> Exit {
         }),
         Command::Config(args) => match &args.command {
             // The one that asks nobody.
-            ConfigCommand::Check(check) => config::check(args.common.output.into(), &check.file),
+            ConfigCommand::Check(check) => config::check(args.common.output.into(), check),
             ConfigCommand::Diff(diff) => {
                 on_client(&args.common, async |client, output| config::diff(client, output, &diff.file).await)
             }

@@ -81,7 +81,9 @@ fn trouble(service: &ServiceView) -> Option<String> {
 fn tone(service: &ServiceView) -> Tone {
     match service.state {
         ServiceState::Held if service.trouble.is_none() => Tone::Good,
-        ServiceState::Held | ServiceState::DryRun | ServiceState::Taking | ServiceState::Unknown => Tone::Busy,
+        ServiceState::Held | ServiceState::DryRun | ServiceState::Taking | ServiceState::Unknown => {
+            Tone::Busy
+        }
         ServiceState::Blocked | ServiceState::Down => Tone::Bad,
         ServiceState::Disabled => Tone::Plain,
     }
@@ -209,7 +211,7 @@ pub(super) async fn why(client: &Client, output: Output, service: &ServiceName) 
 }
 
 pub(super) async fn order(client: &Client, output: Output, order: VipOrder) -> Result<Exit, Failure> {
-    let done = client.vip_order(order).await?;
+    let done = client.vip_order(order).await.map_err(|error| Failure::from(error).look("taskd vip list"))?;
     output.either(|| serde_json::json!({ "done": done }), || clean(&done))?;
     Ok(Exit::Ok)
 }

@@ -223,18 +223,7 @@ impl Config {
                 priority: None,
                 connections_max: 4_096,
             },
-            coordination: Coordination {
-                hosts: Some(hosts.into()),
-                embedded: false,
-                embedded_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), COORDINATION_PORT),
-                root: "/taskd".to_owned(),
-                session_timeout: Duration::from_secs(4),
-                tick: Duration::from_secs(2),
-                margin: None,
-                call_deadline: Duration::from_secs(2),
-                join_deadline: Duration::from_secs(60),
-                auth_file: None,
-            },
+            coordination: Coordination { hosts: Some(hosts.into()), ..Coordination::default() },
             election: Election {
                 eligible_max: 7,
                 claim_grace: Duration::from_secs(1),
@@ -281,6 +270,24 @@ impl Node {
             let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
             u32::try_from(processors).unwrap_or(u32::MAX)
         })
+    }
+}
+
+impl Default for Coordination {
+    /// Without hosts.
+    fn default() -> Self {
+        Self {
+            hosts: None,
+            embedded: false,
+            embedded_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), COORDINATION_PORT),
+            root: "/taskd".to_owned(),
+            session_timeout: Duration::from_secs(4),
+            tick: Duration::from_secs(2),
+            margin: None,
+            call_deadline: Duration::from_secs(2),
+            join_deadline: Duration::from_secs(60),
+            auth_file: None,
+        }
     }
 }
 

@@ -334,6 +334,9 @@ impl Api for Fake {
     async fn config_get(self, _: Context, _: Via, revision: Option<u64>) -> Result<ConfigText, ApiError> {
         let texts = self.texts.lock().unwrap();
         let newest = u64::try_from(texts.len()).unwrap();
+        if revision.is_none() && texts.last().is_some_and(|text| text.contains(UNREADABLE)) {
+            return Err(ApiError::new(ApiErrorKind::Conflict, "/taskd/vip/config cannot be read"));
+        }
         match revision.unwrap_or(newest) {
             0 => Ok(ConfigText { revision: 0, applied_ms: 0, by: None, text: String::new() }),
             wanted if wanted <= newest => {
@@ -374,6 +377,9 @@ impl Api for Fake {
         Ok(Applied { revision: found + 1, changes: vec!["service iscsi: new".to_owned()], warnings })
     }
 }
+
+/// A configuration with this in it is one that nobody can read once it holds.
+pub(crate) const UNREADABLE: &str = "# unreadable from now on";
 
 fn config_text(revision: u64, text: &str) -> ConfigText {
     ConfigText { revision, applied_ms: 1_000 * revision, by: Some(node()), text: text.to_owned() }

@@ -1,8 +1,10 @@
 //! `taskd vip` and `taskd config` against a node that answers as it was told to.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
-use crate::cli_support::{FakeNode, run};
+use crate::cli_support::{FakeNode, UNREADABLE, run};
 
 const FILE: &str = "[service.iscsi]\nvips = [{ address = \"172.0.20.241/24\", interface = \"storage\" }]\n";
 
@@ -42,6 +44,25 @@ fn what_people_see_of_services() {
     assert_eq!(code, 2, "{error}");
 }
 
+/// The path of every key, `*` for names that people give and `[]` for lists.
+fn keys(value: &Value) -> BTreeSet<String> {
+    let below = |name: String, value: &Value| -> Vec<String> {
+        let deeper = keys(value).into_iter().map(|key| format!("{name}.{key}"));
+        std::iter::once(name.clone()).chain(deeper).collect()
+    };
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| {
+                let named = ["n1", "n2", "n3", "iscsi", "nfs"].contains(&key.as_str());
+                below(if named { "*".to_owned() } else { key.clone() }, value)
+            })
+            .collect(),
+        Value::Array(values) => values.iter().flat_map(keys).map(|key| format!("[].{key}")).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
 /// The keys that the help names are there, in every form.
 #[test]
 fn json_forms() {
@@ -52,6 +73,7 @@ fn json_forms() {
         serde_json::from_str(&stdout).unwrap()
     };
     let list = json(&["vip", "list"]);
+    insta::assert_snapshot!("keys_of_the_vip_page", keys(&list).into_iter().collect::<Vec<_>>().join("\n"));
     assert_eq!(list["services"][1]["state"], "blocked");
     assert_eq!(list["services"][0]["nodes"]["n1"]["phase"], "held");
     assert_eq!(list["nodes"][0]["backend"], "dry_run");
@@ -68,11 +90,17 @@ fn json_forms() {
     let file = dir.path().join("vips.toml");
     std::fs::write(&file, FILE).unwrap();
     let file = file.to_str().unwrap();
-    assert_eq!(json(&["config", "check", file]), serde_json::json!({ "services": 1, "addresses": 1 }));
+    assert_eq!(
+        json(&["config", "check", file]),
+        serde_json::json!({ "services": 1, "addresses": 1, "warnings": [] })
+    );
     let applied = json(&["config", "apply", file]);
     assert_eq!((&applied["revision"], &applied["changes"][0]), (&1.into(), &"service iscsi: new".into()));
     assert!(applied["warnings"][0].is_string());
-    assert_eq!(json(&["config", "diff", file]), serde_json::json!({ "revision": 1, "changes": [] }));
+    assert_eq!(
+        json(&["config", "diff", file]),
+        serde_json::json!({ "revision": 1, "changes": [], "warnings": [] })
+    );
     assert_eq!(json(&["config", "history"])[0]["revision"], 1);
     assert_eq!(json(&["config", "history", "--show", "1"])["text"], FILE);
 }
@@ -88,7 +116,16 @@ fn a_configuration_and_who_changed_it_meanwhile() {
     let (code, text, _) = node.run(&["config", "history"]);
     assert_eq!((code, text.as_str()), (0, "no configuration was ever applied: taskd config apply FILE\n"));
     let (code, text, _) = node.run(&["config", "diff", file]);
-    assert_eq!((code, text.lines().next()), (1, Some("service iscsi: new")));
+    assert_eq!(
+        (code, text),
+        (
+            1,
+            format!(
+                "service iscsi: new\nservice iscsi: + 172.0.20.241/24 on storage\nagainst revision 0: taskd config apply \
+                 {file} --expect 0\n"
+            )
+        )
+    );
     let (code, text, error) = node.run(&["config", "apply", file, "--expect", "0"]);
     assert_eq!((code, text.as_str()), (0, "service iscsi: new\nrevision 1 holds\n"));
     assert!(error.contains("worth a look: service.iscsi.spread"), "{error}");
@@ -104,6 +141,46 @@ fn a_configuration_and_who_changed_it_meanwhile() {
     assert_eq!(code, 4);
 }
 
+/// Services go only when that is said, and what nobody can read is replaced only when that is said.
+#[test]
+fn what_an_apply_would_destroy_is_asked_for() {
+    let node = FakeNode::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vips.toml");
+    let file = path.to_str().unwrap();
+    std::fs::write(&path, FILE).unwrap();
+    assert_eq!(node.run(&["config", "apply", file]).0, 0);
+
+    std::fs::write(&path, "").unwrap();
+    let (code, text, _) = node.run(&["config", "diff", file]);
+    assert_eq!(code, 1);
+    assert!(text.contains(&format!("taskd config apply {file} --expect 1 --remove")), "{text}");
+    for expect in ["1", "any"] {
+        let (code, text, error) = node.run(&["config", "apply", file, "--expect", expect]);
+        assert_eq!((code, text.as_str()), (1, ""), "{error}");
+        for says in
+            ["revision 1 has services that are not in the file", "iscsi", "Nothing was changed", "--remove"]
+        {
+            assert!(error.contains(says), "should say {says:?}: {error}");
+        }
+    }
+    assert_eq!(node.run(&["config", "apply", file, "--remove"]).0, 0);
+
+    std::fs::write(&path, format!("{UNREADABLE}\n{FILE}")).unwrap();
+    assert_eq!(node.run(&["config", "apply", file]).0, 0);
+    std::fs::write(&path, FILE).unwrap();
+    // 1 would be a difference.
+    let (code, _, error) = node.run(&["config", "diff", file]);
+    assert_eq!((code, error.contains("cannot be read")), (2, true), "{error}");
+    let (code, _, error) = node.run(&["config", "apply", file]);
+    assert_eq!((code, error.contains("cannot be read")), (1, true), "{error}");
+    let (code, _, error) = node.run(&["config", "apply", file, "--expect", "any"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(node.run(&["config", "diff", file]).0, 0);
+    let (code, _, error) = node.run(&["config", "apply", file, "--expect", "none"]);
+    assert_eq!((code, error.contains("`any`")), (2, true), "{error}");
+}
+
 #[test]
 fn a_file_is_checked_without_any_node() {
     let dir = tempfile::tempdir().unwrap();
@@ -116,6 +193,19 @@ fn a_file_is_checked_without_any_node() {
     std::fs::write(&path, FILE).unwrap();
     let (code, text, _) = run(&["config", "check", file]);
     assert_eq!((code, text), (0, format!("{file}: fine: 1 service, 1 address\n")));
+
+    // What the cluster would refuse, and what it would take with a remark.
+    std::fs::write(&path, format!("{FILE}takeover_grace = \"100ms\"\n")).unwrap();
+    let (code, _, error) = run(&["config", "check", file]);
+    assert_eq!(code, 2, "{error}");
+    assert!(
+        error.contains("session timeout of 4s") && error.contains("service.iscsi.takeover_grace"),
+        "{error}"
+    );
+    std::fs::write(&path, format!("{FILE}spread = \"alone\"\n")).unwrap();
+    let (code, _, error) = run(&["config", "check", file]);
+    assert_eq!(code, 0, "{error}");
+    assert!(error.contains("worth a look: service.iscsi.spread"), "{error}");
 
     std::fs::write(
         &path,

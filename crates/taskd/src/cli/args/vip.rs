@@ -1,6 +1,8 @@
 //! `taskd vip` and `taskd config`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use proto::NodeId;
@@ -22,15 +24,17 @@ With -o json (stable: fields may be added, none is renamed or removed):
   why      {\"service\", \"state\", \"reasons\": [SENTENCE…], \"remedy\"}
   move, release, drain, undrain
            {\"done\": SENTENCE}
-  SERVICE  {\"service\", \"state\": \"held\"|\"taking\"|\"blocked\"|\"down\"|
-            \"disabled\", \"vips\": [{\"address\", \"interface\"}…], \"holder\",
+  SERVICE  {\"service\", \"state\": \"held\"|\"dry_run\"|\"taking\"|\"blocked\"|
+            \"down\"|\"disabled\"|\"unknown\",
+            \"vips\": [{\"address\", \"interface\"}…], \"holder\",
             \"since_ms\", \"order\": [NODE…], \"why\", \"trouble\", \"remedy\",
             \"nodes\": {NODE: LOCAL…}}
   LOCAL    {\"unfit\", \"phase\": \"idle\"|\"waiting\"|\"probing\"|\"held\"|
             \"blocked\"|\"releasing\", \"since_ms\", \"note\",
             \"conflict\": {\"address\", \"mac\", \"interface\"} or null}
   NODE     {\"node\", \"incarnation\", \"backend\": \"netlink\"|\"dry_run\",
-            \"stopping\", \"labels\", \"services\": {SERVICE: LOCAL…}}
+            \"why_dry\", \"stopping\", \"labels\",
+            \"services\": {SERVICE: LOCAL…}}
 Times are milliseconds since 1970.")]
 pub(in crate::cli) struct VipArgs {
     #[command(flatten)]
@@ -49,7 +53,11 @@ pub(in crate::cli) enum VipCommand {
     Why(Service),
     /// Have a node hold a service now; it stays there until it has to move
     Move(MoveArgs),
-    /// Have whoever holds a service give it up; that node is passed over for the service's hold-down
+    /// Have whoever holds a service give it up, also if nobody else can have it
+    #[command(after_help = "\
+That node is passed over for the service's hold-down. If no other node can
+hold the service, nobody has it meanwhile: `taskd vip move SERVICE --to NODE`
+gives it back at once.")]
     Release(Service),
     /// Have a node hold nothing, for example before it is serviced
     #[command(after_help = "\
@@ -57,8 +65,11 @@ Examples:
   taskd vip drain n1 --why 'kernel update'
   taskd vip undrain n1
 
-What it holds moves to others first; where nobody else can hold a service,
-`taskd vip why` says so. Works without a leader too: then successors take over.")]
+This returns as soon as it is written down: what the node holds moves to others
+then. Reboot it when `taskd vip list` no longer shows it as a holder; where
+nobody else can hold a service, `taskd vip why` says so. It stays drained, over
+restarts too, until it is undrained. Works without a leader: then successors
+take over.")]
     Drain(DrainArgs),
     /// Let a node hold services again
     Undrain(UndrainArgs),
@@ -152,7 +163,8 @@ Example of a file, with every key of a service at its default:
 
   [[service.iscsi.check]]   # as many as needed; the carrier is always checked
   tcp = \"127.0.0.1:3260\"    # or: script = [PROGRAM, ARG…], process = NAME,
-                            # carrier = INTERFACE
+                            # carrier = INTERFACE; a script runs only on nodes
+                            # whose own file says vip.scripts = true
   interval = \"1s\"
   timeout = \"1s\"
   fall = 2                  # failures in a row until the node is unfit
@@ -162,8 +174,8 @@ Example of a file, with every key of a service at its default:
 own in [vip.interfaces] of its file.
 
 With -o json (stable: fields may be added, none is renamed or removed):
-  check    {\"services\", \"addresses\"}
-  diff     {\"revision\", \"changes\": [LINE…]}
+  check    {\"services\", \"addresses\", \"warnings\": [LINE…]}
+  diff     {\"revision\", \"changes\": [LINE…], \"warnings\": [LINE…]}
   apply    {\"revision\", \"changes\": [LINE…], \"warnings\": [LINE…]}
   history  [{\"revision\", \"applied_ms\", \"by\", \"bytes\"}…]
   history --show  {\"revision\", \"applied_ms\", \"by\", \"text\"}")]
@@ -177,8 +189,8 @@ pub(in crate::cli) struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum ConfigCommand {
     /// Say what is wrong with a file, without asking any node
-    Check(FileArgs),
-    /// Show what applying a file would change; exit code 1 if it would change anything
+    Check(CheckArgs),
+    /// Show what applying a file would change; exit code 1 if it would change anything, 2 if that cannot be told
     Diff(FileArgs),
     /// Have a file hold for the cluster: changes only what differs, and shows it
     #[command(after_help = "\
@@ -189,7 +201,9 @@ Examples:
   taskd config history --show 6 > old.toml && taskd config apply old.toml
 
 It is refused, and nothing is changed, if somebody else applied a file after
-this command looked at the present one, or after revision REV.")]
+this command looked at the present one, or after revision REV; and if services
+that are configured are not in the file, unless --remove says that they are to
+go. A configuration that nobody can read is replaced with --expect any.")]
     Apply(ApplyArgs),
     /// List the revisions that are kept, newest first, or show one
     History(HistoryArgs),
@@ -203,13 +217,50 @@ pub(in crate::cli) struct FileArgs {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct CheckArgs {
+    #[command(flatten)]
+    pub(in crate::cli) file: FileArgs,
+    /// The session timeout of the cluster that it is for (coordination.session_timeout)
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration)]
+    pub(in crate::cli) session_timeout: Duration,
+    /// The ensemble's tick (coordination.tick)
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(in crate::cli) tick: Duration,
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct ApplyArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub(in crate::cli) file: PathBuf,
-    /// Apply it only over this revision; 0 = only if none was ever applied
+    /// Apply it only over this revision; 0 = only if none was ever applied, `any` = whatever holds, also what cannot be
+    /// read
     #[arg(long, value_name = "REV")]
-    pub(in crate::cli) expect: Option<u64>,
+    pub(in crate::cli) expect: Option<Expect>,
+    /// Remove services that are configured and not in the file, with their addresses
+    #[arg(long)]
+    pub(in crate::cli) remove: bool,
+}
+
+/// The revision that an apply may replace.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) enum Expect {
+    Any,
+    Revision(u64),
+}
+
+impl FromStr for Expect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "any" => Ok(Self::Any),
+            number => number
+                .parse()
+                .map(Self::Revision)
+                .map_err(|_| "write a revision's number, or `any`".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
