@@ -100,8 +100,10 @@ fn troubles(scene: &Scene) -> Vec<Trouble> {
             let heard = member
                 .heard_ms
                 .map(|ms| format!(" (the leader heard of it {} ago)", span(Duration::from_millis(ms))));
+            let heard = heard.unwrap_or_default();
+            let held = still_named(scene, &member.node);
             troubles.push(Trouble::new(
-                format!("{} does not answer at {}{}", member.node, member.address, heard.unwrap_or_default()),
+                format!("{} does not answer at {}{heard}{held}", member.node, member.address),
                 format!(
                     "look at {}: its log, its machine, its network; if it is gone, its tasks move by themselves",
                     member.node
@@ -137,6 +139,16 @@ fn troubles(scene: &Scene) -> Vec<Trouble> {
     }
     troubles.extend(budget(scene));
     troubles
+}
+
+/// The services whose holder a silent member is: until its session ends, `vip list` shows them as held.
+fn still_named(scene: &Scene, node: &NodeId) -> String {
+    let mine = scene.vips.holders.iter().filter(|(holder, _)| holder == node);
+    let services: Vec<_> = mine.map(|(_, service)| service.clone()).collect();
+    if services.is_empty() {
+        return String::new();
+    }
+    format!(" and is named as the holder of {}, until its session ends and others take over", and(&services))
 }
 
 /// What a member says of itself.

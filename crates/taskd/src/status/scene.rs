@@ -44,6 +44,8 @@ pub(super) struct Vips {
     /// Services that are down or blocked, and what to do.
     pub(super) troubles: Vec<(String, Option<String>)>,
     pub(super) notes: Vec<String>,
+    /// Who is named as the holder of a service, and of which.
+    pub(super) holders: Vec<(NodeId, String)>,
 }
 
 /// This node.
@@ -224,7 +226,10 @@ fn vips(published: &Published) -> Vips {
     }
     let leader = published.view.as_ref().and_then(|view| view.leader.as_ref()).map(|leader| &leader.node);
     let (troubles, notes) = vip::troubles(&view, leader);
-    Vips { troubles, notes }
+    let holder = |documents: &vip::Documents| documents.holder.as_ref().map(|holder| holder.node.clone());
+    let holders =
+        view.services.iter().filter_map(|(name, service)| Some((holder(service)?, name.to_string())));
+    Vips { troubles, notes, holders: holders.collect() }
 }
 
 fn own(identity: &Identity, published: &Published, now: Instant) -> Own {

@@ -377,6 +377,10 @@ fn texts() {
     silent(&mut scene.members[2]);
     scene.members[2].heard_ms = Some(12_300);
     row("a member is unreachable", &scene);
+    scene.vips.holders = [("n1", "nfs"), ("n3", "iscsi"), ("n3", "management")]
+        .map(|(holder, service)| (node(holder), service.to_owned()))
+        .into();
+    row("a member that holds services is unreachable", &scene);
     scene.members.remove(2);
     scene.fences = vec![FenceStatus { node: node("n3"), attempts: 3, run_again: 2, over_in_ms: 21_400 }];
     row("attempts wait for their fence", &scene);

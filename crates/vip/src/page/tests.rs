@@ -149,6 +149,9 @@ impl Texts {
             }
             let why = why(view, leader.as_ref(), &service.service).unwrap();
             assert_eq!((why.state, &why.remedy), (service.state, &service.remedy));
+            // The state is said before it.
+            let first = &why.reasons[0];
+            assert!(first.starts_with(char::is_lowercase), "{what}: {first}");
             for reason in &why.reasons {
                 writeln!(self.0, "why: {reason}").unwrap();
             }
