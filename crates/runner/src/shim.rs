@@ -13,7 +13,7 @@
 //! also cleared their environment cannot be found by anybody.
 //!
 //! **Invariants.** The record of the exit appears (fsynced, by rename) only when the whole tree is gone. Nothing is
-//! executed after the deadline. An end once begun is not taken back by an extension. The writer of output never blocks
+//! executed after the deadline. No capability is handed down. An end once begun is not taken back by an extension. The writer of output never blocks
 //! on what is kept of it.
 
 pub(crate) mod capture;
@@ -25,8 +25,12 @@ mod tree;
 pub(crate) mod wire;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, clear_ambient_capability_set, set_capabilities};
 
 /// How long before its deadline a tree gets SIGKILL, so that the kill is *complete* by the deadline.
 pub(crate) const KILL_ALLOWANCE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -36,14 +40,14 @@ pub(crate) const KILL_ALLOWANCE: std::time::Duration = std::time::Duration::from
 /// Returns failure only when not even a record of the failure could be written.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let done = match args.as_slice() {
+    let done = hand_down_nothing().and_then(|()| match args.as_slice() {
         [stage] if stage == wire::INIT_STAGE => init::run(),
         [dir] => supervise::run(Path::new(dir)),
-        _ => Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
             "the shim is started by taskd itself, with the directory of an attempt",
         )),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,4 +55,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the daemon may do to the machine's addresses, a task may not: a capability in the ambient set would be inherited
+/// by every program that is executed. Called before anything else, while there is one thread.
+fn hand_down_nothing() -> io::Result<()> {
+    match clear_ambient_capability_set() {
+        // A kernel without an ambient set.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut own = capabilities(None)?;
+    own.inheritable = CapabilitySet::empty();
+    Ok(set_capabilities(None, own)?)
 }

@@ -1,15 +1,19 @@
-//! Runs somebody's program: its own process group, a deadline, and the end of what it said.
+//! Runs somebody's program: without the daemon's capabilities, in its own process group, with a deadline; and the end of
+//! what it said.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rustix::thread::{CapabilitySet, capabilities, clear_ambient_capability_set, set_capabilities};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::time;
 
 /// Of what it said, this much of the end is looked at.
@@ -67,10 +71,37 @@ fn start(argv: &[String], env: &[(&str, &str)]) -> io::Result<(Group, pipe::Rece
     command.envs(env.iter().copied());
     let mut command = Command::from(command);
     command.process_group(0);
-    let child = command.spawn()?;
+    let child = spawn(&mut command)?;
     let leader = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
     let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
     Ok((Group { child, leader }, output))
+}
+
+/// Starts it from a thread of its own, which has given up the capabilities that a program would inherit: it may not
+/// change addresses because the daemon may. They are a thread's own in Linux, so that the daemon keeps them, and can
+/// start its guard with them.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let runtime = Handle::current();
+    let start = move || {
+        let _inside = runtime.enter();
+        hand_down_nothing()?;
+        command.spawn()
+    };
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name("vip-program".to_owned()).spawn_scoped(scope, start)?;
+        started.join().unwrap_or_else(|_| Err(io::Error::other("it crashed")))
+    })
+}
+
+fn hand_down_nothing() -> io::Result<()> {
+    match clear_ambient_capability_set() {
+        // A kernel without an ambient set.
+        Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut own = capabilities(None)?;
+    own.inheritable = CapabilitySet::empty();
+    Ok(set_capabilities(None, own)?)
 }
 
 /// Reads all along, or a program that says much would wait for ever; not to the end, which its children may keep open.

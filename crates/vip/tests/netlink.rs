@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use support::Space;
+use vip::config::Hooks;
+use vip::hooks::{HookRunner, Moment};
 use vip::net::netlink::{Netlink, permitted};
 use vip::net::{Address, Backend, NetError, NetEvent, Watch};
 
@@ -411,6 +413,7 @@ async fn an_ordinary_user() {
             put.unwrap();
             assert!(find(&kernel, net(VIP)).await.is_some_and(|one| one.ours));
             assert!(kernel.remove(link, net(VIP)).unwrap());
+            nobodys_program_inherits_them().await;
         }
         "no CAP_NET_ADMIN" => {
             assert!(says("CAP_NET_ADMIN") && matches!(put, Err(NetError::NotPermitted)), "{missing}")
@@ -421,4 +424,32 @@ async fn an_ordinary_user() {
             "{missing}"
         ),
     }
+}
+
+/// What hooks and checks are run by has none of the capabilities; the guard, which is started after them, has.
+async fn nobodys_program_inherits_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hook, seen) = (dir.path().join("hook"), dir.path().join("seen"));
+    let look = ["-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"];
+    std::fs::write(
+        &hook,
+        format!("#!/bin/sh\ngrep {} '{}' {} > {}\n", look[0], look[1], look[2], seen.display()),
+    )
+    .unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let hooks = Hooks { on_take: Some(hook), on_release: None };
+    let (mut runner, mut failures) = HookRunner::new(hooks, Default::default());
+    runner.run(&"iscsi".parse().unwrap(), Moment::Take, &[]);
+    assert!(runner.finish(Duration::from_secs(30)).await);
+    assert_eq!(failures.recv().await, None);
+    let sets = |text: &str| -> Vec<u64> {
+        text.lines()
+            .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap())
+            .collect()
+    };
+    assert_eq!(sets(&std::fs::read_to_string(seen).unwrap()), [0, 0, 0, 0]);
+    // As the guard is started: from this thread.
+    let guard = support::run(Command::new("grep").args(look), "").unwrap();
+    let both = (1 << 12) | (1 << 13);
+    assert_eq!(sets(&guard), [both; 4]);
 }

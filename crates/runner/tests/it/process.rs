@@ -280,3 +280,29 @@ async fn many_small_tasks_of_both_sorts() {
     .await;
     node.stop().await;
 }
+
+/// A daemon that holds virtual IPs may change addresses. What it runs may not.
+#[tokio::test]
+async fn a_task_inherits_no_capability() {
+    if !nix::unistd::geteuid().is_root() {
+        testkit::skip("capabilities can only be given by root");
+        return;
+    }
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    // As the shim of a daemon that an ordinary user runs, with AmbientCapabilities= in its unit.
+    let two = "-all,+net_admin,+net_raw";
+    let script = format!(
+        "cp \"$SHIM\" {0}/shim && chown -R 65534:65534 {0}\n\
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps={two} --ambient-caps={two} \
+         --bounding-set={two} {0}/shim \"$@\"",
+        dir.path().display()
+    );
+    options.shim = shim_by(dir.path(), &script);
+    let node = Node::boot(options, &link).await;
+    node.start(attempt(1), sh("id -u; grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status")).await;
+    let text = node.text(attempt(1)).await;
+    let none = |set: &str| format!("{set}:\t0000000000000000\n");
+    assert_eq!(text, format!("65534\n{}", ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(none).concat()));
+    node.stop().await;
+}
