@@ -8,6 +8,7 @@ use clock::SharedClock;
 use election::{HoldDown, Settings};
 use proto::{ClusterId, Incarnation, NodeId};
 use pulse::Pulse;
+use tokio::sync::watch;
 
 use crate::identity::IdentityStore;
 
@@ -48,6 +49,9 @@ pub struct Options {
     pub runtime: Arc<coord::ClientRuntime>,
     /// The cluster that this node belongs to, if the caller knows; otherwise the identity's counts.
     pub expected_cluster: Option<ClusterId>,
+    /// Whether this machine certainly has none of its virtual IPs: only then the `holder`s of an earlier session are
+    /// deleted at a join. Otherwise they go with that session, as those of a node that is gone do. True by default.
+    pub vips_gone: watch::Receiver<bool>,
     /// Where whoever watches the quorum from outside sees that it blocks a thread; nobody does by default.
     pub pulse: Pulse,
 }
@@ -86,6 +90,8 @@ impl Options {
             identity,
             runtime,
             expected_cluster: None,
+            // A closed channel keeps its value.
+            vips_gone: watch::channel(true).1,
             pulse: Pulse::default(),
         }
     }

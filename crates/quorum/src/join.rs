@@ -279,8 +279,8 @@ async fn end_predecessor(
     end_vips(options, link, layout, life.session).await
 }
 
-/// Deletes what that session says and holds of virtual IPs; the caller has removed the addresses. The terms stay, so that
-/// whoever takes next waits all the same.
+/// Deletes what that session says of virtual IPs, and what it holds if this machine has none of them any more: a holder is a
+/// fence as long as it may. The terms stay, so that whoever takes next waits all the same.
 async fn end_vips(
     options: &Options,
     link: &Link,
@@ -295,6 +295,10 @@ async fn end_vips(
         let Ok(service) = name.parse() else { continue };
         let path = layout.vip_holder(&service);
         if owned(&path).await?.is_none() {
+            continue;
+        }
+        if !*options.vips_gone.borrow() {
+            tracing::info!(%path, %session, "an address of it may be left on this machine: it goes with its session");
             continue;
         }
         // The term before another look: every take writes it, and another node may take between look and delete.

@@ -256,6 +256,7 @@ impl Builder {
             shim,
             exit_policy: Some(exit_policy),
             vips: machine,
+            vips_gone: watch::Sender::new(false),
             facts: watch::Sender::new(vips::facts(&config)),
             rng_seed: rng.random(),
             keeper_seed: rng.random(),

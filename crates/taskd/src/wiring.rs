@@ -46,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) exit_policy: Option<runner::ExitPolicy>,
     /// How this node takes part in virtual IPs, if it does.
     pub(crate) vips: Option<Machine>,
+    /// Whether this machine certainly has none of its virtual IPs; false where this life could not have removed any.
+    pub(crate) vips_gone: watch::Sender<bool>,
     /// What its own file says for them, now.
     pub(crate) facts: watch::Sender<vip::Facts>,
     pub(crate) rng_seed: u64,
@@ -197,6 +199,7 @@ impl Parts {
             serve_deadline: election.serve_deadline,
             hold_down: quorum::HoldDown { first: election.hold_down, max: election.hold_down_max },
             join_deadline: self.config.coordination.join_deadline,
+            vips_gone: self.vips_gone.subscribe(),
             pulse: self.pulses.quorum.clone(),
             ..quorum::Options::new(
                 self.node.clone(),

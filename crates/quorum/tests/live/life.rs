@@ -45,6 +45,30 @@ async fn a_restarted_node_removes_what_its_killed_life_left_and_leads_within_a_s
 }
 
 #[tokio::test]
+async fn a_holder_stays_a_fence_where_its_addresses_may_still_be_there() {
+    let coordinator = testkit::coordinator().await;
+    let node = Node::start(&coordinator.hosts(), "n1").await;
+    let layout = coord::Layout::new("/taskd");
+    let service = "web".parse().unwrap();
+    let (holder, report) = ([layout.vip_holder(&service)], [layout.vip_node(&node.id)]);
+    node.see("its session", |view| view.control.is_some()).await;
+    let control = node.view().control.clone().expect("it has a session");
+    control.ensure(&layout.vip_term(&service)).await.unwrap();
+    hold(&control, &[holder[0].clone(), report[0].clone()]).await;
+    let Node { quorum, dir, .. } = node;
+    drop(quorum);
+
+    let mut options = options(&coordinator.hosts(), "n1", dir.path());
+    options.vips_gone = tokio::sync::watch::channel(false).1;
+    let again = Node::start_in(options, dir).await;
+    again.see("its session", |view| view.control.is_some()).await;
+    let control = again.view().control.clone().expect("it has a session");
+    assert!(held(&control, &holder).await, "its session is what ends it");
+    assert!(!held(&control, &report).await, "nobody is fenced by a report");
+    assert_eq!(again.stop().await.0, Report::Closed);
+}
+
+#[tokio::test]
 async fn a_foreign_or_wiped_cluster_is_refused_with_the_remedy() {
     let coordinator = testkit::coordinator().await;
     let node = Node::start(&coordinator.hosts(), "n1").await;

@@ -254,6 +254,7 @@ impl Supervisor {
                 }
                 _ = tick.tick() => {}
             }
+            self.say_whether_vips_are_gone();
             self.follow_view();
             self.look_after_components();
             self.advance_stop();

@@ -2,6 +2,7 @@
 //! released before it leaves.
 
 use proto::Epoch;
+use proto::vip::{Backend, LocalPhase};
 use tokio_util::sync::CancellationToken;
 
 use super::slot::Slot;
@@ -36,6 +37,7 @@ impl Supervisor {
                 self.vips = Slot::Running(serving);
                 // What was read while it cleaned.
                 self.hand_over_facts();
+                self.say_whether_vips_are_gone();
                 self.boot_quorum_if_due();
             }
             // Whoever is told to stop knows why.
@@ -46,6 +48,17 @@ impl Supervisor {
                 self.fail(Part::Vips, &failure);
             }
         }
+    }
+
+    /// Says whether a `holder` of an earlier session may be deleted. With no backend that changes the kernel nobody knows
+    /// what an earlier life has left there.
+    pub(super) fn say_whether_vips_are_gone(&self) {
+        let Slot::Running(vips) = &self.vips else { return };
+        let view = vips.handle().view();
+        let own = &view.borrow().own;
+        let none = own.services.values().all(|local| local.phase == LocalPhase::Idle);
+        let gone = own.backend == Backend::Netlink && none;
+        self.parts.vips_gone.send_if_modified(|known| std::mem::replace(known, gone) != gone);
     }
 
     /// Hands in the session and the term, if either has changed.
