@@ -225,6 +225,8 @@ fn texts() {
         says(&mut unasked, name, |report| report.why_dry = Some(why.to_owned()));
     }
     texts.add("a dry run that nobody asked for", &unasked, Some("n1"));
+    let count = |view: &View| super::troubles(view, Some(&node("n1"))).0.len();
+    assert_eq!((count(&view), count(&unasked)), (0, 1), "for `cluster status`");
     says(&mut view, "n2", |report| report.backend = Backend::Netlink);
     taken_by(&mut view, "n1", LocalPhase::Idle);
     taken_by(&mut view, "n2", LocalPhase::Held);
