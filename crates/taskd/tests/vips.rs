@@ -219,9 +219,24 @@ async fn a_configuration_has_revisions_and_one_writer_at_a_time() {
         .await
         .refused(4, &["no revision 9", "taskd config history"]);
 
+    // Fences belong to services: an address does not go from one to another in one step, nor soon after.
+    let renamed = first.replace("service.iscsi", "service.block");
+    let file = cluster.file("renamed.toml", &renamed);
+    let rename = ["config", "apply", file.to_str().unwrap(), "--remove"];
+    cluster.cli(&rename).await.refused(1, &["cannot go from service iscsi to block", "wait"]);
+    let file = cluster.file("empty.toml", "");
+    let ran = cluster.cli(&["config", "apply", file.to_str().unwrap(), "--remove"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    cluster.cli(&rename).await.refused(1, &["cannot go from service iscsi to block", "wait"]);
+    let applied = until("nobody can have the address any more", SOON, async || {
+        let ran = cluster.cli(&rename).await;
+        (ran.code == 0).then_some(ran)
+    });
+    applied.await;
+
     // Where the kernel could not keep an address for a second, the service is refused.
     let short = cluster.file("short.toml", &iscsi("takeover_grace = \"100ms\""));
-    let ran = cluster.cli(&["config", "apply", short.to_str().unwrap()]).await;
+    let ran = cluster.cli(&["config", "apply", short.to_str().unwrap(), "--remove"]).await;
     ran.refused(2, &["service.iscsi.takeover_grace", "set takeover_grace to"]);
 
     // What only a node that takes part can do.

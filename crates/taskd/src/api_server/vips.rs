@@ -1,7 +1,7 @@
 //! Virtual IPs and the cluster's configuration: what any node with a session answers by itself.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use coord::{LeaseTiming, WriteError};
 use proto::NodeId;
@@ -9,7 +9,7 @@ use proto::api::{ApiError, ApiErrorKind, Via};
 use proto::vip::{Applied, ConfigEntry, ConfigText, Drained, ServiceName, VipOrder, VipPage, VipWhy};
 use tarpc::context::Context;
 use vip::OrderError;
-use vip::config::Config;
+use vip::config::{Config, Moved};
 use vip::store::{ApplyError, ReadError, Store, StoreError};
 
 use super::{ApiServer, Need, RETURN_TRIP, relay};
@@ -151,6 +151,7 @@ impl ApiServer {
                 verdict.errors.join("\n")
             )));
         }
+        let expected = self.keeps_addresses_apart(&store, &new, expected).await?;
         let by = &self.parts.node;
         let applied = store.apply(text, expected, by, self.parts.clock.wall().0).await;
         let applied = applied.map_err(|error| apply_failed(&error))?;
@@ -165,6 +166,55 @@ impl ApiServer {
             );
         }
         Ok(Applied { revision: applied.now.revision, changes, warnings: verdict.warnings })
+    }
+
+    /// Refuses to give a service what another one has, or had so lately that a node which has not heard of it may still
+    /// have the address. Returns the revision that this was judged against.
+    async fn keeps_addresses_apart(
+        &self,
+        store: &Store,
+        new: &Config,
+        expected: Option<u64>,
+    ) -> Result<Option<u64>, ApiError> {
+        let now = match store.config().await {
+            Ok(now) => now,
+            // It is to be replaced, whatever it says.
+            Err(ReadError::Garbage(_)) if expected.is_none() => return Ok(None),
+            Err(error) => return Err(config_failed(&error)),
+        };
+        let timing = self.timing();
+        let (wall_ms, mut ended_ms) = (self.parts.clock.wall().0, None);
+        let mut earlier = Some(now.clone());
+        while let Some(text) = earlier {
+            // What this release cannot read is nothing that it could compare.
+            let old = vip::config::parse(&text.text).unwrap_or_default();
+            let longest =
+                old.services.values().map(|service| service.takeover_grace).max().unwrap_or_default();
+            // A node that is cut off keeps an address until its lease, the grace and the kernel's second are over.
+            let wait = timing.timeout + longest + Duration::from_secs(2);
+            let passed =
+                ended_ms.map_or(Duration::ZERO, |ended| Duration::from_millis(wall_ms.saturating_sub(ended)));
+            if passed >= wait {
+                break;
+            }
+            if let Some(Moved { address, from, to }) = vip::config::moved(&old, new).into_iter().next() {
+                let left = (wait - passed).as_secs() + 1;
+                return Err(ApiError::new(
+                    ApiErrorKind::Conflict,
+                    format!(
+                        "nothing was changed: {address} cannot go from service {from} to {to} at once, since a node that holds \
+                         {from} and has not heard of it may still have the address. Apply it without {address} in either, wait \
+                         {left} s, then apply it with {address} in {to}"
+                    ),
+                ));
+            }
+            ended_ms = Some(text.applied_ms);
+            earlier = match text.revision {
+                0 | 1 => None,
+                revision => store.config_at(revision - 1).await.map_err(|error| config_failed(&error))?,
+            };
+        }
+        Ok(Some(expected.unwrap_or(now.revision)))
     }
 
     /// What leases of this node's session are worth.

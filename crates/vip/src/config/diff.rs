@@ -24,6 +24,36 @@ impl fmt::Display for Change {
     }
 }
 
+/// An address that another service has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Which.
+    pub address: IpAddr,
+    /// Whose it was.
+    pub from: ServiceName,
+    /// Whose it would be.
+    pub to: ServiceName,
+}
+
+/// Addresses that one service has in `old` and another one in `new`. What keeps two nodes from having an address (holder,
+/// term, grace) belongs to its service: nothing of that stands between two services.
+pub fn moved(old: &Config, new: &Config) -> Vec<Moved> {
+    let owners: BTreeMap<IpAddr, &ServiceName> = old
+        .services
+        .iter()
+        .flat_map(|(name, service)| service.addresses().map(move |address| (address, name)))
+        .collect();
+    let mut moved = Vec::new();
+    for (to, service) in &new.services {
+        for address in service.addresses() {
+            if let Some(from) = owners.get(&address).filter(|from| **from != to) {
+                moved.push(Moved { address, from: (*from).clone(), to: to.clone() });
+            }
+        }
+    }
+    moved
+}
+
 /// What an apply of `new` over `old` changes, service by service; empty if it means the same.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();

@@ -28,7 +28,7 @@ use proto::NodeId;
 use proto::vip::ServiceName;
 use serde::{Deserialize, Serialize};
 
-pub use diff::{Change, diff};
+pub use diff::{Change, Moved, diff, moved};
 pub use parse::parse;
 pub use reader::{ConfigErrors, Problem};
 pub use verdict::{Verdict, check};
