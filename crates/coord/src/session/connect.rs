@@ -21,7 +21,7 @@ pub(super) struct Opened {
 pub(super) async fn open(options: &Options, runtime: &ClientRuntime) -> Result<Opened, ConnectError> {
     options.check()?;
     let hosts = options.hosts.clone();
-    // Before its own deadline: see `Options::connect_string`, which may not help where the resolver is not glibc's.
+    // Before its own deadline, in case the resolver does not know the forms of `Options::connect_string`.
     let within = options.session_timeout.mul_f64(0.8);
     let mut connector = zk::Client::connector().with_session_timeout(options.session_timeout);
     if let Some((scheme, credentials)) = &options.auth {
