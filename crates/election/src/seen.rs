@@ -157,6 +157,13 @@ impl Election {
         // twice in one epoch, and `epoch` was read before `leader`.
         let watched = self.leader.as_ref().map(|leader| leader.record.epoch);
         match (&survey.leader, watched) {
+            // Nobody leads where a person has to help first, and where the ensemble is another one no epoch tells when
+            // that was seen: whom the watch has missed coming and going would lead here for ever. Who does lead after
+            // all, the next survey shows.
+            _ if survey.obstacle.is_some() => {
+                self.leader_epoch = None;
+                self.leader_is(None, now, out);
+            }
             (Some(found), _) if Some(found.record.epoch) > self.leader_epoch => {
                 self.leader_is(Some(found.clone()), now, out);
             }

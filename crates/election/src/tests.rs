@@ -180,6 +180,19 @@ fn nobody_claims_over_an_obstacle_and_somebody_does_once_it_is_gone() {
     assert!(bench.surveyed(survey(0, &["me"])).contains(&Effect::Claim { expect: 0 }));
 }
 
+/// The watch never spoke of it: it came and went between two of its looks.
+#[test]
+fn a_leader_is_not_believed_in_once_there_is_an_obstacle_and_is_again_when_it_is_gone() {
+    let mut bench = Bench::candidate();
+    let led = Survey { leader: leader("a", 4), ..survey(4, &["a", "me"]) };
+    bench.surveyed(led.clone());
+    assert_eq!(bench.core.leader(), leader("a", 4).as_ref());
+    bench.surveyed(Survey { obstacle: Some("another cluster".into()), ..Survey::default() });
+    assert!(bench.core.leader().is_none(), "{:?}", bench.core);
+    bench.surveyed(led);
+    assert_eq!(bench.core.leader(), leader("a", 4).as_ref());
+}
+
 #[test]
 fn whoever_is_passed_over_may_still_claim_and_a_leader_ends_the_race() {
     let mut bench = Bench::candidate();

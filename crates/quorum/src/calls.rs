@@ -66,6 +66,8 @@ impl Calls {
         link.sync(&layout.epoch()).await?;
         let epoch = link.get(&layout.epoch()).await?;
         let found = epoch.as_ref().map(|node| epoch_of(node.stat.version));
+        // Before the cluster: where `leader` is gone because the whole ensemble is another one, that is seen.
+        let leader = link.get(&layout.leader()).await?.map(|node| leader_seen(&node, link.session_id()));
         let cluster = link.get(&layout.cluster()).await?;
         let obstacle = join::check_cluster(cluster.as_ref(), Some(self.place.cluster), layout.cluster())
             .err()
@@ -74,7 +76,6 @@ impl Calls {
         if let Some(obstacle) = obstacle {
             return Ok(Survey { obstacle: Some(obstacle), ..Survey::default() });
         }
-        let leader = link.get(&layout.leader()).await?.map(|node| leader_seen(&node, link.session_id()));
         let (leader, unreadable) = match leader {
             Some(Ok(leader)) => (Some(leader), None),
             Some(Err(why)) => (None, Some(blocked(&layout.leader(), &why))),
