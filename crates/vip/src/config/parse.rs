@@ -12,6 +12,7 @@ use super::reader::{ConfigErrors, Field, Problems, Section};
 use super::{
     ADDRESSES_MAX, CHECKS_MAX, Check, Config, Probe, SERVICES_MAX, Service, TEXT_BYTES_MAX, Vip, address,
 };
+use crate::store::GRACE_MAX;
 
 const NAMES_MAX: usize = 64;
 const TEXT_CHARS_MAX: usize = 256;
@@ -116,7 +117,7 @@ fn service(
     service.spread = section.take("spread").and_then(|field| short(&field, problems, "the name of a group"));
     service.hold_down = section.duration(problems, "hold_down", service.hold_down, Duration::ZERO..=DAY);
     service.takeover_grace =
-        section.duration(problems, "takeover_grace", service.takeover_grace, Duration::ZERO..=MINUTE);
+        section.duration(problems, "takeover_grace", service.takeover_grace, Duration::ZERO..=GRACE_MAX);
     if let Some(field) = section.take("check") {
         let list =
             field.list(problems, CHECKS_MAX, r#"check = [{ script = ["/path/of/it"], interval = "2s" }]"#);

@@ -489,9 +489,13 @@ impl Core {
             self.wake_at(since + ORPHAN);
             return;
         }
-        let Some((term_version, Term::Held { node, .. })) = &self.term else { return };
-        if *node == self.settings.me {
-            let term_version = *term_version;
+        let known = match &self.term {
+            Some((version, Term::Held { node, .. })) if *node == self.settings.me => Some(*version),
+            // Somebody edited it, and so nobody says whose take it is.
+            Some((version, Term::Unknown)) => Some(*version),
+            _ => None,
+        };
+        if let Some(term_version) = known {
             let ticket = self.ticket();
             self.holder = HolderSeen::Somebody { ours: true, since: now };
             self.wake_at(now + ORPHAN);
@@ -560,6 +564,18 @@ mod tests {
         core.step(Event::Session(Some(2)), at(10_000));
         core.step(Event::Assigned(Some(Assigned { version: 0, mark: 7, order })), at(10_000));
         assert_eq!(takes(core, 10_000), 12_300, "n1 may be about to come back too");
+    }
+
+    #[test]
+    fn a_holder_of_its_own_goes_also_when_nobody_can_say_who_took() {
+        let mut core = second_in_line(&["n2"], &["n2"]);
+        core.step(Event::Holder(Some((node("n2"), true))), at(10_000));
+        core.step(Event::Term(Some((5, Term::Unknown))), at(10_000));
+        assert_eq!(core.step(Event::Tick, at(12_999)), []);
+        let effects = core.step(Event::Tick, at(13_000));
+        let [_, Effect::Release { term_version: 5, free: false, .. }] = effects[..] else {
+            panic!("{effects:?}")
+        };
     }
 
     #[test]

@@ -140,6 +140,18 @@ impl<'a> Scene<'a> {
                 "{holder} took it over, and keeps it until a newer assignment names somebody else first"
             ));
         }
+        if let (Some(Term::Held { node, grace, .. }), Some(config)) = (&self.documents.term, self.config)
+            && self.documents.holder.is_some()
+            && *grace > config.takeover_grace
+        {
+            more.push(format!(
+                "if {node} goes without a release, whoever follows waits {} and not {}, since that is what {node} found \
+                 when it took it; a move ends that: taskd vip move {}",
+                span(*grace),
+                span(config.takeover_grace),
+                self.name
+            ));
+        }
         for (node, report) in self.reports {
             if let Some(why) = self.unfit(node)
                 && !verdict.words.contains(&why)
@@ -344,6 +356,10 @@ fn succession(scene: &Scene<'_>, first: &NodeId, others: &[&NodeId]) -> String {
         Some(Term::Held { node, grace, .. }) => format!(
             "; {node}, which had it last, did not release it, so that the taker waits {} before it puts the addresses",
             span(*grace)
+        ),
+        Some(last @ Term::Unknown) => format!(
+            "; who had it last was edited or deleted by hand, so that the taker waits {} before it puts the addresses",
+            span(last.wait())
         ),
         _ => String::new(),
     };

@@ -1,14 +1,12 @@
 //! What to write now, and what later.
 
-use std::time::Duration;
-
 use clock::Instant;
 use proto::Epoch;
 use proto::vip::ServiceName;
 
 use super::{Effect, Known, Memory, Pending, Placer, SETTLE, World};
 use crate::placement::{Input, Placement, obstacle, place};
-use crate::store::{Assignment, Term};
+use crate::store::{Assignment, GRACE_MAX, Term};
 
 /// Writes effects down.
 struct Pen<'e> {
@@ -85,6 +83,10 @@ impl Memory {
             let since = *self.wanted_since.get_or_insert(now);
             return Some(if all { When::Now } else { When::Since(since) });
         };
+        if known.term.is_none() {
+            // Somebody deleted it; without it nobody can take.
+            return Some(When::Now);
+        }
         let stands = &assigned.document;
         if stands.order == wanted.order && stands.why == wanted.why {
             return None;
@@ -118,7 +120,7 @@ impl Memory {
             return None;
         }
         let since = self.unheld_since?;
-        let grace = known.term.as_ref().map_or(Duration::ZERO, Term::wait);
+        let grace = known.term.as_ref().map_or(GRACE_MAX, Term::wait);
         if pen.now < since + grace {
             return Some(since + grace);
         }

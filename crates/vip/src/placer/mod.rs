@@ -83,7 +83,7 @@ pub(crate) struct World<'a> {
     pub(crate) services: &'a BTreeMap<ServiceName, Known>,
 }
 
-/// What is known of one service. What cannot be read is as if it were not there.
+/// What is known of one service. What cannot be read is as if it were not there, but for the term.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     /// Who is to hold it.

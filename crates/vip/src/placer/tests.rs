@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::placement::table::{Scene, drained, local, node, report, service};
+use crate::store::GRACE_MAX;
 use proto::Epoch;
 
 const fn ms(ms: u64) -> Duration {
@@ -436,6 +437,30 @@ fn what_was_not_released_is_removed_after_its_grace() {
     desk.died("n1");
     assert_eq!(said(&desk.look()), "");
     assert_eq!(said(&desk.after(ms(1999))), "");
+    assert_eq!(said(&desk.after(ms(1))), "remove a after its grace");
+}
+
+/// Without it nobody can take, and it is not free for its absence.
+#[test]
+fn a_term_that_somebody_deleted_is_written_again() {
+    let mut desk = Desk::new("n1 n2", "a", "a@n1");
+    let effects = desk.look();
+    desk.commit(effects);
+    let effects = desk.after(SETTLE);
+    desk.commit(effects);
+    desk.services.get_mut(&service("a")).unwrap().term = None;
+    let effects = desk.look();
+    assert_eq!(said(&effects), "a:n1,n2");
+    desk.commit(effects);
+    assert_eq!(said(&desk.after(SETTLE)), "");
+
+    desk.scene.config.services.clear();
+    let effects = desk.look();
+    desk.commit(effects);
+    desk.died("n1");
+    desk.services.get_mut(&service("a")).unwrap().term = Some(Term::Unknown);
+    assert_eq!(said(&desk.look()), "");
+    assert_eq!(said(&desk.after(GRACE_MAX - ms(1))), "");
     assert_eq!(said(&desk.after(ms(1))), "remove a after its grace");
 }
 

@@ -27,16 +27,17 @@ pub enum Removal {
     Held,
     /// Nobody holds it, but it was not released: its addresses may be there until the grace has passed. Nothing was done.
     NotFree {
-        /// Who held it.
-        node: NodeId,
+        /// Who held it; none if nobody can say.
+        node: Option<NodeId>,
         /// How long to wait since it was known that nobody holds it.
         grace: std::time::Duration,
     },
 }
 
 impl Store {
-    /// Writes who is to hold a service, fenced by the leader's term, and prepares a service that is new. The version of
-    /// the assignment that stands then, which is the present one if it says the same already.
+    /// Writes who is to hold a service, fenced by the leader's term, and prepares a service that is new. A term that was
+    /// deleted is written again as one of which nobody knows anything. The version of the assignment that stands then,
+    /// which is the present one if it says the same already.
     ///
     /// # Errors
     /// See [`AssignError`].
@@ -56,12 +57,14 @@ impl Store {
                 return Ok(present.stat.version);
             }
             let mut ops = vec![leading.fence.check()];
-            if present.is_none() && term.is_none() && self.exists(&dir).await?.is_none() {
+            let new = present.is_none() && term.is_none() && self.exists(&dir).await?.is_none();
+            if new {
                 ops.push(persistent(dir.clone(), Vec::new()));
             }
             if term.is_none() {
-                let free = Term::Free { node: None, release: None };
-                ops.push(persistent(term_path.clone(), document::encode(&free)));
+                // Nobody ever held a service that is new; of one that is not, somebody may have the addresses.
+                let first = if new { Term::Free { node: None, release: None } } else { Term::Unknown };
+                ops.push(persistent(term_path.clone(), document::encode(&first)));
             }
             let version = match present {
                 Some(present) => {
@@ -104,14 +107,14 @@ impl Store {
                 return Ok(Removal::Held);
             }
             let Some(stat) = self.exists(&dir).await? else { return Ok(Removal::Done) };
-            match document::term(&term_path, term.as_ref()) {
-                Ok(Some(found)) if !waited => {
-                    if let Term::Held { node, grace, .. } = found.value {
-                        return Ok(Removal::NotFree { node, grace });
-                    }
+            let last = document::term(term.as_ref()).map_or(Term::Unknown, |found| found.value);
+            if !waited {
+                let grace = last.wait();
+                match last {
+                    Term::Free { .. } => {}
+                    Term::Held { node, .. } => return Ok(Removal::NotFree { node: Some(node), grace }),
+                    Term::Unknown => return Ok(Removal::NotFree { node: None, grace }),
                 }
-                Err(garbage) if !waited => return Err(StoreError::from(garbage).into()),
-                Ok(_) | Err(_) => {}
             }
             let mut ops = vec![leading.fence.check()];
             // Every take writes the term, so none comes in between; a holder that did would keep the parent.
@@ -152,7 +155,7 @@ impl Store {
     pub async fn term(&self, service: &ServiceName) -> Result<Option<Term>, ReadError> {
         let path = self.layout.vip_term(service);
         let node = self.link.get(&path).await?;
-        Ok(document::term(&path, node.as_ref())?.map(|found| found.value))
+        Ok(document::term(node.as_ref()).map(|found| found.value))
     }
 
     /// The services about which there is anything, configured or not; a node that is no service's is left out.

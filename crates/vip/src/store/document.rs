@@ -80,8 +80,11 @@ pub(super) fn holder(path: &str, node: Option<&Node>) -> Document<Holder> {
     node.map_or(Ok(None), |node| found(path, node, ephemeral(node)))
 }
 
-pub(super) fn term(path: &str, node: Option<&Node>) -> Document<Term> {
-    node.map_or(Ok(None), |node| found(path, node, json(node)))
+/// A term that cannot be read says no less than that somebody may have the addresses.
+pub(super) fn term(node: Option<&Node>) -> Option<Found<Term>> {
+    let node = node?;
+    let (version, mark, owner) = (node.stat.version, node.stat.mzxid, node.stat.ephemeral_owner);
+    Some(Found { value: json(node).unwrap_or(Term::Unknown), version, mark, owner })
 }
 
 pub(super) fn report(path: &str, of: &NodeId, node: Option<&Node>) -> Document<NodeReport> {
@@ -153,12 +156,11 @@ mod tests {
         let n1 = "n1".parse().expect("a node's name");
         let elsewhere = br#"{"service":"db","order":[],"revision":1,"epoch":1,"why":""}"#;
         let free = br#"{"state":"free","node":null,"release":null}"#;
-        let rows: [(&str, Option<Garbage>); 8] = [
+        let rows: [(&str, Option<Garbage>); 7] = [
             ("EOF", assignment("/p", &web, Some(&node(b"", None))).err()),
             ("about db", assignment("/p", &web, Some(&node(elsewhere, None))).err()),
             ("no session", holder("/p", Some(&node(b"{}", None))).err()),
             ("missing field", holder("/p", Some(&node(b"{}", Some(1)))).err()),
-            ("unknown variant", term("/p", Some(&node(br#"{"state":"lost"}"#, None))).err()),
             ("expected", report("/p", &n1, Some(&node(b"\xff", Some(1)))).err()),
             ("first line has no end", config("/p", Some(&node(b"{}", None))).err()),
             ("in its first line", config("/p", Some(&node(b"{}\ntext", None))).err()),
@@ -168,8 +170,22 @@ mod tests {
             assert_eq!(garbage.path, "/p");
             assert!(garbage.to_string().contains(what), "{garbage} does not say {what}");
         }
-        let free = term("/p", Some(&node(free, None))).expect("a term").expect("it is there");
+        let free = term(Some(&node(free, None))).expect("it is there");
         assert_eq!((free.version, free.value.wait().as_millis()), (3, 0));
+        let for_ever = format!(
+            r#"{{"state":"held","node":"n1","take":"{}","grace_ms":{}}}"#,
+            uuid::Uuid::nil(),
+            u64::MAX
+        );
+        for edited in [b"".as_slice(), b"{}", br#"{"state":"lost"}"#, b"\xff", for_ever.as_bytes()] {
+            let edited = term(Some(&node(edited, None))).expect("it is there");
+            assert_eq!(
+                (edited.version, edited.value.wait()),
+                (3, crate::store::GRACE_MAX),
+                "{:?}",
+                edited.value
+            );
+        }
         assert_eq!(drained("/p", Some(&node(b"", None))).expect("none").expect("there").value.len(), 0);
     }
 
@@ -185,7 +201,7 @@ mod tests {
             let web = "web".parse().expect("a service's name");
             let n1 = "n1".parse().expect("a node's name");
             let node = node(&bytes, Some(1));
-            let _ = (assignment("/p", &web, Some(&node)), holder("/p", Some(&node)), term("/p", Some(&node)));
+            let _ = (assignment("/p", &web, Some(&node)), holder("/p", Some(&node)), term(Some(&node)));
             let _ = (report("/p", &n1, Some(&node)), drained("/p", Some(&node)), config("/p", Some(&node)));
         }
     }

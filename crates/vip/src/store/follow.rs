@@ -37,7 +37,7 @@ pub enum Change {
     Assignment(ServiceName, Document<Assignment>),
     /// Who holds it.
     Holder(ServiceName, Document<Holder>),
-    /// What is known of the last one who did.
+    /// What is known of the last one who did; never garbage, which is [`Term::Unknown`].
     Term(ServiceName, Document<Term>),
     /// The nodes that say anything of themselves. What was known of others is void.
     Nodes(BTreeSet<NodeId>),
@@ -231,7 +231,18 @@ impl Loop {
                 Change::Assignment(service, assignment)
             }
             Key::Holder(service) => Change::Holder(service, document::holder(path, node)),
-            Key::Term(service) => Change::Term(service, document::term(path, node)),
+            Key::Term(service) => {
+                let term = document::term(node);
+                if term.as_ref().is_some_and(|found| found.value == Term::Unknown) {
+                    let wait_s = super::GRACE_MAX.as_secs();
+                    tracing::warn!(
+                        path,
+                        wait_s,
+                        "a term was edited or deleted: whoever takes the service next waits"
+                    );
+                }
+                Change::Term(service, Ok(term))
+            }
             Key::Report(of) => {
                 let report = document::report(path, &of, node);
                 Change::Report(of, report)

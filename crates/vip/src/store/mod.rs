@@ -12,7 +12,9 @@
 //! [`Store`] reads and writes them on one session, [`Followers`] delivers what they become. All of it works without a
 //! leader, but for assignments and the removal of a service, which are fenced by the leader's term.
 //!
-//! A document that cannot be read is [`Garbage`] that names its path. It concerns that document alone.
+//! A document that cannot be read is [`Garbage`] that names its path. It concerns that document alone. Two have a meaning
+//! all the same: a term is then [`Term::Unknown`], which the next take repairs, and a node that says what cannot be read is
+//! there, and able to hold nothing.
 
 mod document;
 pub use document::{DOCUMENT_BYTES_MAX, Document, Found, Garbage};
@@ -72,6 +74,9 @@ pub struct Holder {
     pub take: Uuid,
 }
 
+/// The longest grace that a service can have, so what covers every holder of which nothing is known.
+pub const GRACE_MAX: Duration = Duration::from_secs(60);
+
 /// What is known of the last one who held a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -93,6 +98,8 @@ pub enum Term {
         #[serde(rename = "grace_ms", with = "millis")]
         grace: Duration,
     },
+    /// Nobody can say: somebody edited it, or deleted it. There may be addresses as with the longest grace of all.
+    Unknown,
 }
 
 impl Term {
@@ -100,7 +107,9 @@ impl Term {
     pub fn wait(&self) -> Duration {
         match self {
             Self::Free { .. } => Duration::ZERO,
-            Self::Held { grace, .. } => *grace,
+            // None of us records more, so that a longer one was edited in.
+            Self::Held { grace, .. } => (*grace).min(GRACE_MAX),
+            Self::Unknown => GRACE_MAX,
         }
     }
 }

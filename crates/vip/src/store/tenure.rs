@@ -9,6 +9,12 @@
 //!                            whoever takes next waits the recorded grace ◀── term held, nobody there
 //! ```
 //!
+//! A `term` that cannot be read, or that the leader had to write again since it was gone, is taken as held with the longest
+//! grace that there is ([`GRACE_MAX`](super::GRACE_MAX)), and each take writes it anew. That is enough: whoever holds the
+//! service loses its lease with the first probe after the term has changed; nobody takes while its `holder` is there, so
+//! not before its session is over or its addresses are gone; and no address outlives the lease by more than the grace that
+//! was recorded for it. The wait counts from the take, not from when the edit was seen: somebody may have held it since.
+//!
 //! The content of `term` is unique to each take and each release, so that a write whose answer was lost is recognised in
 //! it, whatever became of `holder` meanwhile.
 
@@ -94,7 +100,7 @@ pub enum Refusal {
     /// Somebody took it or gave it up in between.
     #[error("somebody was quicker")]
     Overtaken,
-    /// The leader has not prepared it yet.
+    /// The leader has not prepared it yet, or somebody has deleted its term, which the leader then writes again.
     #[error("the service is not prepared yet")]
     NoTerm,
 }
@@ -137,8 +143,9 @@ impl Store {
         ];
         let [assignment_path, member_path, holder_path, term_path] = paths;
         let before = self.link.get(&term_path).await.map_err(ReadError::from)?;
-        let before = document::term(&term_path, before.as_ref()).map_err(ReadError::from)?;
-        let Some(before) = before else { return Err(TakeError::Refused(Refusal::NoTerm)) };
+        let Some(before) = document::term(before.as_ref()) else {
+            return Err(TakeError::Refused(Refusal::NoTerm));
+        };
         let wait = before.value.wait();
         let grace = grace.max(wait);
         let data = document::encode(&Term::Held { node: node.clone(), take: *take, grace });

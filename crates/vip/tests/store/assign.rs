@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use coord::Op;
 use uuid::Uuid;
-use vip::store::{AssignError, Release, Removal, TakeRequest, Term};
+use vip::store::{AssignError, GRACE_MAX, Release, Removal, TakeRequest, Term};
 
 use crate::world::{Party, assignment, layout, node, web};
 
@@ -61,8 +62,38 @@ async fn a_service_goes_when_its_addresses_have() {
     take(&n2, 3, 0).await;
     n2.end().await;
     n1.absent(&layout().vip_holder(&web())).await;
-    assert_eq!(remove(false).await, Removal::NotFree { node: node("n2"), grace: GRACE });
+    assert_eq!(remove(false).await, Removal::NotFree { node: Some(node("n2")), grace: GRACE });
+    // Nor is it free because nobody can read that it is not.
+    let unknown = Removal::NotFree { node: None, grace: GRACE_MAX };
+    n1.set(layout().vip_term(&web()), b"{").await;
+    assert_eq!(remove(false).await, unknown);
+    n1.write(Op::Delete { path: layout().vip_term(&web()), version: None }).await;
+    assert_eq!(remove(false).await, unknown);
     assert_eq!(remove(true).await, Removal::Done);
     assert!(n1.store.services().await.unwrap().is_empty());
+    n1.end().await;
+}
+
+/// Only a service of which there was nothing at all is free.
+#[tokio::test]
+async fn a_term_that_somebody_deletes_is_written_again_and_is_not_free() {
+    let coordinator = testkit::coordinator().await;
+    let n1 = Party::start(coordinator.hosts(), "n1").await;
+    let leading = n1.elect().await;
+    let delete = async |path| n1.write(Op::Delete { path, version: None }).await;
+    n1.store.assign(&leading, &assignment(&["n1"])).await.unwrap();
+    take(&n1, 1, 0).await;
+    delete(layout().vip_term(&web())).await;
+    assert_eq!(n1.store.disown(&web()).await, Ok(Release::NotOurs), "it stays until there is a term again");
+    assert_eq!(n1.store.assign(&leading, &assignment(&["n1"])).await, Ok(1), "also if that is all");
+    assert_eq!(n1.store.term(&web()).await.unwrap(), Some(Term::Unknown));
+    assert_eq!(n1.store.disown(&web()).await, Ok(Release::Done));
+    assert_eq!(take(&n1, 2, 1).await.wait, GRACE_MAX);
+
+    delete(layout().vip_holder(&web())).await;
+    delete(layout().vip_term(&web())).await;
+    delete(layout().vip_assignment(&web())).await;
+    n1.store.assign(&leading, &assignment(&["n1"])).await.unwrap();
+    assert_eq!(n1.store.term(&web()).await.unwrap(), Some(Term::Unknown));
     n1.end().await;
 }

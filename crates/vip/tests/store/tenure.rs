@@ -11,7 +11,7 @@ use clock::{BootClock, Clock};
 use coord::{GroupLease, LeaseState, LeaseTiming};
 use testkit::{Flow, Proxy, until};
 use uuid::Uuid;
-use vip::store::{Refusal, Release, TakeError, TakeRequest, Taken, Term};
+use vip::store::{GRACE_MAX, Refusal, Release, TakeError, TakeRequest, Taken, Term};
 
 use crate::world::{Party, SOON, assignment, layout, node, web};
 
@@ -83,10 +83,36 @@ async fn a_take_is_refused_for_what_has_changed() {
     let gone = Party { member: format!("{}/gone", layout().members()), ..n1 };
     assert_eq!(take(&gone, 1, 0, GRACE).await, Err(TakeError::Refused(Refusal::NotMember)));
     assert!(!n2.exists(&layout().vip_holder(&web())).await);
-    n2.set(layout().vip_term(&web()), b"{\"state\":\"lost\"}").await;
-    let unreadable = take(&n2, 2, 0, GRACE).await.unwrap_err().to_string();
-    assert!(unreadable.starts_with("/taskd/vips/web/term cannot be read"), "{unreadable}");
     gone.end().await;
+    n2.end().await;
+}
+
+/// Whoever had it may have its addresses for as long as any grace is; afterwards everything is as ever.
+#[tokio::test]
+async fn a_term_that_somebody_edits_is_waited_out_and_written_again() {
+    let coordinator = testkit::coordinator().await;
+    let hosts = coordinator.hosts();
+    let (n1, n2) = pair(&hosts, &hosts).await;
+    let lost = take(&n1, 1, 0, GRACE).await.unwrap();
+    n2.set(layout().vip_term(&web()), b"{\"state\":\"lost\"}").await;
+    assert_eq!(n1.store.term(&web()).await.unwrap(), Some(Term::Unknown));
+    // Its holder is proved no more, and cannot say that its addresses are gone; but it can go.
+    assert_eq!(n1.store.release(&lost, Uuid::from_u128(11)).await, Ok(Release::NotOurs));
+    assert_eq!(take(&n2, 2, 0, GRACE).await, Err(TakeError::Refused(Refusal::Held)));
+    assert_eq!(n1.store.disown(&web()).await, Ok(Release::Done));
+
+    let second = take(&n2, 2, 0, GRACE).await.unwrap();
+    assert_eq!((second.wait, second.grace), (GRACE_MAX, GRACE_MAX));
+    let held = Term::Held { node: node("n2"), take: Uuid::from_u128(2), grace: GRACE_MAX };
+    assert_eq!(n1.store.term(&web()).await.unwrap(), Some(held));
+    // It goes before it has waited: the next one waits as long.
+    assert_eq!(n2.store.withdraw(&second).await, Ok(Release::Done));
+    let third = take(&n1, 3, 0, GRACE).await.unwrap();
+    assert_eq!(third.wait, GRACE_MAX);
+    assert_eq!(n1.store.release(&third, Uuid::from_u128(12)).await, Ok(Release::Done));
+    let fourth = take(&n2, 4, 0, GRACE).await.unwrap();
+    assert_eq!((fourth.wait, fourth.grace), (Duration::ZERO, GRACE));
+    n1.end().await;
     n2.end().await;
 }
 

@@ -66,7 +66,7 @@ impl Service {
         let found = self.term.1.clone();
         let grace = match &found {
             Term::Free { .. } => grace,
-            Term::Held { grace: recorded, .. } => grace.max(*recorded),
+            Term::Held { .. } | Term::Unknown => grace.max(self.term.1.wait()),
         };
         let node = self.sessions.get(&session).map_or(0, |session| session.node);
         self.holder = Some(HolderNode { node, session, take });
