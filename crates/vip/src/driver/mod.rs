@@ -280,8 +280,10 @@ impl Driver {
                 self.mode = mode;
                 if let Mode::Stopping { .. } = mode {
                     self.end_placing();
-                    self.feed_all(&Heard::Stop);
                     self.report_at = time::Instant::now();
+                    // On its way before the releases: whoever hears of those need not leave this node its turn.
+                    self.write_report();
+                    self.feed_all(&Heard::Stop);
                 }
             }
             Event::Request(request) => self.request(request),

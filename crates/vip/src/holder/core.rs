@@ -220,6 +220,8 @@ impl Core {
                 self.assigned = Some(assigned);
                 self.assigned_since = now;
                 self.take_again = TAKE_AGAIN;
+                // What was refused was refused under the one before.
+                self.take_not_before = now;
             }
             Event::Holder(holder) => {
                 self.holder = match (holder, &self.holder) {
@@ -307,6 +309,10 @@ impl Core {
                 self.effects.push_back(Effect::Say(own.first_words(&taken)));
                 self.effects.push_back(Effect::Prove(taken));
                 self.state = State::Own(Box::new(own));
+            }
+            Err(_) if self.assigned.iter().flatten().any(|assigned| assigned.mark > mark) => {
+                // Whoever wrote the new one was quicker with it than the refusal.
+                self.state = State::Idle;
             }
             Err(_) => self.take_later(now),
         }

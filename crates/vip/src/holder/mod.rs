@@ -11,6 +11,8 @@ mod own;
 pub(crate) mod pen;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timing;
 
 use std::collections::BTreeSet;

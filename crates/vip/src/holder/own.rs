@@ -25,9 +25,6 @@ const PROBE_MAX: Duration = Duration::from_secs(5);
 /// An answer "nobody" that is older says nothing.
 const CLEAR_MAX: Duration = Duration::from_secs(1);
 
-/// What a disk may take before the addresses are given up all the same.
-const FORGET_MAX: Duration = Duration::from_secs(1);
-
 /// A release whose answer never came; whoever writes it answers sooner.
 const RELEASE_MAX: Duration = Duration::from_secs(15);
 const RELEASE_AGAIN: Duration = Duration::from_millis(100);
@@ -79,8 +76,6 @@ enum Asked {
 enum Leaving {
     /// The addresses go.
     Removing,
-    /// The disk is told, until then at the latest.
-    Forgetting { until: Instant },
     /// The coordination service is told, from then on.
     Due { at: Instant },
     /// It is being told.
@@ -526,32 +521,22 @@ impl Core {
         }
     }
 
-    /// Removes, forgets, releases: each only after the one before it.
+    /// Removes, then releases. The disk is told beside the release: whoever waits for the service does not wait for a
+    /// disk. An entry that a crash leaves on it names an address that is gone.
     fn leave(&mut self, now: Instant) {
         let gone = self.there.is_none() || self.plants(Bug::ReleaseBeforeRemoval);
         let disk = self.disk;
         let Some(own) = self.own() else { return };
         match own.leaving {
-            Some(Leaving::Removing) if gone => match disk {
-                Disk::Clear => {
-                    own.leaving = Some(Leaving::Due { at: now });
-                    self.leave(now);
-                }
-                Disk::Written | Disk::Clearing(_) | Disk::Writing { .. } => {
-                    own.leaving = Some(Leaving::Forgetting { until: now + FORGET_MAX });
-                    if disk == Disk::Written {
-                        self.forget();
-                    }
-                    self.wake_at(now + FORGET_MAX);
-                }
-            },
-            // Whoever removes them wakes us.
-            Some(Leaving::Removing) | None => {}
-            Some(Leaving::Forgetting { until }) if disk == Disk::Clear || now >= until => {
+            Some(Leaving::Removing) if gone => {
                 own.leaving = Some(Leaving::Due { at: now });
+                if disk == Disk::Written {
+                    self.forget();
+                }
                 self.leave(now);
             }
-            Some(Leaving::Forgetting { until }) => self.wake_at(until),
+            // Whoever removes them wakes us.
+            Some(Leaving::Removing) | None => {}
             Some(Leaving::Due { at }) if now >= at => {
                 let (term_version, free) = (own.term_version, own.waited);
                 let ticket = self.ticket();

@@ -58,9 +58,17 @@ fn a_seed_is_a_history() {
 
 /// The first seed that finds it, and what it found.
 fn hunt(bug: Bug, expected: &str) {
+    hunt_past(bug, "nothing", expected);
+}
+
+/// As [`hunt`], where the bug has another consequence as well, which does no harm and may be found first.
+fn hunt_past(bug: Bug, harmless: &str, expected: &str) {
     let drill = bug.planted();
     for seed in 0..HUNT {
         if let Err(error) = run(seed, &drill) {
+            if error.contains(harmless) {
+                continue;
+            }
             assert!(error.contains(expected), "seed {seed} found something else: {error}");
             return;
         }
@@ -90,7 +98,8 @@ fn finds_planted_release_before_removal() {
 
 #[test]
 fn finds_planted_keep_on_without_session() {
-    hunt(Bug::KeepOnWithoutSession, "outside of its lease");
+    // A release that its session took along is waited for without end.
+    hunt_past(Bug::KeepOnWithoutSession, "did not recover", "outside of its lease");
 }
 
 /// Not only the rule that it breaks: two kernels with the address at the same time.

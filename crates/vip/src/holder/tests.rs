@@ -1,0 +1,113 @@
+//! What a core does step by step, where the simulation only sees that it harms nobody.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clock::Instant;
+use drill::Drill;
+use proto::NodeId;
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(2);
+
+fn node(name: &str) -> NodeId {
+    name.parse().expect("a node's name")
+}
+
+const fn at(ms: u64) -> Instant {
+    Instant::from_nanos(ms * 1_000_000)
+}
+
+fn settings() -> Settings {
+    Settings { me: node("n1"), probe_takes: Duration::from_millis(80), drill: Drill::none() }
+}
+
+/// A core of n1, whose turn it is, at 10 s.
+fn first_in_line(settings: Settings) -> Core {
+    let mut core = Core::new(settings, GRACE);
+    let there: BTreeSet<_> = [node("n1")].into();
+    for event in [
+        Event::Session(Some(1)),
+        Event::Assigned(Some(Assigned { version: 0, mark: 7, order: vec![node("n1"), node("n2")] })),
+        Event::Peers { there: there.clone(), able: there, drained: false },
+        Event::Fitness(None),
+    ] {
+        assert_eq!(core.step(event, at(0)), []);
+    }
+    core
+}
+
+fn ticket(effects: &[Effect]) -> Ticket {
+    let of = |effect: &Effect| match effect {
+        Effect::Take { ticket, .. }
+        | Effect::Record(ticket)
+        | Effect::Probe(ticket)
+        | Effect::Forget(ticket)
+        | Effect::Release { ticket, .. } => Some(*ticket),
+        _ => None,
+    };
+    effects.iter().find_map(of).unwrap_or_else(|| panic!("no question in {effects:?}"))
+}
+
+fn only(effects: &[Effect], which: impl Fn(&Effect) -> bool) -> Vec<Effect> {
+    effects.iter().filter(|effect| which(effect)).cloned().collect()
+}
+
+fn taken() -> Taken {
+    let (sent, acked) = (at(10_000), at(10_000));
+    Taken { take: Uuid::from_u128(1), sent, acked, term_version: 3, wait: Duration::ZERO, grace: GRACE }
+}
+
+/// It holds the service, whose addresses it put at 10.1 s.
+fn holding() -> Core {
+    let mut core = first_in_line(settings());
+    let take = ticket(&core.step(Event::Holder(None), at(10_000)));
+    let effects = core.step(Event::Taken(take, Ok(taken())), at(10_000));
+    let record = ticket(&only(&effects, |effect| matches!(effect, Effect::Record(_))));
+    let probe = ticket(&only(&effects, |effect| matches!(effect, Effect::Probe(_))));
+    core.step(Event::Recorded(record, Ok(())), at(10_020));
+    let effects = core.step(Event::Probed(probe, Ok(None)), at(10_080));
+    assert_eq!(effects, [Effect::Put { grace: GRACE }]);
+    let there = Some((at(10_100), 2));
+    core.step(Event::Put(PutDone { there, end: PutEnd::Done }), at(10_100));
+    assert!(core.may_announce());
+    core
+}
+
+#[test]
+fn whoever_waits_for_the_service_does_not_wait_for_the_disk() {
+    let mut core = holding();
+    let effects = core.step(Event::Stop, at(11_000));
+    assert!(effects.contains(&Effect::Remove), "{effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Release { .. })), "{effects:?}");
+    let effects = core.step(Event::Removed(Ok(())), at(11_000));
+    let steps = only(&effects, |effect| matches!(effect, Effect::Forget(_) | Effect::Release { .. }));
+    let [Effect::Forget(forget), Effect::Release { ticket, free: true, .. }] = steps[..] else {
+        panic!("{effects:?}")
+    };
+    // It ends when both are done.
+    core.step(Event::Released(ticket, Ok(())), at(11_020));
+    assert!(!core.is_finished(), "its disk still names the address");
+    core.step(Event::Forgotten(forget), at(11_060));
+    assert!(core.is_finished());
+}
+
+#[test]
+fn a_take_that_was_refused_under_an_older_assignment_is_tried_again_at_once() {
+    let newer = || Event::Assigned(Some(Assigned { version: 1, mark: 8, order: vec![node("n1")] }));
+    let stale = || Err(Refused::Stale("the service was assigned anew".to_owned()));
+    let is_take = |effects: &[Effect]| matches!(effects, [Effect::Take { version: 1, .. }]);
+
+    let mut core = first_in_line(settings());
+    let take = ticket(&core.step(Event::Holder(None), at(10_000)));
+    assert_eq!(core.step(newer(), at(10_005)), []);
+    let effects = core.step(Event::Taken(take, stale()), at(10_010));
+    assert!(is_take(&effects), "the new assignment came first: {effects:?}");
+
+    let mut core = first_in_line(settings());
+    let take = ticket(&core.step(Event::Holder(None), at(10_000)));
+    assert_eq!(core.step(Event::Taken(take, stale()), at(10_010)), []);
+    let effects = core.step(newer(), at(10_015));
+    assert!(is_take(&effects), "the refusal came first: {effects:?}");
+}
