@@ -49,8 +49,14 @@ impl Tool {
         let mut command =
             workspace.cargo(&["install", "--quiet", "--locked", "--version", self.version, self.name]);
         command.arg("--root").arg(&root);
-        // Its objects would only fill the target folder; the debug information is of no use to anybody.
-        command.env("CARGO_TARGET_DIR", root.join("build")).env("CARGO_PROFILE_RELEASE_DEBUG", "none");
+        command.env("CARGO_TARGET_DIR", root.join("build"));
+        // Most of a tool's life here is its build: optimised as its authors release it, with fat LTO, cargo-deny takes
+        // four times as long to build and saves a second per use.
+        for (setting, value) in
+            [("DEBUG", "none"), ("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16")]
+        {
+            command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+        }
         shell::run(&format!("install {}", self.name), &mut command)?;
         // Its objects would only fill the target folder.
         if let Err(error) = std::fs::remove_dir_all(root.join("build")) {
