@@ -286,6 +286,7 @@ impl Driver {
         let settings = Settings {
             me: self.options.node.clone(),
             probe_takes: self.options.probe.takes(),
+            tickets: self.tickets.clone(),
             drill: self.options.drill.clone(),
         };
         let core = Core::new(settings, definition.takeover_grace);

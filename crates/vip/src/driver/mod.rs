@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::checks::{Checks, Fitnesses, Links};
 use crate::guard::{self, Guard};
 use crate::handle::{Handle, QUEUE_MAX, Request};
-use crate::holder::{Event as Heard, LeaseNow};
+use crate::holder::{Event as Heard, LeaseNow, Tickets};
 use crate::hooks::{self, HookRunner};
 use crate::local_db::LocalDb;
 use crate::net::{Foreign, NetEvent, Watch};
@@ -127,6 +127,7 @@ pub(crate) struct Driver {
     ended: Option<Generation>,
     cluster: Cluster,
     services: BTreeMap<ServiceName, Local>,
+    tickets: Tickets,
     placing: Option<Placing>,
     jobs: JoinSet<Job>,
     /// What to assume where a job crashes.
@@ -181,6 +182,7 @@ impl Driver {
             ended: None,
             cluster,
             services: BTreeMap::new(),
+            tickets: Tickets::default(),
             placing: None,
             jobs: JoinSet::new(),
             instead: HashMap::new(),

@@ -16,6 +16,8 @@ mod tests;
 pub(crate) mod timing;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clock::Instant;
@@ -32,6 +34,17 @@ pub(crate) type Session = u64;
 
 /// Tells the answer to the present question from one to an earlier one.
 pub(crate) type Ticket = u64;
+
+/// Where tickets come from: one for all cores of a node, also those that come after others of the same service, or an
+/// answer to one that is no more could be taken for an answer to its successor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tickets(Arc<AtomicU64>);
+
+impl Tickets {
+    fn next(&self) -> Ticket {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
 
 /// An assignment as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

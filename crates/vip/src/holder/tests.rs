@@ -20,7 +20,8 @@ const fn at(ms: u64) -> Instant {
 }
 
 fn settings() -> Settings {
-    Settings { me: node("n1"), probe_takes: Duration::from_millis(80), drill: Drill::none() }
+    let probe_takes = Duration::from_millis(80);
+    Settings { me: node("n1"), probe_takes, tickets: Tickets::default(), drill: Drill::none() }
 }
 
 /// A core of n1, whose turn it is, at 10 s.
@@ -110,4 +111,66 @@ fn a_take_that_was_refused_under_an_older_assignment_is_tried_again_at_once() {
     assert_eq!(core.step(Event::Taken(take, stale()), at(10_010)), []);
     let effects = core.step(newer(), at(10_015));
     assert!(is_take(&effects), "the refusal came first: {effects:?}");
+}
+
+#[test]
+fn a_holder_of_its_own_that_nobody_knows_of_goes_whatever_the_term_says() {
+    let held = |name: &str| Term::Held { node: node(name), take: Uuid::from_u128(9), grace: GRACE };
+    let free = Term::Free { node: None, release: None };
+    for term in [Some(held("n1")), Some(held("n2")), Some(free), Some(Term::Unknown), None] {
+        let mut core = first_in_line(settings());
+        core.step(Event::Holder(Some((node("n1"), true))), at(10_000));
+        core.step(Event::Term(term.clone().map(|term| (5, term))), at(10_000));
+        assert_eq!(core.step(Event::Tick, at(12_999)), []);
+        let effects = core.step(Event::Tick, at(13_000));
+        let version = term.as_ref().map_or(-1, |_| 5);
+        let [_, Effect::Release { term_version, free: false, .. }] = effects[..] else {
+            panic!("{term:?}: {effects:?}")
+        };
+        assert_eq!(term_version, version);
+    }
+}
+
+#[test]
+fn whoever_has_released_it_is_not_waited_for() {
+    let n2 = Settings { me: node("n2"), ..settings() };
+    let takes_at_once = |term: Term| {
+        let mut core = Core::new(n2.clone(), GRACE);
+        let both: BTreeSet<_> = [node("n1"), node("n2")].into();
+        core.step(Event::Session(Some(1)), at(0));
+        core.step(Event::Fitness(None), at(0));
+        core.step(Event::Peers { there: both.clone(), able: both, drained: false }, at(0));
+        let order = vec![node("n1"), node("n2")];
+        core.step(Event::Assigned(Some(Assigned { version: 0, mark: 7, order })), at(0));
+        core.step(Event::Term(Some((4, term))), at(10_000));
+        matches!(core.step(Event::Holder(None), at(10_000))[..], [Effect::Take { .. }])
+    };
+    let by = |name: &str| Term::Free { node: Some(node(name)), release: None };
+    assert!(takes_at_once(by("n1")), "its report is on its way");
+    assert!(!takes_at_once(by("n3")), "n1 has its turn first");
+    assert!(!takes_at_once(Term::Held { node: node("n1"), take: Uuid::nil(), grace: GRACE }));
+}
+
+#[test]
+fn what_was_just_released_is_no_orphan() {
+    let mut core = holding();
+    core.step(Event::Holder(Some((node("n1"), true))), at(10_100));
+    core.step(Event::Stop, at(20_000));
+    let release = ticket(&only(&core.step(Event::Removed(Ok(())), at(20_000)), |effect| {
+        matches!(effect, Effect::Release { .. })
+    }));
+    let effects = core.step(Event::Released(release, Ok(())), at(20_020));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Release { .. })), "{effects:?}");
+}
+
+#[test]
+fn an_answer_to_a_core_that_is_no_more_says_nothing_to_its_successor() {
+    let settings = settings();
+    let mut old = first_in_line(settings.clone());
+    let of_old = ticket(&old.step(Event::Holder(None), at(10_000)));
+    // The service was removed from the configuration, and is there again.
+    let mut new = first_in_line(settings);
+    let of_new = ticket(&new.step(Event::Holder(None), at(10_000)));
+    assert_eq!(new.step(Event::Taken(of_old, Ok(taken())), at(10_000)), []);
+    assert!(new.awaits(of_new));
 }

@@ -235,9 +235,20 @@ impl Store {
         let term = self.link.exists(&self.layout.vip_term(service)).await?;
         let holder = self.link.exists(&self.layout.vip_holder(service)).await?;
         let ours = holder.is_some_and(|stat| stat.ephemeral_owner == Some(self.link.session_id()));
-        match term.filter(|_| ours) {
+        match term {
+            _ if !ours => Ok(Release::NotOurs),
             Some(term) => self.drop_holder(service, term.version).await,
-            None => Ok(Release::NotOurs),
+            // Somebody deleted it. Nobody takes while this one is there.
+            None => {
+                let path = self.layout.vip_holder(service);
+                let (term, data) = (self.layout.vip_term(service), document::encode(&Term::Unknown));
+                let ops = vec![
+                    // Proves that it is still missing, so that nobody has taken since.
+                    Op::Create { path: term, data, mode: Mode::Persistent },
+                    Op::Delete { path: path.clone(), version: Some(0) },
+                ];
+                self.give_up(service, ops, ReadBack::Gone { path }).await
+            }
         }
     }
 

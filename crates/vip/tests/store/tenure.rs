@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use clock::{BootClock, Clock};
-use coord::{GroupLease, LeaseState, LeaseTiming};
+use coord::{GroupLease, LeaseState, LeaseTiming, Op};
 use testkit::{Flow, Proxy, until};
 use uuid::Uuid;
 use vip::store::{GRACE_MAX, Refusal, Release, TakeError, TakeRequest, Taken, Term};
@@ -68,6 +68,10 @@ async fn only_after_a_release_is_there_no_wait() {
     // A holder that nobody here knows of any more goes as well, and is waited for.
     assert_eq!(n1.store.disown(&web()).await, Ok(Release::Done));
     assert_eq!(take(&n1, 5, 0, GRACE).await.unwrap().wait, GRACE);
+    // Also if somebody has deleted the term meanwhile.
+    n1.write(Op::Delete { path: layout().vip_term(&web()), version: None }).await;
+    assert_eq!(n1.store.disown(&web()).await, Ok(Release::Done));
+    assert!(!n1.exists(&layout().vip_holder(&web())).await);
     n1.end().await;
 }
 

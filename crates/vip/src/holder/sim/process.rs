@@ -8,7 +8,7 @@ use rand::RngExt;
 use super::service::Session;
 use super::world::*;
 use crate::holder::pen::{Pen, Stroke, Then};
-use crate::holder::{Core, Effect, Event, Settings};
+use crate::holder::{Core, Effect, Event, Settings, Tickets};
 
 impl World {
     pub(super) fn start(&mut self, n: usize) {
@@ -18,8 +18,12 @@ impl World {
         // Its first act.
         self.kernel_remove(n);
         let drill = self.drill.clone();
-        let settings =
-            Settings { me: self.nodes[n].name.clone(), probe_takes: Duration::from_millis(PROBE_MS), drill };
+        let settings = Settings {
+            me: self.nodes[n].name.clone(),
+            probe_takes: Duration::from_millis(PROBE_MS),
+            tickets: Tickets::default(),
+            drill,
+        };
         let old = self.nodes[n].session.take();
         if let Some(old) = old
             && self.rng.random_bool(0.3)
