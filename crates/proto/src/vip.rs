@@ -76,6 +76,9 @@ pub struct NodeReport {
     /// changes addresses, and where a dry run is what its file says.
     #[serde(default)]
     pub why_dry: Option<String>,
+    /// Why what it says cannot be read. Only whoever reads it says so: nothing else here is the node's own word then.
+    #[serde(default)]
+    pub unreadable: Option<String>,
     /// It is stopping: it takes nothing any more.
     pub stopping: bool,
     /// Its labels.

@@ -139,12 +139,13 @@ fn details(page: &VipPage, service: &ServiceView) -> String {
         .map(|report| {
             let local = service.nodes.get(&report.node);
             let backend = match report.backend {
+                _ if report.unreadable.is_some() => "-",
                 Backend::Netlink => "netlink",
                 Backend::DryRun => "dry run",
             };
             let drained = page.drained.contains_key(&report.node).then(|| "drained".to_owned());
             let stopping = report.stopping.then(|| "stopping".to_owned());
-            let remarks = [stopping, drained, local.and_then(remarks)];
+            let remarks = [report.unreadable.clone(), stopping, drained, local.and_then(remarks)];
             let remarks: Vec<_> = remarks.into_iter().flatten().collect();
             let cells = vec![
                 report.node.to_string(),

@@ -409,6 +409,7 @@ fn vip_page() -> VipPage {
         incarnation: Incarnation::from_u128(3),
         backend: Backend::DryRun,
         why_dry: None,
+        unreadable: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: services

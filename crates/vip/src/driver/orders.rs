@@ -194,6 +194,7 @@ mod tests {
                 incarnation: Incarnation::from_u128(1),
                 backend: Backend::Netlink,
                 why_dry: None,
+                unreadable: None,
                 stopping: false,
                 labels: BTreeMap::new(),
                 services: BTreeMap::new(),

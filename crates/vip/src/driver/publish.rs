@@ -34,6 +34,7 @@ fn empty_report(options: &Options) -> NodeReport {
         incarnation: options.incarnation,
         backend: backend(options),
         why_dry: options.why_dry.clone(),
+        unreadable: None,
         stopping: false,
         labels: options.facts.labels.clone(),
         services: BTreeMap::new(),

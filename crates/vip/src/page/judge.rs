@@ -89,6 +89,10 @@ impl<'a> Scene<'a> {
         let words = || format!("{node} {}", obstacle.clause());
         Some(match obstacle {
             Obstacle::Absent => format!("{node} is gone, or takes no part"),
+            Obstacle::Unreadable => {
+                let why = self.reports.get(node).and_then(|report| report.unreadable.as_deref());
+                format!("{node} is there, but {}", why.unwrap_or_default())
+            }
             Obstacle::Drained => {
                 let why = drained.get(node).map(|drained| in_brackets(&drained.why)).unwrap_or_default();
                 format!("{}{why}", words())
@@ -219,6 +223,16 @@ fn unknown(scene: &Scene<'_>, last: &str) -> Verdict {
 /// Somebody has taken it.
 fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
     let Some(local) = scene.local(holder) else {
+        if let Some(why) = scene.reports.get(holder).and_then(|report| report.unreadable.as_ref()) {
+            return Verdict::trouble(
+                ServiceState::Unknown,
+                format!("{holder} has taken it, and nobody here can tell where it stands: {why}"),
+                format!(
+                    "ask {holder} itself, with --addr; if its taskd is newer, update {} too",
+                    scene.view.node
+                ),
+            );
+        }
         let words = format!("{holder} has taken it, and has not said yet where it stands");
         return Verdict::fine(ServiceState::Taking, words);
     };
@@ -285,7 +299,9 @@ fn taken(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
 
 /// Its holder puts no address anywhere: trouble, unless somebody here has asked for a dry run.
 fn dry_run(scene: &Scene<'_>, holder: &NodeId) -> Verdict {
-    let wished = |report: &NodeReport| report.backend == Backend::DryRun && report.why_dry.is_none();
+    let wished = |report: &NodeReport| {
+        report.backend == Backend::DryRun && report.why_dry.is_none() && report.unreadable.is_none()
+    };
     let is_trouble = !scene.reports.values().any(wished);
     let (why, remedy) = match scene.reports.get(holder).and_then(|report| report.why_dry.as_ref()) {
         Some(why) => (why.clone(), format!("put that right on {holder}, and restart taskd there")),

@@ -137,6 +137,8 @@ fn notes(
     }
     notes.extend(not_followed(view));
     notes.extend(dry_run(reports));
+    let unreadable = reports.values().filter_map(|report| Some((&report.node, report.unreadable.as_ref()?)));
+    notes.extend(unreadable.map(|(node, why)| format!("{node} is there, and is given nothing: {why}")));
     notes
 }
 
@@ -150,7 +152,8 @@ fn not_followed(view: &View) -> Option<String> {
 
 /// Says which nodes only make a dry run, and why; none if none does.
 fn dry_run(reports: &BTreeMap<NodeId, NodeReport>) -> Option<String> {
-    let dry: Vec<_> = reports.iter().filter(|(_, report)| report.backend == Backend::DryRun).collect();
+    let is_dry = |report: &NodeReport| report.backend == Backend::DryRun && report.unreadable.is_none();
+    let dry: Vec<_> = reports.iter().filter(|(_, report)| is_dry(report)).collect();
     if dry.is_empty() {
         return None;
     }

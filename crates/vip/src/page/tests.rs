@@ -35,6 +35,7 @@ fn report(name: &str, phase: LocalPhase) -> NodeReport {
         incarnation: Incarnation::from_u128(7),
         backend: Backend::Netlink,
         why_dry: None,
+        unreadable: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: [(iscsi(), local(phase))].into(),
@@ -272,6 +273,21 @@ fn texts() {
     let mut view = held();
     view.config_trouble = Some("line 3: there is no such key: vip".to_owned());
     texts.add("a revision that this node does not understand", &view, Some("n1"));
+
+    let mut view = held();
+    says(&mut view, "n1", |report| {
+        report.services.clear();
+        report.backend = Backend::DryRun;
+        report.unreadable = Some("/taskd/vip-nodes/n1 cannot be read: missing field `stopping`".to_owned());
+    });
+    texts.add("what the holder says cannot be read", &view, Some("n2"));
+    documents(&mut view).holder = None;
+    documents(&mut view).term = Some(Term::Unknown);
+    texts.add("and then somebody has edited the term", &view, Some("n2"));
+    let mut view = held();
+    let grace = Duration::from_secs(60);
+    documents(&mut view).term = Some(Term::Held { node: node("n1"), take: Uuid::from_u128(5), grace });
+    texts.add("whoever follows waits longer than configured", &view, Some("n2"));
     insta::assert_snapshot!(texts.0);
 }
 

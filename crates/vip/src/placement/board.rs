@@ -287,7 +287,7 @@ impl<'a> Board<'a> {
                     && !row.standing.kept_off.contains(*node)
                     && matches!(
                         own_obstacle(self.input, row.name, node),
-                        Some(Obstacle::Absent | Obstacle::Stopping)
+                        Some(Obstacle::Absent | Obstacle::Unreadable | Obstacle::Stopping)
                     )
             };
             return row.standing.order.iter().filter(back).cloned().collect();

@@ -89,6 +89,8 @@ pub struct Placement {
 pub enum Obstacle {
     /// Not there.
     Absent,
+    /// There, but what it says cannot be read.
+    Unreadable,
     /// It stops.
     Stopping,
     /// It is drained.
@@ -126,7 +128,9 @@ fn own_obstacle(input: &Input<'_>, service: &ServiceName, node: &NodeId) -> Opti
     let Some(report) = input.nodes.get(node) else { return Some(Obstacle::Absent) };
     let configured = input.config.services.get(service);
     let standing = input.standings.get(service);
-    if report.stopping {
+    if report.unreadable.is_some() {
+        Some(Obstacle::Unreadable)
+    } else if report.stopping {
         Some(Obstacle::Stopping)
     } else if input.drained.contains_key(node) {
         Some(Obstacle::Drained)

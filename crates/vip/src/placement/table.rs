@@ -1,7 +1,8 @@
 //! Cases to check by eye.
 //!
 //! ```text
-//! nodes      n1            fit                  n1:unfit, n1:drained, n1:stopping, n1:dry, n1:site=a (a label), n1:unfit=ab (for those)
+//! nodes      n1            fit                  n1:unfit, n1:drained, n1:stopping, n1:dry, n1:site=a (a label), n1:unfit=ab (for those),
+//!                                               n1:unreadable
 //! services   a             no wishes            a[n1,n2] preferred · a{g} spread group · a+ failback · a/site=a label · a! disabled
 //! standing   a@n1          n1 holds it          a~n1 nobody holds it, it is assigned to n1 · a@n1>n2 n1 holds it, a later assignment
 //!                                               says n2 · a@n1<n2 the assignment says n2, n1 took it since
@@ -42,6 +43,9 @@ even if nobody else is there                     | n1:drained                 | 
 from a stopping one                              | n1:stopping n2             | a[n1]                | a@n1            | a:n2
 if it is the only one, it gets it back           | n1:stopping                | a                    | a@n1            | a:n1
 from one that is gone                            | n2 n3                      | a[n1]                | a~n1            | a:n2,n3
+one that cannot be read gets nothing             | n1:unreadable n2           | a[n1]                |                 | a:n2
+nor keeps it                                     | n1:unreadable n2           | a                    | a@n1            | a:n2
+if nobody else is there, it may                  | n1:unreadable              | a                    | a@n1            | a:n1
 all are gone: as it was                          |                            | a                    | a~n1            | a:n1
 assigned and not taken yet: stays                | n1 n2                      | a                    | a~n2            | a:n2,n1
 a move under way goes on                         | n1 n2                      | a                    | a@n1>n2         | a:n2,n1
@@ -89,6 +93,7 @@ pub(crate) fn report(name: &str) -> NodeReport {
         incarnation: Incarnation::from_u128(1),
         backend: Backend::Netlink,
         why_dry: None,
+        unreadable: None,
         stopping: false,
         labels: BTreeMap::new(),
         services: BTreeMap::new(),
@@ -168,6 +173,7 @@ impl Scene {
             match part.split_once('=').unwrap_or((part, "abc")) {
                 ("unfit", services) => unfit = services.to_owned(),
                 ("stopping", _) => new.stopping = true,
+                ("unreadable", _) => new.unreadable = Some("it cannot be read".to_owned()),
                 ("dry", _) => new.backend = Backend::DryRun,
                 ("drained", _) => drop(self.drained.insert(node(name), drained())),
                 _ => new.labels.extend([label(part)]),

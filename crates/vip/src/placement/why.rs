@@ -10,6 +10,7 @@ impl Obstacle {
     pub(crate) fn clause(self) -> &'static str {
         match self {
             Self::Absent => "is not there",
+            Self::Unreadable => "is there, but what it says cannot be read",
             Self::Stopping => "is stopping",
             Self::Drained => "is drained",
             Self::Unlabelled => "lacks a label",

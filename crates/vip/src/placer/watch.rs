@@ -134,5 +134,5 @@ impl Memory {
 /// Whether a holder gives the service up without being told, so that its successors take it.
 fn leaves_by_itself(input: &Input<'_>, name: &ServiceName, holder: &proto::NodeId) -> bool {
     let obstacle = placement::obstacle(input, name, holder);
-    matches!(obstacle, Some(Obstacle::Absent | Obstacle::Stopping | Obstacle::Unfit))
+    matches!(obstacle, Some(Obstacle::Absent | Obstacle::Unreadable | Obstacle::Stopping | Obstacle::Unfit))
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use coord::{Node, SessionId};
-use proto::NodeId;
-use proto::vip::{ConfigText, Drained, NodeReport, ServiceName};
+use proto::vip::{Backend, ConfigText, Drained, NodeReport, ServiceName};
+use proto::{Incarnation, NodeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,23 @@ pub(super) fn report(path: &str, of: &NodeId, node: Option<&Node>) -> Document<N
         (report.node == *of).then_some(report).ok_or(other)
     });
     found(path, node, value)
+}
+
+/// In the place of a report that cannot be read: its node is there, and able to hold nothing as far as anybody can tell.
+pub(super) fn stand_in(of: &NodeId, node: &Node, garbage: &Garbage) -> Found<NodeReport> {
+    let (version, mark, owner) = (node.stat.version, node.stat.mzxid, node.stat.ephemeral_owner);
+    let value = NodeReport {
+        node: of.clone(),
+        incarnation: Incarnation::from_u128(0),
+        // Nobody gives way to it.
+        backend: Backend::DryRun,
+        why_dry: None,
+        unreadable: Some(garbage.to_string()),
+        stopping: false,
+        labels: BTreeMap::new(),
+        services: BTreeMap::new(),
+    };
+    Found { value, version, mark, owner }
 }
 
 /// An empty node is one that was never written.

@@ -41,7 +41,7 @@ pub enum Change {
     Term(ServiceName, Document<Term>),
     /// The nodes that say anything of themselves. What was known of others is void.
     Nodes(BTreeSet<NodeId>),
-    /// What a node says of itself.
+    /// What a node says of itself; never garbage, which is [`NodeReport::unreadable`].
     Report(NodeId, Document<NodeReport>),
     /// The session is over; nothing follows.
     Ended(Ended),
@@ -244,7 +244,10 @@ impl Loop {
                 Change::Term(service, Ok(term))
             }
             Key::Report(of) => {
-                let report = document::report(path, &of, node);
+                let report = document::report(path, &of, node).or_else(|garbage| {
+                    tracing::warn!(%garbage, "its node counts as there, and as able to hold nothing");
+                    Ok(node.map(|node| document::stand_in(&of, node, &garbage)))
+                });
                 Change::Report(of, report)
             }
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coord::{LinkState, Op};
+use coord::{LinkState, Mode, Op};
 use proto::Incarnation;
 use proto::vip::{Backend, Drained, NodeReport};
 use pulse::Pulse;
@@ -100,6 +100,7 @@ async fn everything_once_and_then_each_change() {
         incarnation: Incarnation::from_u128(7),
         backend: Backend::DryRun,
         why_dry: None,
+        unreadable: None,
         stopping: true,
         labels: [].into(),
         services: [].into(),
@@ -142,11 +143,15 @@ async fn what_cannot_be_read_names_its_path_and_stops_nobody_else() {
     // What a backup tool writes back, and what nobody of us would have written.
     n1.store.link().ensure(&layout().vip_holder(&web())).await.unwrap();
     n1.store.link().ensure(&format!("{}/NOT A SERVICE", layout().vips())).await.unwrap();
+    n1.set(layout().vip_term(&"db".parse().unwrap()), b"").await;
+    let (newer, data) = (layout().vip_node(&node("n7")), b"{\"version\":2}".to_vec());
+    n1.write(Op::Create { path: newer.clone(), data, mode: Mode::Ephemeral }).await;
 
     let mut seen = Seen::start(&n1);
     let mut garbage = BTreeSet::new();
     let mut good = BTreeSet::new();
-    while garbage.len() < 3 || good.len() < 3 {
+    let mut stand_in = None;
+    while garbage.len() < 3 || good.len() < 3 || stand_in.is_none() {
         match seen.next().await.expect("it goes on") {
             Change::Assignment(service, Err(found)) => {
                 garbage.insert((service.to_string(), found.path));
@@ -158,7 +163,10 @@ async fn what_cannot_be_read_names_its_path_and_stops_nobody_else() {
             Change::Drained(Err(found)) => _ = garbage.insert(("".into(), found.path)),
             Change::Assignment(service, Ok(Some(_))) => _ = good.insert(format!("{service} assignment")),
             Change::Holder(service, Ok(None)) => _ = good.insert(format!("{service} holder")),
-            Change::Term(service, Ok(Some(_))) if service != web() => {
+            // It is there, and says nothing that could be relied on.
+            Change::Report(_, Ok(Some(found))) => stand_in = Some(found.value),
+            Change::Term(service, Ok(Some(found))) if service != web() => {
+                assert_eq!(found.value, Term::Unknown);
                 good.insert(format!("{service} term"));
             }
             Change::Services(services) => assert_eq!(services.len(), 2),
@@ -170,6 +178,9 @@ async fn what_cannot_be_read_names_its_path_and_stops_nobody_else() {
         [("", "/taskd/drained"), ("web", "/taskd/vips/web/assignment"), ("web", "/taskd/vips/web/holder")];
     assert_eq!(paths, wanted);
     assert_eq!(good.into_iter().collect::<Vec<_>>(), ["db assignment", "db holder", "db term"]);
+
+    let stand_in = stand_in.expect("it was waited for");
+    assert!(stand_in.unreadable.is_some_and(|why| why.contains(&newer)) && stand_in.services.is_empty());
 
     // Repaired, it is followed again.
     n1.store.assign(&leading, &assignment(&["n2"])).await.unwrap();

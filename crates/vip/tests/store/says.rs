@@ -14,6 +14,7 @@ fn report(party: &Party, stopping: bool) -> NodeReport {
         incarnation: Incarnation::from_u128(7),
         backend: Backend::DryRun,
         why_dry: None,
+        unreadable: None,
         stopping,
         labels: BTreeMap::new(),
         services: BTreeMap::new(),

@@ -33,7 +33,7 @@ With -o json (stable: fields may be added, none is renamed or removed):
             \"blocked\"|\"releasing\", \"since_ms\", \"note\",
             \"conflict\": {\"address\", \"mac\", \"interface\"} or null}
   NODE     {\"node\", \"incarnation\", \"backend\": \"netlink\"|\"dry_run\",
-            \"why_dry\", \"stopping\", \"labels\",
+            \"why_dry\", \"unreadable\", \"stopping\", \"labels\",
             \"services\": {SERVICE: LOCAL…}}
 Times are milliseconds since 1970.")]
 pub(in crate::cli) struct VipArgs {
