@@ -346,10 +346,9 @@ proptest! {
 #[test]
 fn a_wrong_one_does_not() {
     let applied = Cell::new([0_u32; Wrong::ALL.len()]);
-    // The rarest can be done in about one history of four: 20 of 400 are there in every run.
-    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
     let input = (prop::collection::vec(plan(), 2..8), any::<prop::sample::Index>());
-    let result = TestRunner::new(config).run(&input, |(plans, pick)| {
+    let judged = |(plans, pick): (Vec<Plan>, prop::sample::Index)| {
         let mut counts = applied.get();
         for (wrong, count) in Wrong::ALL.into_iter().zip(&mut counts) {
             let mut drafts = history(&plans);
@@ -360,8 +359,15 @@ fn a_wrong_one_does_not() {
         }
         applied.set(counts);
         Ok(())
-    });
-    result.unwrap_or_else(|error| panic!("{error}"));
+    };
+    // How often the rarest can be done is chance, one history of twelve on average: on, until each has been 20 times.
+    let mut runner = TestRunner::new(config);
+    for batch in 0..40 {
+        if batch >= 4 && applied.get().iter().all(|count| *count >= 20) {
+            break;
+        }
+        runner.run(&input, judged).unwrap_or_else(|error| panic!("{error}"));
+    }
     for (wrong, count) in Wrong::ALL.into_iter().zip(applied.get()) {
         assert!(count >= 20, "{wrong:?} could be done {count} times only");
     }
