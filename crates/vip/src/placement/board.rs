@@ -25,10 +25,10 @@ pub(super) struct Row<'a> {
     pub(super) service: &'a Service,
     pub(super) standing: &'a Standing,
     /// Who could have it if it were fit, dry runs included.
-    eligible: Vec<&'a NodeId>,
+    pub(super) eligible: Vec<&'a NodeId>,
     /// Who is fit: real nodes if there is one, dry runs otherwise.
     pub(super) fit: BTreeSet<&'a NodeId>,
-    /// Whoever of them is not passed over, or all if that is nobody.
+    /// Whoever of them is neither put last nor passed over; if that is nobody, whoever is not put last, and then all.
     choices: BTreeSet<&'a NodeId>,
     pub(super) head: Option<&'a NodeId>,
     pub(super) how: How,
@@ -41,6 +41,12 @@ impl Row<'_> {
         preferred.iter().position(|other| other == node).unwrap_or(preferred.len())
     }
 
+    /// Whether it is to go to another, now that there is one.
+    fn gives_way(&self, node: &NodeId) -> bool {
+        let last = &self.standing.put_last;
+        last.contains(node) && self.fit.iter().any(|other| !last.contains(*other))
+    }
+
     fn movable(&self) -> bool {
         self.head.is_some() && (self.how == How::Chosen || (self.how == How::Stays && self.service.failback))
     }
@@ -50,6 +56,7 @@ impl Row<'_> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Rank<'a> {
     dry: bool,
+    put_last: bool,
     passed_over: bool,
     mates: usize,
     preference: usize,
@@ -74,6 +81,7 @@ impl<'a> Board<'a> {
             order: Vec::new(),
             moving: false,
             passed_over: BTreeSet::new(),
+            put_last: BTreeSet::new(),
             kept_off: BTreeSet::new(),
             move_to: None,
         };
@@ -91,9 +99,14 @@ impl<'a> Board<'a> {
             }
             let candidates = if real.is_empty() { pretending } else { real };
             let mut choices = candidates.clone();
-            choices.retain(|node| !standing.passed_over.contains(*node));
+            choices.retain(|node| !standing.put_last.contains(*node));
             if choices.is_empty() {
                 choices.clone_from(&candidates);
+            }
+            let willing = choices.clone();
+            choices.retain(|node| !standing.passed_over.contains(*node));
+            if choices.is_empty() {
+                choices = willing;
             }
             Row { name, service, standing, eligible, fit: candidates, choices, head: None, how: How::Chosen }
         });
@@ -124,7 +137,8 @@ impl<'a> Board<'a> {
             let fit = |node: &&NodeId| row.service.enabled && row.fit.contains(*node);
             let standing = row.standing;
             let ordered = standing.move_to.as_ref().filter(fit);
-            let stays = || standing.incumbent().filter(fit).or(standing.holder.as_ref().filter(fit));
+            let keeps = |node: &&NodeId| fit(node) && !row.gives_way(node);
+            let stays = || standing.incumbent().filter(keeps).or(standing.holder.as_ref().filter(keeps));
             if let Some(target) = ordered {
                 self.put(at, Some(target));
                 self.rows[at].how = How::Ordered;
@@ -261,8 +275,10 @@ impl<'a> Board<'a> {
         let row = &self.rows[at];
         let dry = self.dry.contains(node);
         let others = self.on(node).iter().filter(|other| **other != at).count();
+        let put_last = row.standing.put_last.contains(node);
         let passed_over = row.standing.passed_over.contains(node);
-        Rank { dry, passed_over, mates: self.mates(at, node), preference: row.preference(node), others, node }
+        let (mates, preference) = (self.mates(at, node), row.preference(node));
+        Rank { dry, put_last, passed_over, mates, preference, others, node }
     }
 
     /// The choices, best first.
@@ -292,7 +308,8 @@ impl<'a> Board<'a> {
             };
             return row.standing.order.iter().filter(back).cloned().collect();
         }
-        let first = row.head.or_else(|| row.standing.incumbent().filter(|node| nodes.contains(node)));
+        let may_be_first = |node: &&NodeId| nodes.contains(node) && !row.standing.put_last.contains(*node);
+        let first = row.head.or_else(|| row.standing.incumbent().filter(may_be_first));
         let is_real = |node: &NodeId| !self.dry.contains(node);
         if first.is_none_or(is_real) && nodes.iter().any(|node| is_real(node)) {
             nodes.retain(|node| is_real(node));
@@ -309,6 +326,7 @@ impl<'a> Board<'a> {
             (
                 Some(*node) != first,
                 rank.dry,
+                rank.put_last,
                 rank.passed_over,
                 rank.mates,
                 rank.preference,

@@ -10,7 +10,9 @@
 //! 4. A service without a place takes the best fit node: one that it did not just lose, that its spread group does not use
 //!    yet (all of them together, so that none takes the only node another can have), earlier among the preferred, with
 //!    fewer services, and then the first by name.
-//! 5. Spread is soft: with fewer nodes than services in a group, they share. So is the hold-down of a node that lost the
+//! 5. Whoever was ordered to release a service while another could have it comes last for a while, and gives it up again
+//!    only to one that is fit.
+//! 6. Spread is soft: with fewer nodes than services in a group, they share. So is the hold-down of a node that lost the
 //!    service: if it is the only one that is fit, it gets it.
 //!
 //! The successors are the other eligible nodes in the order of rule 4, fit or not: whoever follows looks itself at what
@@ -61,7 +63,9 @@ pub struct Standing {
     pub moving: bool,
     /// Who lost it or gave it up lately, and is passed over where another can have it.
     pub passed_over: BTreeSet<NodeId>,
-    /// Who was ordered to release it lately, and gets it not at all.
+    /// Who was ordered to release it lately, and gets it only if nobody else can have it.
+    pub put_last: BTreeSet<NodeId>,
+    /// Who was ordered to release it lately although nobody else could have it, and gets it not at all.
     pub kept_off: BTreeSet<NodeId>,
     /// Where an operator wants it.
     pub move_to: Option<NodeId>,

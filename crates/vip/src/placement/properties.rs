@@ -60,16 +60,18 @@ fn any_standing() -> impl Strategy<Value = Standing> {
         vec(any_node(), 0..4),
         any::<bool>(),
         btree_set(any_node(), 0..2),
+        btree_set(any_node(), 0..2),
         prop::option::weighted(0.1, any_node()),
         some(any_node()),
     )
-        .prop_map(|(holder, mut order, moving, passed_over, kept_off, move_to)| {
+        .prop_map(|(holder, mut order, moving, passed_over, put_last, kept_off, move_to)| {
             let mut seen = BTreeSet::new();
             order.retain(|node| seen.insert(node.clone()));
             let moving = moving
                 && holder.is_some()
                 && order.first().is_some_and(|first| Some(first) != holder.as_ref());
-            Standing { holder, order, moving, passed_over, kept_off: kept_off.into_iter().collect(), move_to }
+            let kept_off = kept_off.into_iter().collect();
+            Standing { holder, order, moving, passed_over, put_last, kept_off, move_to }
         })
 }
 
@@ -102,6 +104,15 @@ fn fit<'a>(scene: &'a Scene, name: &ServiceName) -> BTreeSet<&'a NodeId> {
     };
     let real = of(Backend::Netlink);
     if real.is_empty() { of(Backend::DryRun) } else { real }
+}
+
+/// Those of them who are not to give it up to another of them.
+fn welcome<'a>(scene: &'a Scene, name: &ServiceName) -> BTreeSet<&'a NodeId> {
+    let fit = fit(scene, name);
+    let Some(standing) = scene.standings.get(name) else { return fit };
+    let welcome: BTreeSet<_> =
+        fit.iter().copied().filter(|node| !standing.put_last.contains(*node)).collect();
+    if welcome.is_empty() { fit } else { welcome }
 }
 
 /// The scene once everybody has done as placed.
@@ -141,6 +152,20 @@ proptest! {
         }
     }
 
+    /// A release keeps a service off a node only while another can have it.
+    #[test]
+    fn whoever_was_ordered_to_release_it_holds_it_only_if_nobody_else_can(scene in any_scene()) {
+        for (name, placement) in scene.place() {
+            let (fit, welcome) = (fit(&scene, &name), welcome(&scene, &name));
+            let ordered = |head: &NodeId| scene.standings.get(&name).is_some_and(|at| at.move_to.as_ref() == Some(head));
+            if let Some(head) = placement.order.first()
+                && fit.contains(head) && !ordered(head)
+            {
+                prop_assert!(welcome.contains(head), "{name}: {placement:?}, fit {fit:?}");
+            }
+        }
+    }
+
     #[test]
     fn nobody_drained_or_kept_off_is_in_an_order_nor_anybody_twice(scene in any_scene()) {
         for (name, placement) in scene.place() {
@@ -160,7 +185,8 @@ proptest! {
             let fit = fit(&scene, &name);
             let service = &scene.config.services[&name];
             let ordered = standing.move_to.as_ref().is_some_and(|target| fit.contains(target));
-            if let Some(incumbent) = standing.incumbent().filter(|node| fit.contains(node))
+            let welcome = welcome(&scene, &name);
+            if let Some(incumbent) = standing.incumbent().filter(|node| welcome.contains(node))
                 && service.enabled && !service.failback && !ordered
             {
                 prop_assert_eq!(placement.order.first(), Some(incumbent));
@@ -187,7 +213,7 @@ proptest! {
         let placements = after.place();
         for (service, standing) in &before.standings {
             let Some(placement) = placements.get(service) else { continue };
-            let held = fit(&after, service).into_iter().find(|node| Some(*node) == standing.holder.as_ref());
+            let held = welcome(&after, service).into_iter().find(|node| Some(*node) == standing.holder.as_ref());
             if let Some(holder) = held
                 && *holder != name && !before.config.services[service].failback && standing.move_to.is_none()
             {
@@ -207,15 +233,17 @@ proptest! {
             let mates = || scene.config.services.iter().filter(|(_, at)| at.enabled && at.spread.as_deref() == Some(group));
             let (mut homeless, mut used) = (Vec::new(), BTreeSet::new());
             for (name, _) in mates() {
-                let fit = fit(&scene, name);
+                let (fit, welcome) = (fit(&scene, name), welcome(&scene, name));
                 let standing = scene.standings.get(name).cloned().unwrap_or_default();
-                let candidates = [standing.move_to.as_ref(), standing.incumbent(), standing.holder.as_ref()];
-                if let Some(home) = candidates.into_iter().flatten().find_map(|node| fit.get(node).copied()) {
+                let ordered = standing.move_to.as_ref().and_then(|node| fit.get(node).copied());
+                let stays = [standing.incumbent(), standing.holder.as_ref()];
+                let stays = stays.into_iter().flatten().find_map(|node| welcome.get(node).copied());
+                if let Some(home) = ordered.or(stays) {
                     used.insert(home);
                 } else if !fit.is_empty() {
                     let choices: BTreeSet<_> =
-                        fit.iter().copied().filter(|node| !standing.passed_over.contains(*node)).collect();
-                    homeless.push((name, if choices.is_empty() { fit } else { choices }));
+                        welcome.iter().copied().filter(|node| !standing.passed_over.contains(*node)).collect();
+                    homeless.push((name, if choices.is_empty() { welcome } else { choices }));
                 }
             }
             let choices: Vec<_> = homeless.iter().map(|(_, choices)| choices.clone()).collect();

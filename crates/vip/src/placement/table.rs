@@ -6,7 +6,8 @@
 //! services   a             no wishes            a[n1,n2] preferred · a{g} spread group · a+ failback · a/site=a label · a! disabled
 //! standing   a@n1          n1 holds it          a~n1 nobody holds it, it is assigned to n1 · a@n1>n2 n1 holds it, a later assignment
 //!                                               says n2 · a@n1<n2 the assignment says n2, n1 took it since
-//!            a-n1          n1 lost it lately    a#n1 n1 was ordered to release it · a=n1 an operator moves it there
+//!            a-n1          n1 lost it lately    a%n1 n1 was ordered to release it, a#n1 also if nobody else can have it · a=n1 an
+//!                                               operator moves it there
 //! order      a:n1,n2       n1 is to hold it, n2 follows; a: nobody
 //! ```
 
@@ -54,7 +55,12 @@ a successor that took it keeps it                | n1 n2                      | 
 
 who lost it is passed over                       | n1 n2 n3                   | a[n1]                | a-n1            | a:n2,n3,n1
 unless it is the only one                        | n1 n2:unfit                | a[n1]                | a-n1            | a:n1,n2
-who was ordered to release it gets it not at all | n1 n2:unfit                | a[n1]                | a#n1 a@n1       | a:n2
+who was ordered to release it comes last         | n1 n2 n3                   | a[n1]+               | a@n1 a%n1       | a:n2,n3,n1
+also after one that lost it                      | n1 n2 n3:unfit             | a[n1]                | a@n1 a%n1 a-n2  | a:n2,n3,n1
+and gets it if nobody else can                   | n1 n2:unfit                | a                    | a~n2 a%n1       | a:n1,n2
+until another can                                | n1 n2                      | a[n1]                | a@n1 a%n1       | a:n2,n1
+or an operator moves it there                    | n1 n2                      | a                    | a@n2 a%n1 a=n1  | a:n1,n2
+if nobody else could, it gets it not at all      | n1 n2:unfit                | a[n1]                | a#n1 a@n1       | a:n2
 an order beats preference and stickiness         | n1 n2 n3                   | a[n1]                | a@n1 a=n3       | a:n3,n1,n2
 and failback                                     | n1 n2                      | a[n1]+               | a@n1 a=n2       | a:n2,n1
 but not fitness                                  | n1 n2:unfit                | a                    | a@n1 a=n2       | a:n1,n2
@@ -200,6 +206,7 @@ impl Scene {
             "@" => (standing.holder, standing.order) = (Some(node(at)), vec![node(at)]),
             "~" => standing.order = vec![node(at)],
             "-" => drop(standing.passed_over.insert(node(at))),
+            "%" => drop(standing.put_last.insert(node(at))),
             "#" => drop(standing.kept_off.insert(node(at))),
             "=" => standing.move_to = Some(node(at)),
             other => panic!("{other:?} in {text:?}"),

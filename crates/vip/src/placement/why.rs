@@ -5,6 +5,9 @@ use proto::NodeId;
 use super::board::{Board, How, Row};
 use super::{NOBODY, Obstacle, obstacle};
 
+/// Of a node that was ordered to release the service while another could have it.
+const LAST: &str = "was ordered to release it a moment ago and comes last";
+
 impl Obstacle {
     /// What keeps the node from it, as people say it after its name.
     pub(crate) fn clause(self) -> &'static str {
@@ -38,6 +41,7 @@ pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String
     for node in row.service.preferred.iter().take(row.preference(head)) {
         let but = match obstacle(board.input, row.name, node) {
             Some(obstacle) => obstacle.clause(),
+            None if row.standing.put_last.contains(node) => LAST,
             None if row.standing.passed_over.contains(node) => "lost it or gave it up a moment ago",
             None if row.how == How::Ordered => "may have it as well",
             None if board.mates(at, node) > board.mates(at, head) => {
@@ -47,6 +51,17 @@ pub(super) fn sentence(board: &Board<'_>, at: usize, order: &[NodeId]) -> String
             None => "may have it as well",
         };
         clauses.push(format!("{node}, preferred, {but}"));
+    }
+    for node in &row.standing.put_last {
+        if node == head {
+            if row.how == How::Ordered {
+                continue;
+            }
+            clauses
+                .push(format!("{node} was ordered to release it a moment ago, but nobody else can have it"));
+        } else if row.eligible.contains(&node) && row.preference(node) >= row.preference(head) {
+            clauses.push(format!("{node} {LAST}"));
+        }
     }
     if row.head.is_some_and(|head| board.mates(at, head) > 0) {
         clauses.push("another service of its spread group is there as well".to_owned());

@@ -177,7 +177,9 @@ struct Memory {
     wanted_since: Option<Instant>,
     /// Until when nodes are passed over.
     passed_over: BTreeMap<NodeId, Instant>,
-    /// Until when nodes are kept off by an order.
+    /// Until when nodes come last by an order.
+    put_last: BTreeMap<NodeId, Instant>,
+    /// Until when nodes are kept off by an order that left nobody.
     kept_off: BTreeMap<NodeId, Instant>,
     /// A write on its way, or not seen yet.
     pending: Option<Pending>,

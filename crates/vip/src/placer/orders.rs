@@ -117,10 +117,12 @@ impl Placer {
                 drained: world.drained,
                 standings: &standings,
             };
-            if obstacle(&input, service, target) == Some(Obstacle::KeptOff)
-                && let Some(memory) = self.memories.get_mut(service)
-            {
-                memory.kept_off.remove(target);
+            let kept_off = obstacle(&input, service, target) == Some(Obstacle::KeptOff);
+            if let Some(memory) = self.memories.get_mut(service) {
+                memory.put_last.remove(target);
+                if kept_off {
+                    memory.kept_off.remove(target);
+                }
                 standings = self.standings(now, world);
             }
         }
@@ -187,8 +189,15 @@ impl Placer {
         };
         let hold_down =
             world.config.services.get(service).map_or(SETTLE, |service| service.hold_down.max(SETTLE));
+        let standings = self.standings(now, world);
+        let input =
+            Input { config: world.config, nodes: world.nodes, drained: world.drained, standings: &standings };
+        let mut others = world.nodes.keys().filter(|node| **node != holder);
+        let another_can = others.any(|node| obstacle(&input, service, node).is_none());
         let memory = self.memories.entry(service.clone()).or_default();
-        memory.kept_off.insert(holder.clone(), now + hold_down);
+        // That nobody has it then is what was ordered; that nobody has it later, since the others fail, is not.
+        let until = if another_can { &mut memory.put_last } else { &mut memory.kept_off };
+        until.insert(holder.clone(), now + hold_down);
         self.wake_at(now + hold_down);
         Ok(Goal::Gone(holder))
     }

@@ -29,10 +29,13 @@ impl Placer {
             let ailing = known.holder().is_none_or(|holder| leaves_by_itself(&input, name, holder));
             memory.unsure_since = ailing.then(|| memory.unsure_since.unwrap_or(now));
             memory.unheld_since = known.holder().is_none().then(|| memory.unheld_since.unwrap_or(now));
+            memory.found_vacant &= known.holder().is_none();
             memory.note_move(now, known);
             memory.passed_over.retain(|_, until| *until > now);
+            memory.put_last.retain(|_, until| *until > now);
             memory.kept_off.retain(|_, until| *until > now);
-            wakes.extend(memory.passed_over.values().chain(memory.kept_off.values()).copied());
+            wakes.extend(memory.passed_over.values().copied());
+            wakes.extend(memory.put_last.values().chain(memory.kept_off.values()).copied());
             wakes.extend(memory.moving_since.map(|(_, since)| since + MOVE_MAX).filter(|at| *at > now));
             memory.note_write(now, known);
             wakes.extend(memory.pending.as_ref().map(|pending| pending.since + WRITE_MAX));
@@ -79,6 +82,7 @@ impl Placer {
                 order: known.order().to_vec(),
                 moving: memory.moving_since.is_some_and(|(_, since)| now < since + MOVE_MAX),
                 passed_over: super::still(&memory.passed_over),
+                put_last: super::still(&memory.put_last),
                 kept_off: super::still(&memory.kept_off),
                 move_to: memory.wish.as_ref().and_then(super::Wish::target).cloned(),
             };
@@ -102,6 +106,7 @@ impl Memory {
         self.holder = known.holder().cloned();
         if let Some(holder) = &self.holder {
             self.passed_over.remove(holder);
+            self.put_last.remove(holder);
         }
     }
 
