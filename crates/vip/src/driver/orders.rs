@@ -81,6 +81,7 @@ impl Driver {
         let Some(placing) = &mut self.placing else { return };
         let (known, none) = (known(&self.cluster), BTreeMap::new());
         let world = known.as_ref().map(|services| World {
+            wall_ms: self.options.clock.wall().0,
             revision: self.cluster.text.revision,
             config: &self.cluster.config,
             nodes: &self.cluster.reports,

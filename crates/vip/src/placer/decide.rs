@@ -4,7 +4,7 @@ use clock::Instant;
 use proto::Epoch;
 use proto::vip::ServiceName;
 
-use super::{Effect, Known, Memory, Pending, Placer, SETTLE, World};
+use super::{Effect, Known, Memory, Pending, Placer, RETURNING, SETTLE, World};
 use crate::placement::{Input, Placement, obstacle, place};
 use crate::store::{Assignment, GRACE_MAX, Term};
 
@@ -21,6 +21,8 @@ enum When {
     Now,
     /// Once this has been so for [`SETTLE`].
     Since(Instant),
+    /// The same, but not before the second.
+    NotBefore(Instant, Instant),
 }
 
 impl Placer {
@@ -31,6 +33,7 @@ impl Placer {
         let mut wanted = place(&input);
         let nothing = Known::default();
         let mut wakes = Vec::new();
+        let began = self.began.unwrap_or(now);
         let mut pen = Pen { now, revision: world.revision, epoch: self.epoch, effects };
         for (name, memory) in &mut self.memories {
             if memory.pending.is_some() || memory.not_before.is_some() {
@@ -44,10 +47,13 @@ impl Placer {
                 wakes.extend(memory.retire(name, known, &mut pen));
                 continue;
             };
-            let when = memory.when(now, &input, name, known, &placement);
+            let when = memory.when((began, now), &input, name, known, &placement);
             match when {
                 None => memory.wanted_since = None,
                 Some(When::Since(since)) if now < since + SETTLE => wakes.push(since + SETTLE),
+                Some(When::NotBefore(since, at)) if now < (since + SETTLE).max(at) => {
+                    wakes.push((since + SETTLE).max(at));
+                }
                 Some(_) => memory.assign(name, placement, &mut pen),
             }
         }
@@ -69,7 +75,7 @@ impl Memory {
     /// When what is wanted may be written; none if it stands already.
     fn when(
         &mut self,
-        now: Instant,
+        (began, now): (Instant, Instant),
         input: &Input<'_>,
         name: &ServiceName,
         known: &Known,
@@ -109,7 +115,11 @@ impl Memory {
                     .iter()
                     .any(|node| Some(node) != holder && obstacle(input, name, node).is_none())
         });
-        Some(leave_alone.map_or(When::Now, When::Since))
+        Some(match leave_alone {
+            None => When::Now,
+            Some(since) if self.found_vacant => When::NotBefore(since, began + RETURNING),
+            Some(since) => When::Since(since),
+        })
     }
 
     /// The end of a service that is configured no more; returns when to look again.

@@ -21,7 +21,8 @@
 //! - Where nothing changes, nothing is written.
 //! - Every wait ends by itself: [`Placer::wake`].
 //!
-//! Hold-downs and orders are in memory: the next leader does not know them.
+//! Hold-downs and orders are in memory. The next leader takes a hold-down from what the nodes say: whoever has become idle
+//! within it is passed over for the rest. Of orders it knows only what was assigned; of one under way, that it is.
 
 mod decide;
 mod orders;
@@ -49,6 +50,12 @@ use crate::store::{Assignment, Removal, Term};
 /// How long a service is left to its successors, and how long who follows may be out of date.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 
+/// For so long after it has begun, a leader leaves to its successors what it found without a holder. After an outage all
+/// come back at about the same time, and a successor waits two seconds and its turn, from its own return on, for those
+/// before it in line: a leader that is back first would have given the service to whoever else is, and those who come
+/// a moment later would have it moved under them.
+pub(crate) const RETURNING: Duration = Duration::from_secs(5);
+
 /// How long a holder may take to give a service up that it is to give up. Then it keeps it, if it is fit.
 pub(crate) const MOVE_MAX: Duration = Duration::from_secs(10);
 
@@ -71,6 +78,8 @@ pub(crate) type OrderId = u64;
 /// empty one in its place would remove every service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World<'a> {
+    /// This machine's wall clock, in ms since 1970, for how long ago nodes say that something was.
+    pub(crate) wall_ms: u64,
     /// The configuration's revision; with 0 nothing is done.
     pub(crate) revision: u64,
     /// The configuration.
@@ -167,6 +176,8 @@ pub(crate) enum Effect {
 struct Memory {
     /// Who held it when it was last looked at.
     holder: Option<NodeId>,
+    /// Nobody had it when this leader saw it first, and nobody has had it since.
+    found_vacant: bool,
     /// Since when nobody healthy holds it.
     unsure_since: Option<Instant>,
     /// Since when nobody holds it.
@@ -218,13 +229,15 @@ pub(crate) struct Placer {
     memories: BTreeMap<ServiceName, Memory>,
     /// Orders that came before everything was seen.
     early: Vec<(OrderId, Order, Instant)>,
+    /// When everything was seen first.
+    began: Option<Instant>,
     wake: Option<Instant>,
 }
 
 impl Placer {
     /// The placer of a term.
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { epoch, memories: BTreeMap::new(), early: Vec::new(), wake: None }
+        Self { epoch, memories: BTreeMap::new(), early: Vec::new(), began: None, wake: None }
     }
 
     /// When to look again ([`Event::Look`]) if nothing happens.

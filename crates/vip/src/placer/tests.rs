@@ -9,6 +9,9 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// By which nobody of a scene has become idle lately.
+const WALL_MS: u64 = 100_000_000;
+
 /// A leader and what it sees; writes are carried out only by [`commit`](Self::commit).
 struct Desk {
     scene: Scene,
@@ -76,7 +79,14 @@ impl Desk {
 
     fn step(&mut self, event: Event) -> Vec<Effect> {
         let Scene { config, nodes, drained, .. } = &self.scene;
-        let world = World { revision: self.revision, config, nodes, drained, services: &self.services };
+        let world = World {
+            wall_ms: WALL_MS,
+            revision: self.revision,
+            config,
+            nodes,
+            drained,
+            services: &self.services,
+        };
         self.placer.step(self.now, self.seen.then_some(&world), event)
     }
 
@@ -200,6 +210,47 @@ fn a_succession_that_does_not_happen_is_ended() {
     assert_eq!(said(&desk.after(SETTLE)), "a:n2,n3");
 }
 
+/// After an outage the leader may be back before the one that had the service, and that one before its successors take it.
+#[test]
+fn a_leader_that_is_back_first_leaves_a_service_to_those_who_come_after_it() {
+    let outage = || {
+        let mut desk = Desk::new("n1 n2", "a", "a@n1");
+        let n1 = desk.scene.nodes[&node("n1")].clone();
+        desk.died("n1");
+        assert_eq!(said(&desk.look()), "");
+        assert_eq!(said(&desk.after(SETTLE)), "");
+        (desk, n1)
+    };
+    let (mut desk, n1) = outage();
+    desk.scene.nodes.insert(node("n1"), n1);
+    desk.taken("a", "n1");
+    assert_eq!(said(&desk.after(RETURNING)), "");
+    let (mut desk, _) = outage();
+    desk.taken("a", "n2");
+    assert_eq!(said(&desk.look()), "a:n2");
+    let (mut desk, _) = outage();
+    assert_eq!(desk.placer.wake(), Some(desk.now + (RETURNING - SETTLE)));
+    assert_eq!(said(&desk.after(RETURNING - SETTLE)), "a:n2");
+}
+
+/// The one before it has seen the node lose the service; it sees for how long the node has been without.
+#[test]
+fn a_new_leader_takes_over_what_is_left_of_a_hold_down() {
+    for (idle_for, expected) in [(4_000, ""), (10_000, "a:n1,n2"), (60_000, "a:n1,n2")] {
+        let mut desk = Desk::new("n1 n2", "a[n1]+", "a@n2");
+        let mut says = local(false);
+        says.since_ms = WALL_MS - idle_for;
+        desk.scene.nodes.get_mut(&node("n1")).unwrap().services.insert(service("a"), says);
+        let effects = desk.look();
+        assert_eq!(said(&effects), expected, "idle for {idle_for} ms");
+        if expected.is_empty() {
+            let effects = desk.after(ms(5_999));
+            desk.commit(effects);
+            assert_eq!(said(&desk.after(ms(1))), "a:n1,n2");
+        }
+    }
+}
+
 /// With none of the successors able, there is nothing to wait for.
 #[test]
 fn without_a_successor_the_leader_acts_at_once() {
@@ -307,6 +358,15 @@ fn orders() {
     desk.released("a");
     assert_eq!(said(&desk.after(ms(20))), "11: n1 has given a up");
     desk.taken("a", "n2");
+    assert_eq!(said(&desk.after(ms(20))), "");
+    // But for the case that nobody else can have it any more; and then it is not moved off again.
+    desk.died("n2");
+    assert_eq!(said(&desk.after(ms(20))), "");
+    desk.taken("a", "n1");
+    let effects = desk.after(ms(20));
+    assert_eq!(said(&effects), "a:n1,n3");
+    desk.commit(effects);
+    desk.scene.nodes.insert(node("n3"), desk.scene.nodes[&node("n1")].clone());
     assert_eq!(said(&desk.after(ms(20))), "");
 }
 

@@ -1,7 +1,9 @@
 //! What the leader remembers of what it saw: since when, and until when.
 
+use std::time::Duration;
+
 use clock::Instant;
-use proto::vip::ServiceName;
+use proto::vip::{LocalPhase, ServiceName};
 
 use super::{Known, MOVE_MAX, Memory, Pending, Placer, RETRY, WRITE_MAX, World};
 use crate::placement::{self, Input, Obstacle, Standing};
@@ -17,6 +19,10 @@ impl Placer {
         self.memories.retain(|name, memory| known(name) || memory.wish.is_some());
         for name in world.config.services.keys().chain(world.services.keys()) {
             self.memories.entry(name.clone()).or_default();
+        }
+        if self.began.is_none() {
+            self.began = Some(now);
+            self.inherit(now, world);
         }
         let standings = Default::default();
         let input =
@@ -44,6 +50,25 @@ impl Placer {
         }
         for wake in wakes {
             self.wake_at(wake);
+        }
+    }
+
+    /// The hold-downs of the leader before: by what the nodes say, who gave a service up lately, or has just come. Clocks
+    /// that are apart make one shorter or longer, and never longer than it is configured.
+    fn inherit(&mut self, now: Instant, world: &World<'_>) {
+        for (name, service) in &world.config.services {
+            let Some(known) = world.services.get(name) else { continue };
+            let Some(memory) = self.memories.get_mut(name) else { continue };
+            memory.found_vacant = known.holder().is_none();
+            for (node, report) in world.nodes {
+                let idle = report.services.get(name).filter(|local| local.phase == LocalPhase::Idle);
+                let Some(idle) = idle.filter(|_| known.holder() != Some(node)) else { continue };
+                let age = Duration::from_millis(world.wall_ms.saturating_sub(idle.since_ms));
+                // One that is yet to take what it was given has nothing behind it.
+                if known.order().first() != Some(node) && age < service.hold_down {
+                    memory.passed_over.insert(node.clone(), now + (service.hold_down - age));
+                }
+            }
         }
     }
 

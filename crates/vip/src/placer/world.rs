@@ -10,6 +10,8 @@ use crate::placement::{Input, obstacle};
 
 const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 const SERVICES: [&str; 3] = ["a", "b", "c"];
+/// Nobody has become idle lately.
+const WALL_MS: u64 = 100_000_000;
 const TICK: Duration = Duration::from_millis(100);
 /// Once nothing happens any more.
 const LONG_TICK: Duration = Duration::from_millis(500);
@@ -149,7 +151,7 @@ impl Sim {
     fn step(&mut self, event: Event) {
         let (scene, services) = &self.heard;
         let Scene { config, nodes, drained, .. } = scene;
-        let world = World { revision: 1, config, nodes, drained, services };
+        let world = World { wall_ms: WALL_MS, revision: 1, config, nodes, drained, services };
         let effects = self.placer.step(self.now, Some(&world), event);
         self.carry_out(effects);
     }
@@ -239,6 +241,13 @@ proptest! {
         (0..80).for_each(|_| sim.tick(LONG_TICK));
         prop_assert_eq!(sim.placer.wake(), None, "it waits for something");
         prop_assert_eq!(sim.writes, writes, "something is still written 40 s later");
+
+        // Another leader leaves everything where it is.
+        let holders = |sim: &Sim| -> Vec<_> { sim.services.iter().map(|(name, at)| (name.clone(), at.holder.clone())).collect() };
+        let before = holders(&sim);
+        sim.act(&Act::Leader);
+        (0..80).for_each(|_| sim.tick(LONG_TICK));
+        prop_assert_eq!(holders(&sim), before);
 
         let standings = BTreeMap::new();
         let input = Input { standings: &standings, ..sim.scene.input() };
