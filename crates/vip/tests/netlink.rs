@@ -236,6 +236,14 @@ fn what_is_somebody_elses_is_not_taken_and_what_a_predecessor_left_is() {
             let there = find(&kernel, address).await.unwrap();
             assert_eq!((there.valid_for, there.ours), (None, false));
         }
+        // Also where it has another prefix there.
+        for (there, asked) in [(MAIN, "10.77.0.1/16"), (MAIN_6, "2001:db8:77::1/48")] {
+            let refused = kernel.put(link, net(asked), 2).unwrap_err();
+            assert!(refused.to_string().starts_with(&format!("{there} is on eth1 already")), "{refused}");
+            let there = find(&kernel, net(there)).await.unwrap();
+            assert_eq!((there.valid_for, there.ours), (None, false));
+            assert_eq!(find(&kernel, net(asked)).await, None);
+        }
         for address in [net(VIP), net(VIP_6)] {
             Netlink::open().unwrap().put(link, address, 60).unwrap();
             kernel.put(link, address, 90).unwrap();

@@ -134,6 +134,10 @@ impl Backend for Netlink {
             None => writing.name(link)?,
         };
         if first {
+            // IPv4 has room for it beside one with another prefix, and IPv6 would give that one our lifetime.
+            if let Some(address) = self.foreign(&mut writing.exchange, link, address)? {
+                return Err(NetError::Foreign { address, interface });
+            }
             writing.prepare(link, &interface, address);
         }
         let label = wire::label(&interface);
@@ -141,7 +145,7 @@ impl Backend for Netlink {
         let how = if first { NLM_F_EXCL } else { NLM_F_REPLACE };
         let mut done = writing.exchange.change(message(), NLM_F_CREATE | how);
         if done == Err(Trouble::Refused(Errno::EEXIST)) {
-            if self.is_foreign(&mut writing.exchange, link, address)? {
+            if let Some(address) = self.foreign(&mut writing.exchange, link, address)? {
                 return Err(NetError::Foreign { address, interface });
             }
             done = writing.exchange.change(message(), NLM_F_CREATE | NLM_F_REPLACE);
@@ -187,14 +191,15 @@ impl Backend for Netlink {
 }
 
 impl Netlink {
-    /// Whether an address that is there is somebody else's: it is not tagged, and a kernel without tags cannot tell
-    /// unless it stays for ever, which ours never do.
-    fn is_foreign(&self, exchange: &mut Exchange, link: u32, address: IpNet) -> Result<bool, NetError> {
+    /// The address as it is there, with whatever prefix, if it is somebody else's: it is not tagged, and a kernel without
+    /// tags cannot tell unless it stays for ever, which ours never do.
+    fn foreign(&self, exchange: &mut Exchange, link: u32, address: IpNet) -> Result<Option<IpNet>, NetError> {
         let listed = exchange.ask(wire::list_addresses(), NLM_F_DUMP);
         let listed = addresses(&listed.map_err(|why| explain("list the addresses", "", why))?);
         self.learn(&listed);
-        let there = listed.iter().find(|one| one.link == link && one.address == address);
-        Ok(there.is_some_and(|one| !one.ours() && (one.valid_for.is_none() || self.keeps_tags())))
+        let there = listed.iter().filter(|one| one.link == link && one.address.addr() == address.addr());
+        let mut others = there.filter(|one| !one.ours() && (one.valid_for.is_none() || self.keeps_tags()));
+        Ok(others.next().map(|one| one.address))
     }
 }
 
