@@ -126,6 +126,20 @@ pub(crate) struct Driver {
     status: watch::Sender<Status>,
 }
 
+/// Whether tasks get PID namespaces, and what to say where they were to have them and do not.
+fn isolation(wanted: PidNamespace, root: bool) -> (bool, Option<&'static str>) {
+    match (wanted, root) {
+        (PidNamespace::Auto, true) => (true, None),
+        (PidNamespace::Auto, false) => (
+            false,
+            Some(
+                "tasks get no PID namespaces, since taskd does not run as root: process groups and adopted orphans instead",
+            ),
+        ),
+        (PidNamespace::Never, _) => (false, None),
+    }
+}
+
 impl Driver {
     pub(crate) fn new(options: Options, ground: Ground, mode_seen: watch::Receiver<Mode>) -> (Self, Handle) {
         let (request_sender, requests) = mpsc::channel(QUEUE_MAX);
@@ -141,13 +155,17 @@ impl Driver {
             ended_incarnations: ground.ended.clone(),
         };
         let (status, status_seen) = watch::channel(status);
+        let (pid_namespace, fallback) = isolation(options.pid_namespace, geteuid().is_root());
+        if let Some(fallback) = fallback {
+            tracing::info!("{fallback}");
+        }
         let shims = Arc::new(Shims {
             program: options.shim.clone(),
             node: options.node.clone(),
             store: ground.store,
             output_bytes_max: options.output_bytes_max,
             grace: options.kill_grace,
-            pid_namespace: options.pid_namespace == PidNamespace::Auto && geteuid().is_root(),
+            pid_namespace,
             starting: Semaphore::new(STARTING_MAX),
             drill: options.drill.clone(),
         });
@@ -460,5 +478,24 @@ impl Driver {
             *old = new;
             !unchanged
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_gets_no_pid_namespaces_hears_why_unless_they_were_not_wanted() {
+        let rows = [
+            (PidNamespace::Auto, true, true, false),
+            (PidNamespace::Auto, false, false, true),
+            (PidNamespace::Never, true, false, false),
+            (PidNamespace::Never, false, false, false),
+        ];
+        for (wanted, root, isolated, said) in rows {
+            let (got, fallback) = isolation(wanted, root);
+            assert_eq!((got, fallback.is_some()), (isolated, said), "{wanted:?}, root {root}");
+        }
     }
 }
