@@ -45,9 +45,11 @@ impl Driver {
         let has = |put: &[(u32, ipnet::IpNet)]| put.contains(&(gone.link, gone.address));
         let service =
             self.services.iter().find(|(_, local)| has(&local.put)).map(|(service, _)| service.clone());
-        if let Some(service) = service {
-            self.feed(&service, Event::Vanished(format!("{} from {}", gone.address.addr(), gone.interface)));
-        }
+        let Some(service) = service else { return };
+        let what = format!("{} from {}", gone.address.addr(), gone.interface);
+        // The kernel says that a link is down before it takes its IPv6 addresses.
+        let down = self.links.borrow().values().any(|link| link.link == gone.link && !link.up);
+        self.feed(&service, if down { Event::Dropped(what) } else { Event::Vanished(what) });
     }
 
     /// An address of ours that lives for ever, or is tagged as nobody's, would stay behind after a `kill -9`.
@@ -74,6 +76,20 @@ impl Driver {
                     !carries(before) || before.link != link.link || before.mac != link.mac
                 })
         };
+        // Another interface of that name: what the disk and the guard were told of was the one before.
+        let is_another = |name: &str| {
+            let number = |links: &Links| links.get(name).map(|link| link.link);
+            number(&links).is_some_and(|link| number(&old) != Some(link))
+        };
+        let moved: Vec<_> = self
+            .services
+            .iter()
+            .filter(|(_, local)| local.places.iter().any(|(name, _)| is_another(name)))
+            .map(|(service, _)| service.clone())
+            .collect();
+        for service in moved {
+            self.feed(&service, Event::Redefined);
+        }
         for (name, link) in links.iter().filter(back) {
             let anew = old.get(name).is_none_or(|before| before.link != link.link || before.mac != link.mac);
             let on: Vec<_> = self

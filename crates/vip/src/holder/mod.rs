@@ -147,6 +147,8 @@ pub(crate) enum Event {
     Removed(Result<(), String>),
     /// One of the addresses is not there any more, and it was not us.
     Vanished(String),
+    /// One of the addresses is not there any more, since its interface went down: the kernel's doing.
+    Dropped(String),
     /// Somebody gave one of the addresses a lifetime or an owner of his own.
     Overwritten(String),
     /// Somebody else says that it has one of the addresses.

@@ -197,12 +197,17 @@ impl Core {
             Event::Probed(ticket, answer) => self.probed(ticket, answer, now),
             Event::Vanished(what) => {
                 if let Some(there) = there {
-                    self.vanished(&what, "removed", there, now);
+                    self.vanished(&what, "somebody removed", there, now);
+                }
+            }
+            Event::Dropped(what) => {
+                if let Some(there) = there {
+                    self.vanished(&what, "its interface went down, and the kernel removed", there, now);
                 }
             }
             Event::Overwritten(what) => {
                 if let Some(there) = there {
-                    self.vanished(&what, "changed", there, now);
+                    self.vanished(&what, "somebody changed", there, now);
                 }
             }
             Event::Conflict(foreign)
@@ -364,7 +369,7 @@ impl Core {
             self.effects.extend([
                 Effect::Put { grace },
                 Effect::Announce,
-                Effect::Say(format!("somebody {did} {what}: it was put back and announced")),
+                Effect::Say(format!("{did} {what}: it was put back and announced")),
             ]);
         } else if own.put_back_at.is_none() {
             own.put_back_at = Some(now + FIGHT_PAUSE);

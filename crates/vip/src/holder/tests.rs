@@ -174,3 +174,17 @@ fn an_answer_to_a_core_that_is_no_more_says_nothing_to_its_successor() {
     assert_eq!(new.step(Event::Taken(of_old, Ok(taken())), at(10_000)), []);
     assert!(new.awaits(of_new));
 }
+
+#[test]
+fn an_address_that_went_with_its_interface_was_removed_by_nobody() {
+    let said = |event: Event| {
+        let effects = holding().step(event, at(10_500));
+        assert!(effects.contains(&Effect::Put { grace: GRACE }), "{effects:?}");
+        let say = |effect: &Effect| matches!(effect, Effect::Say(_));
+        format!("{:?}", only(&effects, say))
+    };
+    let what = || "fd98::241 from eth1".to_owned();
+    assert!(said(Event::Vanished(what())).contains("somebody removed fd98::241 from eth1"));
+    let dropped = said(Event::Dropped(what()));
+    assert!(dropped.contains("went down, and the kernel removed fd98::241") && !dropped.contains("somebody"));
+}
