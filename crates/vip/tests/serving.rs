@@ -448,7 +448,9 @@ async fn somebody_removes_it() {
     cluster.until("n1 holds it", |nodes| nodes[0].is(LocalPhase::Held)).await;
     let net = "172.0.20.241/24".parse().expect("an address");
     let mut best = SOON;
-    for _ in 0..5 {
+    // The machine may be busy with others: once has to be quick. More often within ten seconds would be a fight.
+    let at_once = Duration::from_millis(20);
+    for _ in 0..9 {
         let removed = Instant::now();
         let node = &cluster.nodes[0];
         assert!(node.machine.stranger_removes(node.link, net));
@@ -457,9 +459,11 @@ async fn somebody_removes_it() {
             tokio::task::yield_now().await;
         }
         best = best.min(removed.elapsed());
+        if best < at_once {
+            break;
+        }
     }
-    // The best of five: the machine may be busy with others.
-    assert!(best < Duration::from_millis(20), "{best:?}");
+    assert!(best < at_once, "{best:?}");
     cluster.until("it says so", |nodes| nodes[0].told("put back and announced")).await;
     // The cable is out: it goes elsewhere; and stays there when it is in again.
     cluster.nodes[0].machine.set_carrier(cluster.nodes[0].link, false);
@@ -490,4 +494,71 @@ async fn without_coordination_it_goes_within_the_lease_and_comes_back() {
         })
         .await;
     cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_interface_of_the_same_name_is_what_the_disk_and_the_guard_are_told_of() {
+    let coordinator = testkit::coordinator().await;
+    let mut cluster = Cluster::start(coordinator.hosts()).await;
+    // Recorded, and not put yet.
+    cluster.nodes.iter().for_each(|node| node.network.answers(address(), Some(STRANGER)));
+    cluster.apply(CONFIG).await;
+    cluster.until("n1 is blocked", |nodes| nodes[0].is(LocalPhase::Blocked)).await;
+    let recorded = |node: &Node, link: u32| {
+        let file = std::fs::read_to_string(node.dir.path().join("vips.json")).unwrap_or_default();
+        file.contains(&format!("\"link\":{link},"))
+    };
+    let old = cluster.nodes[0].link;
+    cluster.until("the old one is recorded", |nodes| recorded(&nodes[0], old)).await;
+    let new = cluster.nodes[0].machine.add_interface("eth1");
+    cluster.nodes[0].machine.remove_interface(old);
+    cluster.until("the new one is recorded", |nodes| recorded(&nodes[0], new)).await;
+    cluster.nodes.iter().for_each(|node| node.network.answers(address(), None));
+    cluster.until("n1 holds it", |nodes| nodes[0].is(LocalPhase::Held) && nodes[0].has_it()).await;
+    assert!(cluster.nodes[0].machine.list().iter().all(|address| address.link == new));
+    cluster.end().await;
+}
+
+async fn alone(hosts: String) -> Node {
+    let node = Node::start(hosts, "n1").await;
+    testkit::until("it has a session", SOON, async || node.handle.view().borrow().connected.then_some(()))
+        .await;
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_do_not_gather_while_nobody_carries_them_out() {
+    let coordinator = testkit::coordinator().await;
+    let mut node = alone(coordinator.hosts()).await;
+    node.proxy.blackhole();
+    let drain = || VipOrder::Drain { node: "n9".parse().expect("a name"), why: "test".to_owned() };
+    let orders: Vec<_> = (0..65).map(|_| Box::pin(node.handle.order(drain()))).collect();
+    // The others are told when the session ends, at the earliest.
+    let (first, _, _) = futures::future::select_all(orders).await;
+    let Err(vip::OrderError::NotDone(why)) = first else { panic!("{first:?}") };
+    assert!(why.contains("64 orders"), "{why}");
+    node.proxy.heal();
+    node.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reconnect_nothing_stays_that_the_session_owns_and_nobody_knows_of() {
+    let coordinator = testkit::coordinator().await;
+    let mut node = alone(coordinator.hosts()).await;
+    let link = node.session.as_ref().expect("it has one").link();
+    let ghost: ServiceName = "ghost".parse().expect("a service's name");
+    link.ensure(&layout().vip_term(&ghost)).await.expect("it can be created");
+    let holder = layout().vip_holder(&ghost);
+    let create = Op::Create { path: holder.clone(), data: Vec::new(), mode: Mode::Ephemeral };
+    let read_back = ReadBack::OwnEphemeral { path: holder.clone() };
+    link.write(Write { ops: vec![create], read_back, undo: Undo::Keep }, SOON).await.expect("it is written");
+    node.proxy.cut();
+    testkit::until("it is given up", SOON, async || match link.exists(&holder).await {
+        Ok(None) => Some(()),
+        _ => None,
+    })
+    .await;
+    assert!(link.state().borrow().ended().is_none(), "it did not go with its session");
+    assert!(node.told("that nobody here knows of"));
+    node.stop().await;
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use coord::GroupLease;
+use coord::{Generation, GroupLease};
 use proto::NodeId;
 use proto::vip::{ConfigText, Drained, NodeReport, ServiceName};
 
+use super::jobs::Job;
 use super::local::Local;
 use super::{Connected, Driver, Mode};
 use crate::announce::Announcements;
@@ -119,8 +120,11 @@ impl Driver {
         let followers = Followers::start(&store, pulse);
         let probe = control.layout.probe(&self.options.node);
         let lease = GroupLease::start(control.link.clone(), probe, control.timing, clock);
-        let commits = lease.commits();
-        self.connected = Some(Connected { generation, control, store, followers, lease, commits });
+        let (commits, state) = (lease.commits(), control.link.state());
+        // A session that is new owns nothing.
+        let audited = state.borrow().connection();
+        self.connected =
+            Some(Connected { generation, control, store, followers, lease, commits, state, audited });
         self.feed_all(&Event::Session(Some(generation.0)));
         self.judge_timing();
         self.refresh_fitness();
@@ -136,6 +140,45 @@ impl Driver {
         self.cluster.forget();
         self.written = None;
         self.dirty = true;
+    }
+
+    /// After a reconnect: what does this session own? A take whose answer went with the connection may have been done, of a
+    /// service that is configured no more by now: nobody follows that one here.
+    pub(super) fn audit(&mut self) {
+        let Some(connected) = &mut self.connected else { return };
+        let connection = connected.state.borrow_and_update().connection();
+        if connection.is_none() || connection == connected.audited {
+            return;
+        }
+        connected.audited = connection;
+        let (store, generation) = (connected.store.clone(), connected.generation);
+        self.spawn("looking for what this session owns", Job::Audited(generation, None), async move {
+            let own = store.own_holders().await;
+            if let Err(error) = &own {
+                tracing::debug!(%error, "what this session owns is not known: until the next reconnect");
+            }
+            Job::Audited(generation, own.ok())
+        });
+    }
+
+    /// Gives up what nobody here knows of; of what somebody does, its core sees to it.
+    pub(super) fn audited(&mut self, generation: Generation, own: Option<BTreeSet<ServiceName>>) {
+        let Some(connected) = self.connected.as_ref().filter(|now| now.generation == generation) else {
+            return;
+        };
+        let store = connected.store.clone();
+        let unknown = |service: &ServiceName| !self.services.contains_key(service);
+        let unknown: Vec<_> = own.into_iter().flatten().filter(unknown).collect();
+        for service in unknown {
+            self.note(Some(&service), "giving up a take that nobody here knows of".to_owned());
+            let store = store.clone();
+            self.spawn("giving up what nobody knows of", Job::Disowned, async move {
+                if let Err(error) = store.disown(&service).await {
+                    tracing::warn!(%service, %error, "not given up");
+                }
+                Job::Disowned
+            });
+        }
     }
 
     /// The followers say so before the quorum does.

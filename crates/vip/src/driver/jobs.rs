@@ -1,7 +1,9 @@
 //! Calls that take their time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use coord::Generation;
 use proto::vip::{NodeReport, ServiceName};
 use tokio::sync::oneshot;
 use tokio::time;
@@ -13,6 +15,9 @@ use crate::holder::{Event, Refused, Taken, Ticket};
 use crate::net::{Address, Interface};
 use crate::store::{Holder, Release, TakeError, TakeRequest, Taken as StoreTaken};
 
+/// Orders that are being carried out at a time; a coordination service that does not answer could gather any number.
+const ORDERS_MAX: usize = 64;
+
 /// What a job came back with.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -23,8 +28,11 @@ pub(super) enum Job {
     Looked(u64, Option<(Vec<Address>, Vec<Interface>)>),
     Watched(Option<crate::net::Watch>),
     /// The report was written, or not.
-    Reported(Option<Box<NodeReport>>),
+    Reported(Result<Box<NodeReport>, String>),
     Ordered,
+    /// Of which services this session is the holder; none if that is not known.
+    Audited(Generation, Option<BTreeSet<ServiceName>>),
+    Disowned,
 }
 
 impl Driver {
@@ -63,7 +71,9 @@ impl Driver {
                 self.look_at = Some(time::Instant::now() + soon);
             }
             Job::Reported(report) => self.reported(report),
-            Job::Ordered => {}
+            Job::Audited(generation, own) => self.audited(generation, own),
+            Job::Disowned => {}
+            Job::Ordered => self.ordering = self.ordering.saturating_sub(1),
         }
     }
 
@@ -146,6 +156,17 @@ impl Driver {
         reply: oneshot::Sender<Result<String, OrderError>>,
         call: impl Future<Output = Result<String, OrderError>> + Send + 'static,
     ) {
+        if self.ordering >= ORDERS_MAX {
+            let what = format!(
+                "{} carries out {ORDERS_MAX} orders already, and the coordination service does not answer: nothing was \
+                 changed; taskd cluster status says how it is",
+                self.options.node
+            );
+            // Whoever asked may have left.
+            let _ = reply.send(Err(OrderError::NotDone(what)));
+            return;
+        }
+        self.ordering += 1;
         self.spawn("an order", Job::Ordered, async move {
             // Whoever asked may have left.
             let _ = reply.send(call.await);

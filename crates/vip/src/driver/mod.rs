@@ -9,13 +9,14 @@ mod machine;
 mod orders;
 mod prepare;
 mod publish;
+mod quiet;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Instant;
-use coord::{Generation, GroupLease, LeaseState};
+use coord::{Generation, GroupLease, LeaseState, LinkState};
 use proto::vip::{NodeReport, ServiceName, VipEvent};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -73,6 +74,8 @@ enum Event {
     Change(Option<Change>),
     /// A probe of ours was committed.
     Commit(Instant),
+    /// The connection is lost, or there again.
+    Connection,
     Said(Said),
     Net(Option<NetEvent>),
     Fitness,
@@ -101,6 +104,9 @@ struct Connected {
     followers: Followers,
     lease: GroupLease,
     commits: watch::Receiver<Instant>,
+    state: watch::Receiver<LinkState>,
+    /// The connection on which it was looked at last what this session owns.
+    audited: Option<u64>,
 }
 
 /// The loop and all that it owns.
@@ -130,6 +136,8 @@ pub(crate) struct Driver {
     tickets: Tickets,
     placing: Option<Placing>,
     jobs: JoinSet<Job>,
+    /// Orders among them.
+    ordering: usize,
     /// What to assume where a job crashes.
     instead: HashMap<Id, Job>,
     passing_on: JoinSet<()>,
@@ -137,6 +145,7 @@ pub(crate) struct Driver {
     /// What was last written of this node, and what is being written.
     written: Option<NodeReport>,
     writing: bool,
+    reports_fail: quiet::Quiet,
     report_at: time::Instant,
     events: VecDeque<VipEvent>,
     dirty: bool,
@@ -185,11 +194,13 @@ impl Driver {
             tickets: Tickets::default(),
             placing: None,
             jobs: JoinSet::new(),
+            ordering: 0,
             instead: HashMap::new(),
             passing_on: JoinSet::new(),
             said: mpsc::channel(SAID_MAX),
             written: None,
             writing: false,
+            reports_fail: quiet::Quiet::default(),
             report_at: time::Instant::now(),
             events: VecDeque::new(),
             dirty: true,
@@ -239,12 +250,13 @@ impl Driver {
             }
         };
         let coordination = async {
-            let Some(Connected { followers, commits, .. }) = &mut self.connected else {
+            let Some(Connected { followers, commits, state, .. }) = &mut self.connected else {
                 return std::future::pending().await;
             };
             tokio::select! {
                 change = followers.next(), if self.ended.is_none() => Event::Change(change),
                 Ok(()) = commits.changed() => Event::Commit(*commits.borrow_and_update()),
+                Ok(()) = state.changed() => Event::Connection,
                 else => std::future::pending().await,
             }
         };
@@ -294,6 +306,7 @@ impl Driver {
             Event::Change(Some(change)) => self.change(change),
             Event::Change(None) => self.session_over(),
             Event::Commit(sent) => self.committed(sent),
+            Event::Connection => self.audit(),
             Event::Said(Said::Lease(service, take, state)) => self.lease(&service, take, &state),
             Event::Said(Said::Conflict(service, foreign)) => self.feed(&service, Heard::Conflict(foreign)),
             Event::Net(event) => self.net(event),

@@ -120,22 +120,26 @@ impl Driver {
         }
         let store = connected.store.clone();
         self.writing = true;
-        self.spawn("a report", Job::Reported(None), async move {
-            match store.put_report(&report).await {
-                Ok(()) => Job::Reported(Some(Box::new(report))),
-                Err(error) => {
-                    tracing::warn!(%error, "this node's report was not written");
-                    Job::Reported(None)
-                }
-            }
+        let crashed = Job::Reported(Err("it crashed".to_owned()));
+        self.spawn("a report", crashed, async move {
+            let put = store.put_report(&report).await;
+            Job::Reported(put.map(|()| Box::new(report)).map_err(|error| error.to_string()))
         });
     }
 
-    pub(super) fn reported(&mut self, report: Option<Box<NodeReport>>) {
+    pub(super) fn reported(&mut self, report: Result<Box<NodeReport>, String>) {
         self.writing = false;
-        let pause = if report.is_some() { REPORT_PAUSE } else { REPORT_AGAIN };
-        self.report_at = time::Instant::now() + pause;
-        self.written = report.map(|report| *report);
+        let now = time::Instant::now();
+        let pause = if report.is_ok() { REPORT_PAUSE } else { REPORT_AGAIN };
+        self.report_at = now + pause;
+        match &report {
+            Ok(_) => self.reports_fail.over(),
+            Err(error) if self.reports_fail.admits(error, now) => {
+                tracing::warn!(%error, "this node's report was not written; trying again");
+            }
+            Err(_) => {}
+        }
+        self.written = report.ok().map(|report| *report);
     }
 
     pub(super) fn publish(&mut self) {
