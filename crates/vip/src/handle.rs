@@ -53,6 +53,7 @@ impl From<&StoreError> for OrderError {
             | StoreError::Write { .. }
             | StoreError::Contended { .. }
             | StoreError::TooLarge { .. }
+            | StoreError::TooMany { .. }
             | StoreError::NotOurs { .. } => Self::Refused(error.to_string()),
         }
     }

@@ -274,7 +274,7 @@ fn store_failed(error: &StoreError) -> ApiError {
         StoreError::Write { .. } | StoreError::Contended { .. } | StoreError::NotOurs { .. } => {
             ApiErrorKind::Conflict
         }
-        StoreError::TooLarge { .. } => ApiErrorKind::Full,
+        StoreError::TooLarge { .. } | StoreError::TooMany { .. } => ApiErrorKind::Full,
     };
     ApiError::new(kind, error.to_string())
 }

@@ -9,6 +9,9 @@ use proto::vip::Drained;
 use super::error::{CONTENDED_MAX, stale};
 use super::{DOCUMENT_BYTES_MAX, ReadError, Store, StoreError, document};
 
+/// Nodes that can be drained at a time, also such as nobody knows.
+pub const DRAINED_MAX: usize = 64;
+
 impl Store {
     /// The nodes that are to hold nothing.
     ///
@@ -24,6 +27,7 @@ impl Store {
     }
 
     /// Has a node hold nothing until [`undrain`](Self::undrain). Whether that is new; if not, what was said first stays.
+    /// Refused above [`DRAINED_MAX`].
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -64,8 +68,12 @@ impl Store {
             };
             let mut nodes =
                 document::drained(&path, Some(&node))?.map(|found| found.value).unwrap_or_default();
+            let before = nodes.len();
             if !change(&mut nodes) {
                 return Ok(false);
+            }
+            if nodes.len() > DRAINED_MAX && nodes.len() > before {
+                return Err(StoreError::TooMany { path, max: DRAINED_MAX });
             }
             let data = document::encode(&nodes);
             if data.len() > DOCUMENT_BYTES_MAX {

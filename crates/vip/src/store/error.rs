@@ -45,6 +45,16 @@ pub enum StoreError {
         /// As large as it may be.
         max: usize,
     },
+    /// The document would name more than it may.
+    #[error(
+        "{path} names {max} nodes already: take back what is over first (taskd vip list shows them, taskd vip undrain NODE)"
+    )]
+    TooMany {
+        /// Which node.
+        path: String,
+        /// As many as it may name.
+        max: usize,
+    },
     /// Another session holds it.
     #[error(
         "{path} is held by session {owner}: an earlier life of this node, which then ends by itself, or another node of the \

@@ -23,6 +23,7 @@ mod config_text;
 pub use config_text::{Apply, ApplyError, HISTORY_MAX, TEXT_BYTES_MAX};
 
 mod drained;
+pub use drained::DRAINED_MAX;
 
 mod error;
 pub use error::{ReadError, StoreError};

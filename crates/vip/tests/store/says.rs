@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::Incarnation;
 use proto::vip::{Backend, Drained, NodeReport};
-use vip::store::StoreError;
+use vip::store::{DRAINED_MAX, StoreError};
 
 use crate::world::{Party, layout, node};
 
@@ -70,6 +70,12 @@ async fn two_who_drain_at_once_both_do() {
     assert!(n2.store.undrain(&node("a")).await.unwrap());
     assert!(!n1.store.undrain(&node("a")).await.unwrap());
     assert_eq!(n1.store.drained().await.unwrap().len(), 5);
+    for more in 5..DRAINED_MAX {
+        assert!(n1.store.drain(&node(&format!("x{more}")), why("disks")).await.unwrap());
+    }
+    let refused = n1.store.drain(&node("a"), why("disks")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::TooMany { max: DRAINED_MAX, .. }), "{refused}");
+    assert!(n1.store.undrain(&node("b")).await.unwrap());
     n1.end().await;
     n2.end().await;
 }
