@@ -76,7 +76,8 @@ impl Need {
                  id is safe"
             }
             Self::Lead => "whether it was done is not known. Look before you repeat it: taskd cluster status",
-            Self::Vip => "whether it was done is not known. Look before you repeat it: taskd vip list",
+            // Where to look depends on the order; whoever gave it knows.
+            Self::Vip => "whether it was done is not known",
         }
     }
 }

@@ -90,7 +90,7 @@ impl ApiServer {
             Ok(done) => done.map_err(|error| order_failed(&error)),
             Err(_) => Err(ApiError::new(
                 ApiErrorKind::Unknown,
-                "it was not done within the call's time; whether it is done yet is not known. Look: taskd vip list",
+                "it was not done within the call's time; whether it is done yet is not known",
             )),
         }
     }

@@ -32,9 +32,11 @@ impl Failure {
         Self { exit: if self.exit == taken { instead } else { self.exit }, ..self }
     }
 
-    /// Says where to look, if it is not known whether it was done.
+    /// Says where to look, if it is not known whether it was done, and the message does not say it: a command, and after a
+    /// comma or semicolon what to know of it.
     pub(super) fn look(mut self, command: &str) -> Self {
-        if self.exit == Exit::Unknown && !self.message.contains(command) {
+        let (to_run, _) = command.split_once([';', ',']).unwrap_or((command, ""));
+        if self.exit == Exit::Unknown && !self.message.contains(to_run) {
             self.message.push_str(&format!(". Look: {command}"));
         }
         self

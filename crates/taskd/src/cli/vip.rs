@@ -212,7 +212,20 @@ pub(super) async fn why(client: &Client, output: Output, service: &ServiceName) 
 }
 
 pub(super) async fn order(client: &Client, output: Output, order: VipOrder) -> Result<Exit, Failure> {
-    let done = client.vip_order(order).await.map_err(|error| Failure::from(error).look("taskd vip list"))?;
+    let look = match &order {
+        // It is no harm where it was done.
+        VipOrder::Move { service, to: Some(_) } => {
+            format!("taskd vip why {service}; or give the order again, which does no harm")
+        }
+        // Each would go to the next one.
+        VipOrder::Move { service, to: None } | VipOrder::Release { service } => {
+            format!("taskd vip why {service}, before you give the order again: it would be another one")
+        }
+        VipOrder::Drain { .. } | VipOrder::Undrain { .. } => {
+            "taskd vip list; or give the order again, which does no harm".to_owned()
+        }
+    };
+    let done = client.vip_order(order).await.map_err(|error| Failure::from(error).look(&look))?;
     output.either(|| serde_json::json!({ "done": done }), || clean(&done))?;
     Ok(Exit::Ok)
 }

@@ -44,6 +44,20 @@ fn what_people_see_of_services() {
     assert_eq!(code, 2, "{error}");
 }
 
+/// Whether it was done is not known then; what to run tells it.
+#[test]
+fn an_order_whose_answer_is_lost() {
+    let node = FakeNode::start();
+    for (args, says) in [
+        (vec!["vip", "move", "nfs", "--to", "n2"], "Look: taskd vip why nfs; or give the order again"),
+        (vec!["vip", "move", "nfs"], "Look: taskd vip why nfs, before you give the order again"),
+    ] {
+        let (code, _, error) = node.run(&args);
+        assert_eq!(code, 6, "{error}");
+        assert!(error.contains("it is not known whether it was done") && error.contains(says), "{error}");
+    }
+}
+
 /// The path of every key, `*` for names that people give and `[]` for lists.
 fn keys(value: &Value) -> BTreeSet<String> {
     let below = |name: String, value: &Value| -> Vec<String> {
@@ -80,9 +94,12 @@ fn json_forms() {
     assert_eq!((&list["answered_by"], &list["notes"][0]), (&"n1".into(), &"DRY RUN on n1".into()));
     assert_eq!(list["drained"]["n3"]["why"], "kernel update");
     assert_eq!(list["events"][0]["what"], "took it");
-    assert_eq!(json(&["vip", "show", "iscsi"])["vips"][0]["interface"], "storage");
-    assert_eq!(json(&["vip", "why", "nfs"])["reasons"][0], "one reason");
-    assert_eq!(json(&["vip", "move", "iscsi", "--to", "n2"])["done"], "iscsi goes to n2");
+    let show = json(&["vip", "show", "iscsi"]);
+    assert_eq!(show["vips"][0]["interface"], "storage");
+    let why = json(&["vip", "why", "nfs"]);
+    assert_eq!(why["reasons"][0], "one reason");
+    let moved = json(&["vip", "move", "iscsi", "--to", "n2"]);
+    assert_eq!(moved["done"], "iscsi goes to n2");
     assert_eq!(json(&["vip", "drain", "n2", "--why", "x"])["done"], "n2 is drained");
     assert_eq!(json(&["vip", "undrain", "n2"])["done"], "n2 may hold services again");
 
@@ -90,19 +107,32 @@ fn json_forms() {
     let file = dir.path().join("vips.toml");
     std::fs::write(&file, FILE).unwrap();
     let file = file.to_str().unwrap();
-    assert_eq!(
-        json(&["config", "check", file]),
-        serde_json::json!({ "services": 1, "addresses": 1, "warnings": [] })
-    );
+    let check = json(&["config", "check", file]);
+    assert_eq!(check, serde_json::json!({ "services": 1, "addresses": 1, "warnings": [] }));
     let applied = json(&["config", "apply", file]);
     assert_eq!((&applied["revision"], &applied["changes"][0]), (&1.into(), &"service iscsi: new".into()));
     assert!(applied["warnings"][0].is_string());
-    assert_eq!(
-        json(&["config", "diff", file]),
-        serde_json::json!({ "revision": 1, "changes": [], "warnings": [] })
-    );
-    assert_eq!(json(&["config", "history"])[0]["revision"], 1);
-    assert_eq!(json(&["config", "history", "--show", "1"])["text"], FILE);
+    let diff = json(&["config", "diff", file]);
+    assert_eq!(diff, serde_json::json!({ "revision": 1, "changes": [], "warnings": [] }));
+    let history = json(&["config", "history"]);
+    assert_eq!(history[0]["revision"], 1);
+    let text = json(&["config", "history", "--show", "1"]);
+    assert_eq!(text["text"], FILE);
+    let forms = [
+        ("vip show", show),
+        ("vip why", why),
+        ("vip move", moved),
+        ("config check", check),
+        ("config diff", diff),
+        ("config apply", applied),
+        ("config history", history),
+        ("config history --show", text),
+    ];
+    let forms: Vec<_> = forms
+        .iter()
+        .map(|(what, form)| format!("{what}: {}", keys(form).into_iter().collect::<Vec<_>>().join(" ")))
+        .collect();
+    insta::assert_snapshot!("keys_of_the_other_forms", forms.join("\n"));
 }
 
 #[test]
