@@ -52,12 +52,21 @@ pub(in crate::cli) enum VipCommand {
     /// Say why a service is where it is, and what would change it
     Why(Service),
     /// Have a node hold a service now; it stays there until it has to move
+    #[command(after_help = "\
+Examples:
+  taskd vip move iscsi --to n2
+  taskd vip move iscsi
+
+A service with failback = true goes back to a better node after its hold-down.
+Where the answer is lost (exit code 6), `taskd vip why SERVICE` shows whether it
+was done. With --to it may be ordered again; without, it would move once more.")]
     Move(MoveArgs),
     /// Have whoever holds a service give it up, also if nobody else can have it
     #[command(after_help = "\
-That node is passed over for the service's hold-down. If no other node can
-hold the service, nobody has it meanwhile: `taskd vip move SERVICE --to NODE`
-gives it back at once.")]
+That node comes last for the service's hold-down: it gets the service back
+only if nobody else can have it any more. If no other node can have it when the
+order is given, nobody has it for the hold-down: `taskd vip move SERVICE --to
+NODE` gives it back at once.")]
     Release(Service),
     /// Have a node hold nothing, for example before it is serviced
     #[command(after_help = "\
