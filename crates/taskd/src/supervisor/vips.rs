@@ -2,7 +2,7 @@
 //! released before it leaves.
 
 use proto::Epoch;
-use proto::vip::{Backend, LocalPhase};
+use proto::vip::{Backend, LocalPhase, NodeReport};
 use tokio_util::sync::CancellationToken;
 
 use super::slot::Slot;
@@ -11,6 +11,13 @@ use super::{Part, Returned, ServingVips, Supervisor, VIPS_BY};
 /// What the virtual IPs were told last: the session, the member node on it, the term in which this node may act.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fed(Option<(coord::SessionId, String, Option<Epoch>)>);
+
+/// Whether none of the addresses can be on this machine, by what its virtual IPs say. A dry run knows nothing of what an
+/// earlier life has left there.
+fn certainly_has_none(own: &NodeReport) -> bool {
+    let none = own.services.values().all(|local| local.phase == LocalPhase::Idle);
+    own.backend == Backend::Netlink && none
+}
 
 impl Supervisor {
     /// Removes what an earlier life left on this machine's interfaces, and starts the loop; nothing to do where this node
@@ -50,14 +57,11 @@ impl Supervisor {
         }
     }
 
-    /// Says whether a `holder` of an earlier session may be deleted. With no backend that changes the kernel nobody knows
-    /// what an earlier life has left there.
+    /// Says whether a `holder` of an earlier session may be deleted.
     pub(super) fn say_whether_vips_are_gone(&self) {
         let Slot::Running(vips) = &self.vips else { return };
         let view = vips.handle().view();
-        let own = &view.borrow().own;
-        let none = own.services.values().all(|local| local.phase == LocalPhase::Idle);
-        let gone = own.backend == Backend::Netlink && none;
+        let gone = certainly_has_none(&view.borrow().own);
         self.parts.vips_gone.send_if_modified(|known| std::mem::replace(known, gone) != gone);
     }
 
@@ -120,5 +124,46 @@ impl Supervisor {
     pub(super) fn vips_gone(&mut self) {
         self.vips = Slot::Done;
         self.published.send_if_modified(|published| published.vips.take().is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proto::Incarnation;
+    use proto::vip::LocalService;
+
+    use super::*;
+
+    /// A session that is followed by another one in the same process leaves its `holder` as a fence, unless all of it is
+    /// over here.
+    #[test]
+    fn the_fence_falls_only_where_no_service_is_in_any_phase_but_idle() {
+        use LocalPhase::{Blocked, Held, Idle, Probing, Releasing, Waiting};
+        let says = |backend, phases: &[LocalPhase]| {
+            let service = |(number, phase): (usize, &LocalPhase)| {
+                let local =
+                    LocalService { unfit: None, phase: *phase, since_ms: 0, note: None, conflict: None };
+                (format!("s{number}").parse().unwrap(), local)
+            };
+            NodeReport {
+                node: "n1".parse().unwrap(),
+                incarnation: Incarnation::from_u128(1),
+                backend,
+                why_dry: None,
+                unreadable: None,
+                stopping: false,
+                labels: BTreeMap::new(),
+                services: phases.iter().enumerate().map(service).collect(),
+            }
+        };
+        for phases in [&[][..], &[Idle], &[Idle, Idle]] {
+            assert!(certainly_has_none(&says(Backend::Netlink, phases)), "{phases:?}");
+            assert!(!certainly_has_none(&says(Backend::DryRun, phases)), "{phases:?}: nobody looked");
+        }
+        for phase in [Blocked, Held, Probing, Releasing, Waiting] {
+            assert!(!certainly_has_none(&says(Backend::Netlink, &[Idle, phase])), "{phase:?}");
+        }
     }
 }

@@ -108,6 +108,11 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn new(taken: &Taken, mark: i64, drill: &Drill, own_grace: Duration) -> Self {
+        // Also after an earlier life of this very node, though its cleaning has removed what that one left. The term names a
+        // node, not a machine: a twin or a clone of it, or a container whose former network namespace still exists, may
+        // have the addresses where no cleaning looks. And that life may have been waiting itself, for somebody else's.
+        // To skip it, the take, the boot, the network namespace and the end of the wait would have to be on disk before
+        // each put: another fsync in every takeover, for the sake of restarts after a crash.
         let wait = match taken.wait {
             _ if drill.plants(Bug::NoTakeoverGrace) => Duration::ZERO,
             wait if drill.plants(Bug::OwnGraceOnly) => wait.min(own_grace),
