@@ -20,9 +20,6 @@ pub(crate) struct Options {
     args: Vec<String>,
 }
 
-/// What has tests that also run on real ensembles.
-const ON_ENSEMBLES: [&str; 4] = ["coord", "quorum", "dispatcher", "taskd"];
-
 /// Installs what is missing, then runs the doctests, the pass on real ensembles if it is wanted, and last, so that its
 /// summary closes the run, everything on the keeper, which needs neither Java nor ZooKeeper.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
@@ -64,13 +61,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 /// The tests that need a coordination service, on one real ensemble that they share and on ensembles of their own.
 fn ensembles(workspace: &Workspace, nextest: &Path, args: &[String]) -> Command {
-    println!("the tests of {} on real ZooKeeper ensembles", ON_ENSEMBLES.join(", "));
+    println!("the tests on real ZooKeeper ensembles");
     let mut command =
         workspace.cargo(&["run", "--quiet", "--package", "testkit", "--example", "ensemble", "--"]);
-    command.arg(nextest).args(["nextest", "run", "--profile", "zookeeper"]);
-    for package in ON_ENSEMBLES {
-        command.args(["--package", package]);
-    }
+    // Which ones is the profile's to say. Named as packages, they would be built with other features than the whole
+    // workspace, and everything below them once more for the next pass.
+    command.arg(nextest).args(["nextest", "run", "--workspace", "--profile", "zookeeper"]);
     if !args.is_empty() {
         // What was asked for may be among the others.
         command.arg("--no-tests=pass").args(args);
