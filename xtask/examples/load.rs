@@ -1,4 +1,5 @@
-//! Load for `cargo xtask bench tasks`: `load ADDRESSES TASKS HOSTS[/ROOT] DIR` prints one JSON object.
+//! Load for `cargo xtask bench tasks` and `bench peers`: `load ADDRESSES TASKS HOSTS[/ROOT] DIR [SINGLES PER_S]` prints
+//! one JSON object. With `PER_S` the single tasks come at that rate, if each is done in time, else one after another.
 //!
 //! Latency first: this process joins the cluster as a node of its own, with a task service that notes when it is called,
 //! and submits one task at a time to it. Then throughput, with batches from a few submitters, from the first
@@ -32,21 +33,42 @@ const STAMP: &str = "bench-stamp";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [addresses, tasks, hosts, dir] = &args[..] else {
-        bail!("usage: load ADDRESSES TASKS HOSTS[/ROOT] DIR")
+    let (addresses, tasks, hosts, dir, singles, period) = match &args[..] {
+        [addresses, tasks, hosts, dir] => (addresses, tasks, hosts, dir, SINGLES, Duration::ZERO),
+        [addresses, tasks, hosts, dir, singles, per_s] => {
+            let per_s: f64 = per_s.parse().context("PER_S is a number")?;
+            let singles: usize = singles.parse().context("SINGLES is a number")?;
+            if singles == 0 || per_s < 0.001 {
+                bail!("SINGLES is 1 or more, and PER_S 0.001 or more");
+            }
+            (addresses, tasks, hosts, dir, singles, Duration::from_secs_f64(1.0 / per_s))
+        }
+        _ => bail!("usage: load ADDRESSES TASKS HOSTS[/ROOT] DIR [SINGLES PER_S]"),
     };
     let tasks: usize = tasks.parse().context("TASKS is a number")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    println!("{}", runtime.block_on(measure(addresses, tasks, hosts, PathBuf::from(dir)))?);
+    let measured = measure(addresses, tasks, hosts, PathBuf::from(dir), singles, period);
+    println!("{}", runtime.block_on(measured)?);
     Ok(())
 }
 
-async fn measure(addresses: &str, tasks: usize, hosts: &str, dir: PathBuf) -> Result<String> {
+async fn measure(
+    addresses: &str,
+    tasks: usize,
+    hosts: &str,
+    dir: PathBuf,
+    count: usize,
+    period: Duration,
+) -> Result<String> {
     let client = connect(addresses).await?;
-    let (stamps, mut started) = mpsc::channel(WARM_UP + SINGLES);
+    let (stamps, mut started) = mpsc::channel(WARM_UP + count);
     let node = join(hosts, dir, Stamp(stamps)).await?;
     let mut singles = Vec::new();
-    for n in 0..WARM_UP + SINGLES {
+    let mut due = tokio::time::Instant::now();
+    for n in 0..WARM_UP + count {
+        // What was late does not make what follows come in a burst.
+        due = (due + period).max(tokio::time::Instant::now());
+        tokio::time::sleep_until(due).await;
         let single = single(&client, &mut started).await?;
         if n >= WARM_UP {
             singles.push(single);
@@ -56,7 +78,7 @@ async fn measure(addresses: &str, tasks: usize, hosts: &str, dir: PathBuf) -> Re
     let micros = |percent: usize, of: fn(&Single) -> Duration| {
         let mut values: Vec<Duration> = singles.iter().map(of).collect();
         values.sort();
-        values[(SINGLES * percent).div_ceil(100) - 1].as_secs_f64() * 1e6
+        values[(count * percent).div_ceil(100) - 1].as_secs_f64() * 1e6
     };
     let per_s = throughput(&client, addresses, tasks).await?;
     client.close().await;

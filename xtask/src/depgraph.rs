@@ -17,7 +17,7 @@ const LEAVES: [&str; 3] = ["clock", "proto", "typestate-derive"];
 /// Who starts a keeper. Everybody else speaks to one, in ZooKeeper's protocol.
 const STARTS_KEEPERS: [&str; 3] = ["taskd", "testkit", "conformance"];
 /// What only tests do: it measures, breaks or models, and nobody builds on it.
-const TEST_CRATES: [&str; 3] = ["conformance", "faults", "model"];
+const TEST_CRATES: [&str; 4] = ["conformance", "faults", "model", "peers"];
 /// taskd's own tests with planted bugs are judged by the checker that judges the long runs.
 const JUDGED: (&str, &str) = ("taskd", "faults");
 const ZOOKEEPER: &str = "zookeeper-client";

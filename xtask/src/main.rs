@@ -149,6 +149,7 @@ mod tests {
             "xtask faults --dev --faults 40 --only node-cut,pair --keep-logs logs",
             "xtask faults --parts model,planted",
             "xtask faults --dev --parts vips --runs 20 --seed 3",
+            "xtask bench peers --tasks 200 --quick --only bullmq --fsync always --report peers.md",
             "xtask bench vip --rounds 2 --only stop,kill-all --report vip.json",
             "xtask run --zookeeper debian --demo --small",
         ] {

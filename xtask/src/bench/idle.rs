@@ -67,8 +67,32 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
     let ticks = parse_ticks(&text).with_context(|| format!("{path} is not as expected: {text:?}"))?;
+    seconds(ticks)
+}
+
+/// User and system time of all processes that this one has started and that still run.
+pub(super) fn children_cpu_time() -> Result<Duration> {
+    let us = std::process::id().to_string();
+    let mut ticks = 0;
+    for entry in fs::read_dir("/proc").context("failed to read /proc")?.flatten() {
+        // Others come and go.
+        if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
+            && parent(&stat) == Some(us.as_str())
+        {
+            ticks += parse_ticks(&stat).with_context(|| format!("{stat:?} is not as expected"))?;
+        }
+    }
+    seconds(ticks)
+}
+
+fn seconds(ticks: u64) -> Result<Duration> {
     let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the clock's ticks per second are unknown")?;
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+/// Field 4 of proc_pid_stat(5).
+fn parent(stat: &str) -> Option<&str> {
+    stat[stat.rfind(')')? + 1..].split_whitespace().nth(1)
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5); the second field may hold spaces, and ends with the last parenthesis.
@@ -93,6 +117,7 @@ mod tests {
     fn ticks_are_found_behind_a_strange_name() {
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 0 0 20 0 1 0 5 0 0";
         assert_eq!(parse_ticks(stat), Some(42));
+        assert_eq!(parent(stat), Some("1"));
         assert_eq!(parse_ticks("7"), None);
     }
 

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: what an idle cluster costs, and how many durable tasks a second one does; virtual IPs
-//! beside keepalived's.
+//! beside keepalived's, and tasks beside other people's queues.
 
 mod idle;
+mod peers;
 mod tasks;
 
 use anyhow::Result;
@@ -30,6 +31,13 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
         tasks: u32,
     },
+    /// Tasks beside Celery, BullMQ and graphile-worker, which it installs
+    Peers {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        #[command(flatten)]
+        options: peers::Options,
+    },
     /// The keeper beside Debian's ZooKeeper: writes a second, latency, memory, start
     Keeper(conformance::Passed),
     /// Virtual IPs beside keepalived: what a client and the network see while everything happens to the holder
@@ -40,6 +48,7 @@ pub(crate) fn run(workspace: &Workspace, what: &What) -> Result<()> {
     match what {
         What::Idle { cluster, seconds } => idle::run(workspace, cluster, *seconds),
         What::Tasks { cluster, tasks } => tasks::run(workspace, cluster, *tasks),
+        What::Peers { cluster, options } => peers::run(workspace, cluster, options),
         What::Keeper(passed) => conformance::bench(workspace, passed),
         What::Vip(options) => vips::bench(workspace, options),
     }

@@ -1,7 +1,7 @@
 //! Throughput and latency of durable tasks, next to what the same coordination service does raw in the same
 //! run: a keeper by default, Debian's ZooKeeper with `--zookeeper debian`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::stats;
 use crate::workspace::{Profile, Workspace};
 
 const RAW_WITHIN: Duration = Duration::from_secs(180);
-const LOAD_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const LOAD_WITHIN: Duration = Duration::from_secs(600);
 /// Attempts that a node runs at a time. With few, a round trip per handful of tasks is what is measured.
-const SLOTS: u32 = 64;
+pub(super) const SLOTS: u32 = 64;
 /// The bar of this stage: a fifth of (multi ÷ 3), and 4 × the raw p50.
 const RATE_BAR: f64 = 0.2;
 const LATENCY_BAR: f64 = 4.0;
@@ -33,23 +33,18 @@ struct Raw {
 
 /// What `xtask/examples/load.rs` prints.
 #[derive(Debug, Deserialize)]
-struct Load {
+pub(super) struct Load {
     tasks: u64,
-    tasks_per_s: f64,
+    pub(super) tasks_per_s: f64,
     accepted_p50_us: f64,
-    started_p50_us: f64,
-    started_p99_us: f64,
+    pub(super) started_p50_us: f64,
+    pub(super) started_p99_us: f64,
     finished_p50_us: f64,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    let example = |package: &str, name: &str| {
-        let args = ["build", "--release", "--package", package, "--example", name];
-        shell::run(&format!("build the example {name}"), &mut workspace.cargo(&args))?;
-        anyhow::Ok(workspace.target.join("release/examples").join(name))
-    };
-    let (raw, load) = (example("coord", "raw")?, example("xtask", "load")?);
+    let (raw, load) = (example(workspace, "coord", "raw")?, example(workspace, "xtask", "load")?);
     let plan = Plan { slots: SLOTS, ..args.plan(Profile::Release) };
     let mut cluster = Cluster::start(workspace, &plan, &interrupt)?;
     let measured = measure(&cluster, &raw, &load, tasks);
@@ -58,24 +53,34 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, tasks: u32) -> Resu
     stopped.map(drop)
 }
 
+/// Builds a package's example and says where it is.
+pub(super) fn example(workspace: &Workspace, package: &str, name: &str) -> Result<PathBuf> {
+    let args = ["build", "--release", "--package", package, "--example", name];
+    shell::run(&format!("build the example {name}"), &mut workspace.cargo(&args))?;
+    Ok(workspace.target.join("release/examples").join(name))
+}
+
 fn measure(cluster: &Cluster, raw: &Path, load: &Path, tasks: u32) -> Result<String> {
     let hosts = cluster.coordination().split('/').next().unwrap_or_default();
     let name = cluster.coordinator_name();
     println!("measuring the raw writes of the {name}");
     let raw: Raw = json(Command::new(raw).arg(hosts), RAW_WITHIN)?;
     println!("running {tasks} tasks");
-    let addresses: Vec<&str> = cluster.nodes().iter().map(|node| node.address.as_str()).collect();
-    let mut load = Command::new(load);
-    load.arg(addresses.join(","))
-        .arg(tasks.to_string())
-        .arg(cluster.coordination())
-        .arg(cluster.data_dir("bench"));
-    let load: Load = json(&mut load, LOAD_WITHIN)?;
+    let load: Load = json(&mut load_command(cluster, load, tasks), LOAD_WITHIN)?;
     Ok(render(name, &raw, &load, cluster.nodes().len()))
 }
 
+/// The load program on this cluster.
+pub(super) fn load_command(cluster: &Cluster, load: &Path, tasks: u32) -> Command {
+    let addresses: Vec<&str> = cluster.nodes().iter().map(|node| node.address.as_str()).collect();
+    let mut command = Command::new(load);
+    command.arg(addresses.join(",")).arg(tasks.to_string());
+    command.arg(cluster.coordination()).arg(cluster.data_dir("bench"));
+    command
+}
+
 /// Runs a program that prints one JSON object on its last line.
-fn json<T: serde::de::DeserializeOwned>(command: &mut Command, within: Duration) -> Result<T> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(command: &mut Command, within: Duration) -> Result<T> {
     let output = shell::output(command, within)?;
     if !output.status.success() {
         bail!("{command:?} failed ({}): {}", output.status, output.stderr.trim());
