@@ -180,6 +180,60 @@ async fn the_quorums_loop() {
     last_words(&cluster.node("n1").log(), "quorum", "its loop", "Running");
 }
 
+/// Its addresses go with it, and another node takes them. (That the guard removes those of a daemon that hangs or ends is
+/// tested where it can: in namespaces, `vip`'s `local`. A dry run has none.)
+#[tokio::test]
+async fn the_virtual_ips_loop() {
+    let mut cluster = Cluster::prepare(3, |config| {
+        config.set("coordination.session_timeout", &format!("\"{}s\"", SESSION.as_secs()));
+        config.set("vip.interfaces", "{ storage = \"lo\" }");
+    })
+    .await;
+    // Late enough that it has settled by then.
+    cluster.nodes[0].spawn_drilled("wedge:vip.run@250");
+    for node in &mut cluster.nodes[1..] {
+        node.spawn();
+    }
+    cluster.healthy(3).await;
+    let file = cluster.dir.path().join("vips.toml");
+    let service = "[service.iscsi]\nvips = [{ address = \"192.0.2.241/24\", interface = \"storage\" }]\n\
+                   preferred = [\"n1\"]\n";
+    std::fs::write(&file, service).unwrap();
+    let applied = cluster.cli(&["config", "apply", file.to_str().unwrap()]).await;
+    assert_eq!(applied.code, 0, "{applied:?}");
+    cluster.nodes[0].logged("its addresses would be here now", 1, SOON).await;
+    let holds = || async {
+        let ran = run_at(&cluster.node("n2").address, &["vip", "list", "-o", "json"]).await;
+        let page = (ran.code == 0).then(|| ran.json())?;
+        page["services"][0]["holder"].as_str().map(str::to_owned)
+    };
+    until("n1 holds it", SOON, async || holds().await.filter(|holder| holder == "n1")).await;
+    // Each order turns its loop.
+    let address = cluster.node("n1").address.clone();
+    let turn = async {
+        loop {
+            let undrain = ["vip", "undrain", "n9"];
+            let orders = [(); 6].map(|()| run_at(&address, &undrain));
+            let ran = futures::future::join_all(orders).await;
+            // Some of them come to nothing, once it hangs.
+            drop(ran);
+        }
+    };
+    tokio::select! {
+        () = cluster.node("n1").logged(ENDING, 1, SOON) => {}
+        () = turn => {}
+    }
+    let (status, _) = cluster.node_mut("n1").ended(SOON).await;
+    assert_eq!(status.code(), Some(WEDGED), "{status}");
+    last_words(&cluster.node("n1").log(), "vip", "its loop", "Serving");
+    let holds = || async {
+        let ran = run_at(&cluster.node("n2").address, &["vip", "list", "-o", "json"]).await;
+        let page = (ran.code == 0).then(|| ran.json())?;
+        page["services"][0]["holder"].as_str().map(str::to_owned)
+    };
+    until("another holds it", SOON, async || holds().await.filter(|holder| holder != "n1")).await;
+}
+
 #[tokio::test]
 async fn the_dispatchers_recovery() {
     let mut cluster = prepared().await;
