@@ -239,8 +239,10 @@ async fn a_node_that_stays_away_loses_its_tasks_after_the_fence() {
     for policy in ["requeue", "requeue", "requeue", "requeue"] {
         ids.push(on(policy).await);
     }
+    // What it is found by among the processes of this machine: another such test may run.
+    let sleeps = format!("86399.{:08}", std::process::id());
     let quick =
-        cluster.submit(&["--label", "pair=yes", "--on-lost", "requeue-now", "--", "sleep", "86399"]).await;
+        cluster.submit(&["--label", "pair=yes", "--on-lost", "requeue-now", "--", "sleep", &sleeps]).await;
     recorded_starts(&cluster, ids.len()).await;
     cluster.reaches(&quick, &["running"]).await;
     let victim = cluster.task(&quick).await["attempts"][0]["node"].as_str().unwrap().to_owned();
@@ -253,14 +255,12 @@ async fn a_node_that_stays_away_loses_its_tasks_after_the_fence() {
     assert!(!of_victim.is_empty(), "the tasks spread over the nodes that suit");
 
     cluster.node_mut(&victim).kill();
-    let killed = Instant::now();
     until("requeue-now does not wait for the fence", SOON, async || {
         // It may have been the leader that was killed; what can be asked again tells soon enough.
         let ran = cluster.cli(&["task", "show", &quick, "-o", "json"]).await;
         (ran.code == 0 && ran.json()["attempt_count"] == 2).then_some(())
     })
     .await;
-    assert!(killed.elapsed() < Duration::from_secs(6), "{:?}", killed.elapsed());
     // The shims of the dead daemon end their tasks at the deadline, so that nothing overlaps.
     recorded_starts(&cluster, ids.len() + of_victim.len()).await;
     assert!(cluster.node(&victim).shims().is_empty(), "{:?}", cluster.node(&victim).shims());
@@ -269,8 +269,15 @@ async fn a_node_that_stays_away_loses_its_tasks_after_the_fence() {
         let attempts = if of_victim.contains(id) { 2 } else { 1 };
         assert_eq!(cluster.reaches(id, &["succeeded"]).await["attempt_count"], attempts);
     }
+    // By the leader's clock, not by ours, which a busy machine holds up.
+    let again = async |id: &str| cluster.task(id).await["attempts"][1]["assigned_ms"].as_u64().unwrap();
+    let at_once = again(&quick).await;
+    for id in &of_victim {
+        let fenced = again(id).await;
+        assert!(at_once < fenced, "{at_once} {fenced}");
+    }
     nothing_overlapped_or_ran_after_success(&cluster);
     cluster.cli(&["task", "cancel", &quick]).await;
     cluster.reaches(&quick, &["cancelled"]).await;
-    none_left("86399", Duration::from_secs(1)).await;
+    none_left(&sleeps, SOON).await;
 }
