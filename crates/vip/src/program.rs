@@ -231,7 +231,7 @@ mod tests {
             ("head -c 1000000 /dev/zero; echo; echo end; exit 2", Err("exited with 2: end")),
             ("kill -9 $$", Err("ended with signal: 9 (SIGKILL)")),
             // A child that keeps the pipe open.
-            ("sleep 1000 & echo bye; exit 4", Err("exited with 4: bye")),
+            ("sleep 5 & echo bye; exit 4", Err("exited with 4: bye")),
         ];
         for (script, expected) in rows {
             let ran = shell(script, long).await;
