@@ -60,6 +60,7 @@ async fn measure(tasks: u64, count: u64, slots: u32, commit: Duration) {
         retention: Retention { count: 10_000, age: Duration::from_secs(3_600) },
         queue_tasks_max: 10_000_000,
         payload_inline_max: 4_096,
+        priority_ageing: Duration::from_secs(60),
         log: coord::log::LogOptions::default(),
         coord: coord::Options::new(String::new(), "/none"),
         runtime,

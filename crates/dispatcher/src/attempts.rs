@@ -60,6 +60,8 @@ pub(crate) struct Open {
     pub(crate) overdue: bool,
     /// Its task needs it no more.
     pub(crate) ending: bool,
+    /// Of its task's locks and limits.
+    pub(crate) keys: Vec<String>,
 }
 
 /// Starts for one runner.
@@ -309,8 +311,8 @@ impl Core {
         self.effects.extend(body.map(Effect::DeleteBody));
         match next {
             Next::Final(_) => {}
-            Next::Queue => self.enqueue(attempt.task),
-            Next::Pause(ms) => self.wait(attempt.task, now.at, Duration::from_millis(ms)),
+            Next::Queue => self.enqueue(now, attempt.task),
+            Next::Pause(ms) => self.wait(attempt.task, now, Duration::from_millis(ms)),
         }
     }
 
@@ -358,6 +360,7 @@ impl Core {
         if let Some(at) = open.overdue_at {
             self.timers.remove(&(at, Timer::Overdue(attempt)));
         }
+        self.give_back(attempt, &open.keys);
         let key = (open.node.clone(), open.life);
         if let Some(attempts) = self.lives.get_mut(&key) {
             attempts.remove(&attempt);
@@ -410,7 +413,10 @@ impl Core {
         for attempt in attempts {
             let task = self.db.get(attempt.task);
             if task.is_some_and(|task| {
-                task.state == TaskState::Running && task.spec.on_lost == LostPolicy::RequeueNow
+                task.state == TaskState::Running
+                    && task.spec.on_lost == LostPolicy::RequeueNow
+                    // Its places are free only when nothing of it certainly runs any more.
+                    && task.spec.rules().limits.is_empty()
             }) {
                 self.give_up(now, attempt, "its node is no member any more".to_owned());
             }
@@ -438,11 +444,23 @@ fn next(task: &mut Task, end: &AttemptEnd, budget: Budget, overdue: bool, jitter
             task.lost += 1;
             retry::after_loss(spec.retries, task.failed, task.lost, spec.on_lost)
         }
+        (_, AttemptEnd::Exited { code }) if spec.rules().permanent_exit_codes.contains(code) => {
+            task.failed += 1;
+            Next::Final(TaskState::Failed)
+        }
         _ => {
             task.failed += 1;
             let timed_out = retry::timed_out(end, overdue);
             retry::after_failure(spec.retries, task.failed, task.lost, timed_out, jitter)
         }
+    }
+}
+
+impl Task {
+    /// Whether no runner has had it yet, as far as is remembered.
+    pub(crate) fn has_not_run(&self) -> bool {
+        let never = |end: &AttemptEnd| matches!(end, AttemptEnd::Lost { reason } if reason.starts_with(NEVER_STARTED));
+        self.attempts.iter().all(|attempt| attempt.end.as_ref().is_some_and(never))
     }
 }
 

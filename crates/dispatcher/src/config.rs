@@ -37,6 +37,8 @@ pub struct Options {
     /// Larger payloads are kept outside of the log's segments, in bytes; a quarter of what one append may hold is the
     /// most that counts.
     pub payload_inline_max: usize,
+    /// How much waiting makes up for a point of priority; zero: none does.
+    pub priority_ageing: Duration,
     /// The task log.
     pub log: coord::log::LogOptions,
     /// The coordination service, for the session that carries the log; and the faults that a test switches on.
@@ -61,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     pub(crate) queue_tasks_max: usize,
     pub(crate) payload_inline_max: usize,
+    pub(crate) priority_ageing: Duration,
     /// Bytes of one append; it must fit into a segment.
     pub(crate) append_bytes_max: usize,
     pub(crate) clock: SharedClock,
@@ -91,6 +94,7 @@ impl Options {
             queue_tasks_max: self.queue_tasks_max,
             // With all else that a task may have, its record must fit into an append.
             payload_inline_max: self.payload_inline_max.min(append_bytes_max / 4),
+            priority_ageing: self.priority_ageing,
             append_bytes_max,
             clock: Arc::clone(&self.clock),
             rng_seed: self.rng_seed,

@@ -4,7 +4,7 @@
 //! The state here runs ahead of the log. Therefore nothing that is derived from it may leave the driver before
 //! everything that was changed until then has committed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use clock::Instant;
@@ -21,6 +21,7 @@ use crate::queue::{Place, Queue};
 use crate::record::Task;
 use crate::storage::BodyRef;
 use crate::timers::Timer;
+use crate::waiting::News;
 
 /// Heads of the queue looked at in one go, so that a turn of the driver stays short.
 const LOOKED_AT_MAX: usize = 4_096;
@@ -44,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) retention_age: Duration,
     pub(crate) queue_tasks_max: usize,
     pub(crate) payload_inline_max: usize,
+    pub(crate) priority_ageing: Duration,
 }
 
 /// What to do once everything until now has committed.
@@ -71,6 +73,14 @@ pub(crate) struct Core {
     pub(crate) lives: BTreeMap<(NodeId, Incarnation), BTreeSet<AttemptId>>,
     /// Tasks that wait for their time, and until when.
     pub(crate) pausing: BTreeMap<TaskId, Instant>,
+    /// Tasks that may not wait for a slot for ever, and until when.
+    pub(crate) impatient: BTreeMap<TaskId, Instant>,
+    /// Blocked tasks by what they wait for.
+    pub(crate) dependents: BTreeMap<TaskId, Vec<TaskId>>,
+    /// Ends that blocked tasks have yet to be told of.
+    pub(crate) news: VecDeque<News>,
+    /// Attempts that may run, by the keys of their locks and limits.
+    pub(crate) held: BTreeMap<String, BTreeSet<AttemptId>>,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
@@ -108,6 +118,10 @@ impl Core {
             open: BTreeMap::new(),
             lives: BTreeMap::new(),
             pausing: BTreeMap::new(),
+            impatient: BTreeMap::new(),
+            dependents: BTreeMap::new(),
+            news: VecDeque::new(),
+            held: BTreeMap::new(),
             timers: BTreeSet::new(),
             effects: Vec::new(),
             dispatch_due: true,
@@ -124,12 +138,15 @@ impl Core {
         let mut waiting = Vec::new();
         let mut running = Vec::new();
         let mut bare = Vec::new();
+        let (mut scheduled, mut blocked) = (Vec::new(), Vec::new());
         for task in core.db.iter() {
             let unended = task.attempts.iter().filter(|attempt| attempt.end.is_none());
             let before = running.len();
             running.extend(unended.map(|attempt| (attempt_id(task.id, attempt.number), attempt.clone())));
             match task.state {
                 TaskState::Queued => waiting.push((task.id, 0)),
+                TaskState::Scheduled => scheduled.push(task.id),
+                TaskState::Blocked => blocked.push(task.id),
                 TaskState::Retrying => {
                     let left = task.not_before_ms.unwrap_or(0).saturating_sub(now.wall_ms);
                     // The wall clock may have jumped: no pause is longer than the longest that was asked for.
@@ -140,7 +157,13 @@ impl Core {
             }
         }
         for (id, left_ms) in waiting {
-            core.wait(id, now.at, Duration::from_millis(left_ms));
+            core.wait(id, now, Duration::from_millis(left_ms));
+        }
+        for id in scheduled {
+            core.await_start(now, id);
+        }
+        for id in blocked {
+            core.recover_blocked(now, id);
         }
         for (id, attempt) in running {
             core.runners.ensure(&attempt.node);
@@ -158,7 +181,7 @@ impl Core {
                 requeue
             });
             if requeue == Some(true) {
-                core.enqueue(id);
+                core.enqueue(now, id);
             }
         }
         core
@@ -192,6 +215,7 @@ impl Core {
 
     /// Gives up what has to be, and free slots to waiting tasks. Only inside the lease.
     pub(crate) fn dispatch(&mut self, now: Now) {
+        self.tell_dependents(now);
         if self.gone_due && now.at >= self.gone_from {
             self.gone_due = false;
             self.requeue_gone_members(now);
@@ -208,6 +232,10 @@ impl Core {
             }
             let Some((place, need)) = self.queue.next_head(cursor) else { return };
             cursor = Some(place);
+            if let Some(key) = self.exhausted(&need) {
+                self.queue.park(&need, key);
+                continue;
+            }
             let Some(node) = self.runners.best(&need).cloned() else { continue };
             if let Some(id) = self.queue.remove(&need, place) {
                 self.assign(now, id, node);
@@ -238,6 +266,7 @@ impl Core {
             attempt
         });
         let Some(attempt) = attempt else { return };
+        self.unwatch_wait(id);
         let attempt_id = attempt_id(id, attempt.number);
         self.opened(now, attempt_id, &attempt, Sent::Unsent);
         self.effects.push(Effect::Start(attempt_id));
@@ -252,7 +281,9 @@ impl Core {
             }
         });
         self.lives.entry((node.clone(), life)).or_default().insert(id);
-        let open = Open { node, life, sent, missing: 0, overdue_at: None, overdue: false, ending: false };
+        let keys = self.hold_keys(id);
+        let open =
+            Open { node, life, sent, missing: 0, overdue_at: None, overdue: false, ending: false, keys };
         self.open.insert(id, open);
         // A new leader counts anew: that only makes this backstop later, never earlier.
         self.watch_run(now.at, id);
@@ -274,4 +305,5 @@ pub(crate) fn finish(task: &mut Task, state: TaskState, wall_ms: u64) {
     task.state = state;
     task.finished_ms = Some(wall_ms);
     task.not_before_ms = None;
+    task.waits_for = Vec::new();
 }

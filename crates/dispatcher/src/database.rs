@@ -29,6 +29,8 @@ pub(crate) struct Database {
     all: BTreeMap<u64, TaskId>,
     by_state: BTreeMap<TaskState, BTreeMap<u64, TaskId>>,
     finished: BTreeSet<(u64, TaskId)>,
+    /// Became final since the last [`take_ended`](Self::take_ended).
+    ended: Vec<(TaskId, TaskState)>,
     order_next: u64,
     /// Revisions of new tasks begin here.
     revision_first: u64,
@@ -123,10 +125,16 @@ impl Database {
             }
             if let Some(at) = task.finished_ms {
                 self.finished.insert((at, id));
+                self.ended.push((id, task.state));
             }
         }
         self.dirty.insert(id);
         Some(result)
+    }
+
+    /// What became final lately, and how; some of it may be queued again since, or be forgotten.
+    pub(crate) fn take_ended(&mut self) -> Vec<(TaskId, TaskState)> {
+        take(&mut self.ended)
     }
 
     /// Deletes final tasks beyond `count` and those that ended before `before_ms`, at most `limit` of them;
@@ -285,6 +293,8 @@ mod tests {
             failed: 0,
             lost: 0,
             attempts: vec![],
+            waits_for: vec![],
+            note: None,
         }
     }
 

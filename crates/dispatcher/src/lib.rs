@@ -70,6 +70,7 @@ mod record;
 mod requests;
 mod retry;
 mod timers;
+mod waiting;
 mod watch;
 mod why;
 

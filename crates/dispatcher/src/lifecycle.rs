@@ -118,6 +118,7 @@ async fn begin(
         retention_age: config.retention.age,
         queue_tasks_max: config.queue_tasks_max,
         payload_inline_max: config.payload_inline_max,
+        priority_ageing: config.priority_ageing,
     };
     let now = Now { at: config.clock.now(), wall_ms: config.clock.wall().0 };
     let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);

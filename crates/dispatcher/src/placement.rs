@@ -220,6 +220,7 @@ mod tests {
         let need = |kind: &str, zone: Option<&str>| Need {
             kind: kind.to_owned(),
             labels: zone.map(|zone| ("zone".to_owned(), zone.to_owned())).into_iter().collect(),
+            limits: Vec::new(),
         };
         let mut placed = Vec::new();
         while let Some(node) = runners.best(&need("noop", None)).cloned() {

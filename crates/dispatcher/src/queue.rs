@@ -2,39 +2,56 @@
 //!
 //! Tasks that need the same (kind and labels) form a class. Only the head of each class is ever looked at, so that a
 //! pass over the queue costs as many steps as there are classes and assignments, however many tasks wait; and a head
-//! that fits nowhere holds up its own class only.
+//! that fits nowhere holds up its own class only. A class that waits for a lock or limit is parked: it is not looked at
+//! until somebody gives back a place under that key, so that a hundred thousand tasks with locks of their own cost
+//! nothing while they wait.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::TaskId;
-use proto::task::TaskSpec;
+use proto::task::{Limit, TaskSpec};
 
 /// What a task asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Need {
     pub(crate) kind: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// By key.
+    pub(crate) limits: Vec<Limit>,
 }
 
 impl Need {
     pub(crate) fn of(spec: &TaskSpec) -> Self {
-        Self { kind: spec.kind.clone(), labels: spec.labels.clone() }
+        let mut limits = spec.rules().limits.clone();
+        limits.sort_unstable();
+        Self { kind: spec.kind.clone(), labels: spec.labels.clone(), limits }
     }
 }
 
-/// Place in the queue: higher priority first, then the order of submission.
+/// Place in the queue: who has waited longest, where each point of priority counts as so much waiting; then the order of
+/// submission.
+///
+/// All that wait age alike, so their order never changes while they do, and nothing has to be sorted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    priority: Reverse<i32>,
+    rank: i64,
     order: u64,
 }
 
+/// Instead of ageing: no wait makes up for a point of priority.
+const NEVER_MS: i64 = 1 << 50;
+
 impl Place {
-    pub(crate) fn new(priority: i32, order: u64) -> Self {
-        Self { priority: Reverse(priority), order }
+    /// Since when a task has waited (milliseconds since 1970), and how much waiting makes up for a point of priority; zero:
+    /// none does.
+    pub(crate) fn new(priority: i32, since_ms: u64, ageing: Duration, order: u64) -> Self {
+        let point = i64::try_from(ageing.as_millis()).unwrap_or(NEVER_MS).min(NEVER_MS);
+        let point = if point == 0 { NEVER_MS } else { point };
+        let since = i64::try_from(since_ms).unwrap_or(i64::MAX).min(NEVER_MS - 1);
+        Self { rank: since.saturating_sub(i64::from(priority).saturating_mul(point)), order }
     }
 }
 
@@ -42,8 +59,12 @@ impl Place {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     classes: BTreeMap<Arc<Need>, BTreeMap<Place, TaskId>>,
-    /// The first place of every class.
+    /// The first place of every class that is not parked.
     heads: BTreeMap<Place, Arc<Need>>,
+    /// Those that wait for a place under a key.
+    parked: BTreeMap<Arc<Need>, String>,
+    /// The same by key.
+    parked_by: BTreeMap<String, Vec<Arc<Need>>>,
     len: usize,
 }
 
@@ -61,6 +82,9 @@ impl Queue {
         let head = class.first_key_value().map(|(place, _)| *place);
         if class.insert(place, task).is_none() {
             self.len += 1;
+        }
+        if self.parked.contains_key(&need) {
+            return;
         }
         if head.is_none_or(|head| place < head) {
             if let Some(head) = head {
@@ -83,8 +107,39 @@ impl Queue {
         }
         if next.is_none() {
             self.classes.remove(need);
+            if let Some(key) = self.parked.remove(need)
+                && let Some(needs) = self.parked_by.get_mut(&key)
+            {
+                needs.retain(|parked| **parked != *need);
+                if needs.is_empty() {
+                    self.parked_by.remove(&key);
+                }
+            }
         }
         Some(task)
+    }
+
+    /// Looks at the class of `need` no more until a place under `key` is given back.
+    pub(crate) fn park(&mut self, need: &Arc<Need>, key: &str) {
+        let Some(class) = self.classes.get(need) else { return };
+        if let Some((place, _)) = class.first_key_value() {
+            self.heads.remove(place);
+        }
+        if self.parked.insert(Arc::clone(need), key.to_owned()).is_none() {
+            self.parked_by.entry(key.to_owned()).or_default().push(Arc::clone(need));
+        }
+    }
+
+    /// A place under `key` was given back; whether somebody had waited for one.
+    pub(crate) fn unpark(&mut self, key: &str) -> bool {
+        let Some(needs) = self.parked_by.remove(key) else { return false };
+        for need in needs {
+            self.parked.remove(&need);
+            if let Some((place, _)) = self.classes.get(&need).and_then(BTreeMap::first_key_value) {
+                self.heads.insert(*place, need);
+            }
+        }
+        true
     }
 
     /// The first head behind `after`.
@@ -111,8 +166,12 @@ impl Queue {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.len, self.classes.values().map(BTreeMap::len).sum::<usize>());
-        assert_eq!(self.heads.len(), self.classes.len());
+        assert_eq!(self.heads.len() + self.parked.len(), self.classes.len());
+        assert_eq!(self.parked_by.values().map(Vec::len).sum::<usize>(), self.parked.len());
         for (need, class) in &self.classes {
+            if self.parked.contains_key(need) {
+                continue;
+            }
             let head = class.first_key_value().map(|(place, _)| place).expect("no class is empty");
             assert_eq!(self.heads.get(head).map(Arc::as_ref), Some(need.as_ref()));
         }
@@ -124,7 +183,11 @@ mod tests {
     use super::*;
 
     fn need(kind: &str) -> Need {
-        Need { kind: kind.to_owned(), labels: BTreeMap::new() }
+        Need { kind: kind.to_owned(), labels: BTreeMap::new(), limits: Vec::new() }
+    }
+
+    fn strict(priority: i32, order: u64) -> Place {
+        Place::new(priority, order, Duration::ZERO, order)
     }
 
     #[test]
@@ -132,7 +195,7 @@ mod tests {
         let mut queue = Queue::default();
         let rows = [("a", 0, 1), ("b", 5, 2), ("a", 5, 3), ("b", 0, 4), ("a", 9, 5), ("c", -1, 6)];
         for (kind, priority, order) in rows {
-            queue.insert(need(kind), Place::new(priority, order), TaskId::from_u128(order.into()));
+            queue.insert(need(kind), strict(priority, order), TaskId::from_u128(order.into()));
             queue.check();
         }
         let mut taken = Vec::new();
@@ -146,7 +209,47 @@ mod tests {
             }
         }
         assert_eq!(taken, [5, 3, 1, 6]);
-        assert_eq!((queue.len(), queue.ahead(Place::new(0, 4), 10)), (2, 1));
-        assert_eq!(queue.remove(&need("b"), Place::new(7, 7)), None);
+        assert_eq!((queue.len(), queue.ahead(strict(0, 4), 10)), (2, 1));
+        assert_eq!(queue.remove(&need("b"), strict(7, 7)), None);
+    }
+    #[test]
+    fn waiting_makes_up_for_priority_where_it_is_to() {
+        let minute = Duration::from_secs(60);
+        let place = |priority, since_s: u64, order| Place::new(priority, since_s * 1_000, minute, order);
+        assert!(place(1, 0, 2) < place(0, 0, 1), "priority");
+        assert!(place(0, 0, 1) < place(0, 0, 2), "submission");
+        assert!(place(0, 0, 1) < place(10, 601, 2), "ten minutes make up for ten points");
+        assert!(place(10, 599, 2) < place(0, 0, 1));
+        let ever = |priority, since_ms, order| Place::new(priority, since_ms, Duration::ZERO, order);
+        assert!(ever(1, u64::MAX, 2) < ever(0, 0, 1), "no wait makes up for anything");
+        assert!(ever(100, 0, 1) < ever(99, 0, 0) && ever(-100, 0, 0) > ever(-99, 0, 1));
+    }
+
+    #[test]
+    fn who_waits_for_a_key_is_not_looked_at_until_it_is_given_back() {
+        let mut queue = Queue::default();
+        let locked = Need { limits: vec![Limit { key: "disk".into(), max: 1 }], ..need("a") };
+        for order in [1, 2] {
+            queue.insert(locked.clone(), strict(0, order), TaskId::from_u128(order.into()));
+        }
+        queue.insert(need("a"), strict(0, 3), TaskId::from_u128(3));
+        let (_, head) = queue.next_head(None).expect("a head");
+        queue.park(&head, "disk");
+        queue.check();
+        // More of the same class, also one that comes before: parked with it.
+        queue.insert(locked.clone(), strict(9, 4), TaskId::from_u128(4));
+        queue.check();
+        assert_eq!(queue.next_head(None).map(|(place, _)| place), Some(strict(0, 3)));
+        assert!(!queue.unpark("tape") && queue.unpark("disk"));
+        queue.check();
+        assert_eq!(queue.next_head(None).map(|(place, _)| place), Some(strict(9, 4)));
+        let (_, head) = queue.next_head(None).expect("a head");
+        queue.park(&head, "disk");
+        for (priority, order) in [(9, 4), (0, 1), (0, 2)] {
+            assert!(queue.remove(&locked, strict(priority, order)).is_some());
+            queue.check();
+        }
+        assert!(!queue.unpark("disk"), "nobody is left that waits for it");
+        assert_eq!(queue.len(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
 use bytes::Bytes;
-use proto::task::{Attempt, AttemptEnd, TaskSpec, TaskState, TaskView};
+use proto::task::{Attempt, AttemptEnd, Dependency, TaskSpec, TaskState, TaskView};
 use proto::{FRAME_BYTES_MAX, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,12 @@ pub(crate) struct Task {
     pub(crate) lost: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "compact::attempts")]
     pub(crate) attempts: Vec<Attempt>,
+    /// Those of its dependencies that have not ended, while it is blocked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) waits_for: Vec<Dependency>,
+    /// Why it ended, where no attempt tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<Box<str>>,
 }
 
 impl Task {
@@ -88,6 +94,7 @@ impl Task {
                 name: self.spec.name.clone(),
                 labels: self.spec.labels.clone(),
                 idempotency_key: self.spec.idempotency_key.clone(),
+                rules: self.spec.rules.clone(),
                 ..self.spec
             }
         };
@@ -101,6 +108,8 @@ impl Task {
             not_before_ms: self.not_before_ms,
             attempt_count: self.attempt_count,
             attempts: self.attempts.clone(),
+            waits_for: self.waits_for.clone(),
+            note: self.note.as_deref().map(str::to_owned),
         }
     }
 }
@@ -128,6 +137,8 @@ impl Page {
         let texts = [spec.name.as_deref(), spec.idempotency_key.as_deref(), Some(spec.kind.as_str())];
         let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
         bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
+        bytes +=
+            rules_bytes(spec) + task.waits_for.len() * DEPENDENCY + task.note.as_deref().map_or(0, str::len);
         for attempt in &task.attempts {
             bytes += ATTEMPT + attempt.node.as_str().len();
             if let Some(AttemptEnd::Lost { reason: text } | AttemptEnd::Failed { message: text }) =
@@ -140,6 +151,16 @@ impl Page {
         self.bytes_left = left.unwrap_or(0);
         left.is_some()
     }
+}
+
+/// Room for one [`Dependency`].
+const DEPENDENCY: usize = 80;
+
+/// About what a spec's rules take up where they are written down.
+pub(crate) fn rules_bytes(spec: &TaskSpec) -> usize {
+    let Some(rules) = spec.rules.as_deref() else { return 0 };
+    let limits = rules.limits.iter().map(|limit| 32 + limit.key.len()).sum::<usize>();
+    160 + limits + rules.after.len() * DEPENDENCY + rules.permanent_exit_codes.len() * 12
 }
 
 /// Cuts a message so that no runner can make a record grow past a segment.
@@ -159,7 +180,7 @@ fn shorten(mut end: AttemptEnd) -> AttemptEnd {
 mod compact {
     use std::collections::BTreeMap;
 
-    use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, TaskSpec};
+    use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, Rules, TaskSpec};
     use proto::{FencingToken, Grant, Incarnation, NodeId};
     use serde::{Serialize, Serializer};
 
@@ -190,6 +211,8 @@ mod compact {
         on_lost: LostPolicy,
         #[serde(skip_serializing_if = "Option::is_none")]
         idempotency_key: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rules: Option<&'a Rules>,
     }
 
     pub(super) fn spec<S: Serializer>(spec: &TaskSpec, to: S) -> Result<S::Ok, S::Error> {
@@ -204,6 +227,7 @@ mod compact {
             run_timeout_ms,
             on_lost,
             idempotency_key,
+            rules,
         } = spec;
         Spec {
             kind,
@@ -215,6 +239,7 @@ mod compact {
             run_timeout_ms: *run_timeout_ms,
             on_lost: *on_lost,
             idempotency_key,
+            rules: rules.as_deref(),
         }
         .serialize(to)
     }

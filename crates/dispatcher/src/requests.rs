@@ -7,7 +7,7 @@ use proto::task::{TaskState, TaskView};
 use crate::core::{Core, Effect, Now, finish};
 use crate::database::attempt_id;
 use crate::driver::Located;
-use crate::record::{META_KEY, Task};
+use crate::record::{META_KEY, Task, rules_bytes};
 use crate::storage::BodyRef;
 
 /// Room that a record needs beside its texts: field names, ids, the attempts to come.
@@ -88,11 +88,19 @@ impl Core {
     ) -> Submitted {
         let answer = self.examine(&submission).or_else(|| {
             let spec = &submission.spec;
+            if let Some(unknown) = self.unknown_dependency(&spec.rules().after) {
+                let message = format!(
+                    "it is to wait for task {unknown}, which is not known here: submit that one before it, or in the same \
+                     call in front of it"
+                );
+                return Some(Submitted::Refused(ApiError::new(ApiErrorKind::Invalid, message)));
+            }
             let texts =
                 [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
                     + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
             let inline = if body.is_some() { 0 } else { spec.payload.len() };
-            let bytes = RECORD_OVERHEAD + (texts + inline) as u64;
+            // What it waits for is written down twice.
+            let bytes = RECORD_OVERHEAD + (texts + inline + 2 * rules_bytes(spec)) as u64;
             match room.checked_sub(bytes) {
                 Some(left) => {
                     *room = left;
@@ -109,7 +117,7 @@ impl Core {
         if body.is_some() {
             spec.payload = Vec::new();
         }
-        self.db.insert(Task {
+        let mut task = Task {
             id,
             revision: 1,
             order: 0,
@@ -123,8 +131,17 @@ impl Core {
             failed: 0,
             lost: 0,
             attempts: Vec::new(),
-        });
-        self.enqueue(id);
+            waits_for: Vec::new(),
+            note: None,
+        };
+        let standing = self.standing(now, task.start_ms(), &task.spec.rules().after);
+        (task.state, task.not_before_ms) = (standing.state, standing.not_before_ms);
+        (task.waits_for, task.note) = (standing.waits_for, standing.note);
+        if task.state.is_final() {
+            task.finished_ms = Some(now.wall_ms);
+        }
+        self.db.insert(task);
+        self.await_start(now, id);
         Submitted::Accepted { id }
     }
 
@@ -133,7 +150,7 @@ impl Core {
         let task = self.db.find(prefix)?;
         let (id, state) = (task.id, task.state);
         match state {
-            TaskState::Queued | TaskState::Retrying => {
+            TaskState::Scheduled | TaskState::Blocked | TaskState::Queued | TaskState::Retrying => {
                 self.unwait(id);
                 self.db.change(id, |task| finish(task, TaskState::Cancelled, now.wall_ms));
             }
@@ -154,7 +171,7 @@ impl Core {
     }
 
     /// Queues a task that ended without success again, with a fresh budget of attempts.
-    pub(crate) fn retry(&mut self, prefix: &str) -> Result<TaskView, ApiError> {
+    pub(crate) fn retry(&mut self, now: Now, prefix: &str) -> Result<TaskView, ApiError> {
         let task = self.db.find(prefix)?;
         let (id, state) = (task.id, task.state);
         if !state.is_final() || state == TaskState::Succeeded {
@@ -172,10 +189,11 @@ impl Core {
         }
         self.db.change(id, |task| {
             task.state = TaskState::Queued;
-            (task.finished_ms, task.not_before_ms) = (None, None);
+            // Whatever it was to wait for: whoever asks for it wants it now.
+            (task.finished_ms, task.not_before_ms, task.note) = (None, Some(now.wall_ms), None);
             (task.failed, task.lost) = (0, 0);
         });
-        self.enqueue(id);
+        self.enqueue(now, id);
         self.view(id)
     }
 

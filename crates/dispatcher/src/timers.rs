@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clock::Instant;
+use proto::task::TaskState;
 use proto::{AttemptId, TaskId};
 
 use crate::attempts::Sent;
 use crate::core::{Core, Effect, Now};
-use crate::queue::{Need, Place};
+use crate::queue::Need;
 
 /// Tasks forgotten in one go.
 const EXPIRE_MAX: usize = 2_048;
@@ -18,34 +19,39 @@ const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     Due(TaskId),
+    Impatient(TaskId),
     Overdue(AttemptId),
 }
 
 impl Core {
     /// Lets a task wait for `pause`, then for a slot.
-    pub(crate) fn wait(&mut self, id: TaskId, now: Instant, pause: Duration) {
+    pub(crate) fn wait(&mut self, id: TaskId, now: Now, pause: Duration) {
         if pause.is_zero() {
-            self.enqueue(id);
+            self.enqueue(now, id);
         } else {
-            let at = now + pause;
+            let at = now.at + pause;
             self.pausing.insert(id, at);
             self.timers.insert((at, Timer::Due(id)));
         }
     }
 
-    pub(crate) fn enqueue(&mut self, id: TaskId) {
+    pub(crate) fn enqueue(&mut self, now: Now, id: TaskId) {
         if let Some(task) = self.db.get(id) {
-            self.queue.insert(Need::of(&task.spec), Place::new(task.spec.priority, task.order), id);
+            self.queue.insert(Need::of(&task.spec), self.place(task), id);
             self.dispatch_due = true;
+            self.watch_wait(now, id);
         }
     }
 
     /// Takes a task out of whatever it waits for.
     pub(crate) fn unwait(&mut self, id: TaskId) {
+        self.unwatch_wait(id);
+        self.unblock(id);
         if let Some(at) = self.pausing.remove(&id) {
             self.timers.remove(&(at, Timer::Due(id)));
         } else if let Some(task) = self.db.get(id) {
-            self.queue.remove(&Need::of(&task.spec), Place::new(task.spec.priority, task.order));
+            let place = self.place(task);
+            self.queue.remove(&Need::of(&task.spec), place);
         }
     }
 
@@ -81,8 +87,12 @@ impl Core {
             match timer {
                 Timer::Due(id) => {
                     self.pausing.remove(&id);
-                    self.enqueue(id);
+                    if self.db.get(id).is_some_and(|task| task.state == TaskState::Scheduled) {
+                        self.db.change(id, |task| task.state = TaskState::Queued);
+                    }
+                    self.enqueue(now, id);
                 }
+                Timer::Impatient(id) => self.waited_too_long(now, id),
                 Timer::Overdue(attempt) => self.overdue(now, attempt),
             }
         }

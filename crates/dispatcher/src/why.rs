@@ -11,7 +11,7 @@ use proto::task::{LostPolicy, TaskState};
 use crate::attempts::{Open, Sent};
 use crate::core::{Core, Now};
 use crate::database::attempt_id;
-use crate::queue::{Need, Place};
+use crate::queue::Need;
 use crate::record::Task;
 
 /// How far the tasks ahead are counted.
@@ -23,6 +23,8 @@ impl Core {
     /// Why `task` is where it is. `suspended` = the leader's lease does not hold at the moment.
     pub(crate) fn why(&self, now: Now, task: &Task, suspended: bool) -> Why {
         let (reason, remedy) = match task.state {
+            TaskState::Scheduled => self.why_scheduled(now, task),
+            TaskState::Blocked => self.why_blocked(task),
             TaskState::Queued | TaskState::Retrying => match self.pausing.get(&task.id) {
                 Some(until) => self.why_pausing(now, task, *until),
                 None if suspended => (
@@ -48,6 +50,45 @@ impl Core {
             ),
             Some(format!("taskd task cancel {} && taskd task retry {}", task.id, task.id)),
         )
+    }
+
+    fn why_scheduled(&self, now: Now, task: &Task) -> Reason {
+        let left = self.pausing.get(&task.id).map_or(Duration::ZERO, |until| until.since(now.at));
+        (
+            format!("it is to start not before {} from now", seconds(left)),
+            Some(format!("taskd task cancel {0} && taskd task retry {0}", task.id)),
+        )
+    }
+
+    fn why_blocked(&self, task: &Task) -> Reason {
+        let Some(first) = task.waits_for.first() else {
+            return ("what it waited for has just ended".to_owned(), None);
+        };
+        let state = self.db.get(first.task).map_or("forgotten", |task| task.state.as_str());
+        let more = match task.waits_for.len() - 1 {
+            0 => String::new(),
+            more => format!(", and for {more} more"),
+        };
+        (
+            format!("it starts once task {} {}, which is {state}{more}", first.task, first.on),
+            Some(format!("taskd task why {}", first.task)),
+        )
+    }
+
+    fn why_limited(&self, key: &str, max: u32) -> Reason {
+        let holders = self.held.get(key);
+        let holder = holders.and_then(|held| held.first()).and_then(|id| Some((id, self.open.get(id)?)));
+        let Some((attempt, open)) = holder else { return ("it is about to be assigned".to_owned(), None) };
+        let by = format!("task {} on node {}", attempt.task, open.node);
+        let count = holders.map_or(0, |held| held.len());
+        let reason = if max == 1 {
+            format!("{key:?} is locked by {by}")
+        } else {
+            format!(
+                "{count} tasks run under {key:?}, which it may only while fewer than {max} do; one is {by}"
+            )
+        };
+        (reason, Some(format!("taskd task why {}", attempt.task)))
     }
 
     fn why_waiting(&self, task: &Task) -> Reason {
@@ -88,7 +129,11 @@ impl Core {
         if slots == 0 {
             return ("the nodes that could run it have no slots".to_owned(), None);
         }
-        let ahead = self.queue.ahead(Place::new(task.spec.priority, task.order), AHEAD_MAX);
+        let exhausted = self.exhausted(&need).and_then(|key| need.limits.iter().find(|it| it.key == key));
+        if let Some(limit) = exhausted {
+            return self.why_limited(&limit.key, limit.max);
+        }
+        let ahead = self.queue.ahead(self.place(task), AHEAD_MAX);
         let many = if ahead >= AHEAD_MAX { "more than " } else { "" };
         let busy = suiting.iter().all(|(_, runner)| runner.free() == 0);
         let slots = if busy {
@@ -192,6 +237,9 @@ impl Core {
 fn why_final(task: &Task) -> Reason {
     let end = last_end(task);
     let retry = Some(format!("taskd task retry {}", task.id));
+    if let Some(note) = &task.note {
+        return (note.to_string(), retry);
+    }
     match task.state {
         TaskState::Succeeded => (format!("attempt {} succeeded", task.attempt_count), None),
         TaskState::Cancelled => ("it was cancelled, and nothing of it runs".to_owned(), retry),

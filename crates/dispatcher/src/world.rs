@@ -14,7 +14,7 @@ use clock::Instant;
 use proto::api::{Submission, Submitted};
 use proto::leader::{Heartbeat, HeartbeatReply, OutcomeReport};
 use proto::runner::{Capacity, Inventory, Outcome, Presence, Refusal, StartReply};
-use proto::task::{AttemptEnd, LostPolicy, TaskSpec, TaskState};
+use proto::task::{AttemptEnd, Condition, Dependency, Limit, LostPolicy, Rules, TaskSpec, TaskState};
 use proto::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -81,6 +81,8 @@ struct World {
     /// Success acknowledged to the runner.
     done: BTreeSet<TaskId>,
     starts: u64,
+    /// By a person.
+    retried: BTreeSet<TaskId>,
 }
 
 fn at(ms: u64) -> Instant {
@@ -105,6 +107,7 @@ fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, ms: u64) 
         retention_age: Duration::from_secs(1_000_000),
         queue_tasks_max: 1_000,
         payload_inline_max: 64,
+        priority_ageing: Duration::from_secs(60),
     };
     let now = Now { at: at(ms), wall_ms: ms };
     Core::recover(settings, db, fence, Duration::from_millis(400), StdRng::seed_from_u64(epoch), now)
@@ -234,6 +237,7 @@ impl World {
             accepted: BTreeSet::new(),
             done: BTreeSet::new(),
             starts: 0,
+            retried: BTreeSet::new(),
         };
         world.members();
         world
@@ -445,10 +449,38 @@ impl World {
         spec.retries.max = u32::from(choice / 6 % 3);
         (spec.retries.backoff_ms, spec.retries.backoff_ms_max) = (200, 400);
         spec.priority = i32::from(choice % 3);
+        spec.rules = self.rules(choice / 18);
         let id = TaskId::from_u128(self.submitted << 64);
         let submitted = self.core.submit(self.now(), vec![(Submission { id, spec }, None)], &mut 1_000_000);
         assert_eq!(submitted, [Submitted::Accepted { id }]);
         self.write(vec![id], None);
+    }
+
+    /// Locks, limits, delays, and what came just before to wait for.
+    fn rules(&self, choice: u8) -> Option<Box<Rules>> {
+        let before = TaskId::from_u128((self.submitted - 1) << 64);
+        let known = self.core.db.get(before).is_some();
+        let after = |on| if known { vec![Dependency { task: before, on }] } else { Vec::new() };
+        let limits = |keys: &[(&str, u32)]| {
+            keys.iter().map(|(key, max)| Limit { key: (*key).to_owned(), max: *max }).collect::<Vec<_>>()
+        };
+        let rules = match choice {
+            4 => Rules { limits: limits(&[("lock", 1)]), ..Rules::default() },
+            5 | 6 => Rules { limits: limits(&[("pair", 2)]), ..Rules::default() },
+            7 => Rules { after: after(Condition::Success), ..Rules::default() },
+            8 => Rules { after: after(Condition::Failure), ..Rules::default() },
+            9 => Rules { after: after(Condition::Always), ..Rules::default() },
+            10 => Rules { delay_ms: Some(120), ..Rules::default() },
+            11 => Rules { queue_timeout_ms: Some(300), ..Rules::default() },
+            12 => {
+                Rules { after: after(Condition::Always), limits: limits(&[("lock", 1)]), ..Rules::default() }
+            }
+            13 => {
+                Rules { limits: limits(&[("pair", 2), ("lock", 1)]), delay_ms: Some(50), ..Rules::default() }
+            }
+            _ => return None,
+        };
+        Some(Box::new(rules))
     }
 
     /// The leader dies; of what it had handed to the log, a prefix survives.
@@ -555,7 +587,9 @@ impl World {
             }
             19 if self.submitted > 0 && b.is_multiple_of(2) => {
                 let id = TaskId::from_u128((u128::from(a) % self.submitted + 1) << 64);
-                let _ = self.core.retry(&id.to_string());
+                if self.core.retry(self.now(), &id.to_string()).is_ok() {
+                    self.retried.insert(id);
+                }
                 self.write(Vec::new(), None);
             }
             _ => self.advance(u64::from(b) % 50),
@@ -570,9 +604,30 @@ impl World {
                 running.entry(attempt.task).or_default().push(*attempt);
             }
         }
+        let mut held: BTreeMap<&str, (u32, usize)> = BTreeMap::new();
+        for task in running.keys().filter_map(|id| self.core.db.get(*id)) {
+            for limit in &task.spec.rules().limits {
+                held.entry(&limit.key).or_insert((limit.max, 0)).1 += running[&task.id].len();
+            }
+            for dependency in &task.spec.rules().after {
+                // What a person retries starts at once, and may run again itself.
+                let free = [task.id, dependency.task].iter().any(|id| self.retried.contains(id));
+                let end = self.core.db.get(dependency.task).map(|task| task.state);
+                let started =
+                    format!("{} runs at {} ms, while {} is {end:?}", task.id, self.ms, dependency.task);
+                match dependency.on {
+                    Condition::Success => assert!(free || end == Some(TaskState::Succeeded), "{started}"),
+                    _ => assert!(free || end.is_some_and(TaskState::is_final), "{started}"),
+                }
+            }
+        }
+        for (key, (max, count)) in held {
+            assert!(count <= max as usize, "{count} run under {key} at {} ms, of {max}", self.ms);
+        }
         for (task, attempts) in running {
             let policy = self.core.db.get(task).map(|task| task.spec.on_lost);
-            if policy != Some(LostPolicy::RequeueNow) {
+            let limited = self.core.db.get(task).is_some_and(|task| !task.spec.rules().limits.is_empty());
+            if policy != Some(LostPolicy::RequeueNow) || limited {
                 assert!(attempts.len() <= 1, "attempts overlap at {} ms: {attempts:?}", self.ms);
             }
         }

@@ -36,6 +36,141 @@ pub struct TaskSpec {
     /// A second submission with the same key returns the first one's task.
     #[serde(default)]
     pub idempotency_key: Option<String>,
+    /// When it may start, and what ends it early; none = as soon as there is a slot.
+    #[serde(default)]
+    pub rules: Option<Box<Rules>>,
+}
+
+/// When a task may start, and what ends it early. Apart from the rest of a [`TaskSpec`], since most tasks have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// Not before this: milliseconds since 1970, by the leader's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at_ms: Option<u64>,
+    /// Not before so long after it was accepted, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// How long it may wait for its first slot once it could start, in milliseconds; then it ends as
+    /// [`TaskState::TimedOut`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout_ms: Option<u64>,
+    /// It starts when all of these have ended as they should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Dependency>,
+    /// It runs only while fewer tasks than that have an attempt under each of these keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
+    /// Exit codes that no retry would help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permanent_exit_codes: Vec<i32>,
+}
+
+impl Rules {
+    /// Most tasks that one may wait for.
+    pub const AFTER_MAX: usize = 64;
+    /// Most keys that one may be limited by.
+    pub const LIMITS_MAX: usize = 8;
+    /// Most exit codes.
+    pub const CODES_MAX: usize = 32;
+    /// Furthest away that a start may be: ten years.
+    pub const DELAY_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
+
+    fn check(&self) -> Result<(), InvalidSpec> {
+        let many = |what, count: usize, limit| {
+            if count > limit { Err(InvalidSpec::TooMany { what, count, limit }) } else { Ok(()) }
+        };
+        many("tasks to wait for", self.after.len(), Self::AFTER_MAX)?;
+        many("locks and limits", self.limits.len(), Self::LIMITS_MAX)?;
+        many("exit codes", self.permanent_exit_codes.len(), Self::CODES_MAX)?;
+        if self.start_at_ms.is_some() && self.delay_ms.is_some() {
+            return Err(InvalidSpec::TwoStarts);
+        }
+        if self.delay_ms.is_some_and(|ms| ms > Self::DELAY_MS_MAX) {
+            return Err(InvalidSpec::TooLate);
+        }
+        if self.queue_timeout_ms == Some(0) {
+            return Err(InvalidSpec::ZeroQueueTimeout);
+        }
+        let mut keys: Vec<&str> = self.limits.iter().map(|limit| limit.key.as_str()).collect();
+        keys.sort_unstable();
+        for limit in &self.limits {
+            if limit.key.is_empty() || limit.max == 0 {
+                return Err(InvalidSpec::EmptyLimit);
+            }
+            if limit.key.len() > 128 {
+                return Err(InvalidSpec::TooLong {
+                    what: "a lock's or limit's key",
+                    chars: limit.key.len(),
+                    limit: 128,
+                });
+            }
+        }
+        if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidSpec::LimitTwice { key: twice[0].to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// A task that another one waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dependency {
+    /// Which.
+    pub task: TaskId,
+    /// How it has to end; otherwise the one that waits is cancelled.
+    #[serde(default)]
+    pub on: Condition,
+}
+
+/// How a task that others wait for has to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It succeeds.
+    #[default]
+    Success,
+    /// It ends in any other way: for what undoes it.
+    Failure,
+    /// It ends.
+    Always,
+}
+
+impl Condition {
+    /// Whether the end `state` is the one that is waited for.
+    pub const fn is_met_by(self, state: TaskState) -> bool {
+        match self {
+            Self::Success => matches!(state, TaskState::Succeeded),
+            Self::Failure => state.is_final() && !matches!(state, TaskState::Succeeded),
+            Self::Always => state.is_final(),
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "succeeds",
+            Self::Failure => "fails",
+            Self::Always => "ends",
+        })
+    }
+}
+
+/// Few enough tasks at a time. A lock is a limit of one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// Shared by all that name it, whatever their kind.
+    pub key: String,
+    /// This task starts only while fewer than so many that name the key have an attempt that may run.
+    #[serde(default = "one")]
+    pub max: u32,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// Why a [`TaskSpec`] is refused.
@@ -72,6 +207,34 @@ pub enum InvalidSpec {
     #[error("{0} retries, the limit is 1000")]
     TooManyRetries(u32),
     /// See the message.
+    #[error("{count} {what}, the limit is {limit}")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// See the message.
+    #[error("a time to start and a delay: leave one of them out")]
+    TwoStarts,
+    /// See the message.
+    #[error("the delay is longer than ten years")]
+    TooLate,
+    /// See the message.
+    #[error("the queue timeout is zero: leave it out to have none")]
+    ZeroQueueTimeout,
+    /// See the message.
+    #[error("a lock or limit needs a key, and a limit lets at least 1 run")]
+    EmptyLimit,
+    /// See the message.
+    #[error("{key:?} is locked or limited twice: name each key once")]
+    LimitTwice {
+        /// Which.
+        key: String,
+    },
+    /// See the message.
     #[error("the task has no kind: use exec, sleep, noop or a kind that the nodes register")]
     NoKind,
 }
@@ -89,7 +252,21 @@ impl TaskSpec {
             run_timeout_ms: None,
             on_lost: LostPolicy::default(),
             idempotency_key: None,
+            rules: None,
         }
+    }
+
+    /// Its rules, or none of them.
+    pub fn rules(&self) -> &Rules {
+        static NONE: Rules = Rules {
+            start_at_ms: None,
+            delay_ms: None,
+            queue_timeout_ms: None,
+            after: Vec::new(),
+            limits: Vec::new(),
+            permanent_exit_codes: Vec::new(),
+        };
+        self.rules.as_deref().unwrap_or(&NONE)
     }
 
     /// Checks every limit.
@@ -129,7 +306,7 @@ impl TaskSpec {
             length("a label's key", key, 64)?;
             length("a label's value", value, 256)?;
         }
-        Ok(())
+        self.rules().check()
     }
 }
 
@@ -186,6 +363,10 @@ impl fmt::Display for LostPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
+    /// Accepted, waiting for its time.
+    Scheduled,
+    /// Accepted, waiting for other tasks to end.
+    Blocked,
     /// Accepted, waiting for a slot.
     Queued,
     /// Assigned to a node.
@@ -210,7 +391,9 @@ pub enum TaskState {
 
 impl TaskState {
     /// Every state, in the order of a task's life.
-    pub const ALL: [TaskState; 10] = [
+    pub const ALL: [TaskState; 12] = [
+        Self::Scheduled,
+        Self::Blocked,
         Self::Queued,
         Self::Running,
         Self::Retrying,
@@ -234,6 +417,8 @@ impl TaskState {
     /// The name on the wire and the screen.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Scheduled => "scheduled",
+            Self::Blocked => "blocked",
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Retrying => "retrying",
@@ -354,9 +539,15 @@ pub struct TaskView {
     /// When it became final.
     #[serde(default)]
     pub finished_ms: Option<u64>,
-    /// When the next attempt may start, while retrying.
+    /// When the next attempt may start, while scheduled or retrying; since when it could have, while queued after that.
     #[serde(default)]
     pub not_before_ms: Option<u64>,
+    /// What it still waits for, while blocked.
+    #[serde(default)]
+    pub waits_for: Vec<Dependency>,
+    /// Why it ended, where no attempt tells.
+    #[serde(default)]
+    pub note: Option<String>,
     /// How many attempts there have been.
     pub attempt_count: u32,
     /// The newest attempts, oldest first.
@@ -413,12 +604,40 @@ mod tests {
         };
         assert_eq!(with(|_| ()), Ok(()));
         type Change = fn(&mut TaskSpec);
-        let refused: [(Change, &str); 5] = [
+        let refused: [(Change, &str); 9] = [
             (|s| s.payload = vec![0; PAYLOAD_BYTES_MAX + 1], "262145 bytes"),
             (|s| s.priority = 101, "-100 to 100"),
             (|s| s.kind.clear(), "no kind"),
             (|s| s.run_timeout_ms = Some(0), "leave it out"),
             (|s| s.name = Some("x".repeat(257)), "the limit is 256"),
+            (
+                |s| {
+                    s.rules =
+                        Some(Box::new(Rules { start_at_ms: Some(1), delay_ms: Some(1), ..Rules::default() }))
+                },
+                "leave one of them out",
+            ),
+            (
+                |s| {
+                    let lock = Limit { key: "disk".into(), max: 1 };
+                    s.rules = Some(Box::new(Rules { limits: vec![lock.clone(), lock], ..Rules::default() }));
+                },
+                "name each key once",
+            ),
+            (
+                |s| {
+                    let never = Limit { key: "disk".into(), max: 0 };
+                    s.rules = Some(Box::new(Rules { limits: vec![never], ..Rules::default() }));
+                },
+                "at least 1",
+            ),
+            (
+                |s| {
+                    let on = Dependency { task: TaskId::from_u128(1), on: Condition::Always };
+                    s.rules = Some(Box::new(Rules { after: vec![on; 65], ..Rules::default() }));
+                },
+                "65 tasks to wait for, the limit is 64",
+            ),
         ];
         for (change, message) in refused {
             let error = with(change).unwrap_err();

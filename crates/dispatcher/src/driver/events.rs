@@ -88,7 +88,7 @@ impl Driver {
                 self.reply(reply, view);
             }
             Event::Retry(id, reply) => {
-                let view = self.core.retry(&id);
+                let view = self.core.retry(now, &id);
                 self.reply(reply, view);
             }
             Event::Watch(tasks, patience, reply) => self.watch(now, tasks, patience, reply),

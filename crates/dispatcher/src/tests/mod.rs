@@ -4,6 +4,7 @@ mod bounds;
 mod fake;
 mod memory;
 mod sweep;
+mod waiting;
 mod zookeeper;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ async fn lead(log: &MemoryLog, clock: TokioClock, epoch: u64, runners: &[FakeRun
         retention: Retention { count: 100, age: Duration::from_secs(1_000) },
         queue_tasks_max: 50,
         payload_inline_max: 64,
+        priority_ageing: Duration::from_secs(60),
         append_bytes_max: 2_048,
         clock: Arc::new(clock),
         rng_seed: 1,

@@ -55,6 +55,7 @@ pub(super) fn options(hosts: String) -> Options {
         retention: Retention { count: 10_000, age: Duration::from_secs(3_600) },
         queue_tasks_max: 100_000,
         payload_inline_max: 4_096,
+        priority_ageing: Duration::from_secs(60),
         log: coord::log::LogOptions::default(),
         coord: coord_options(hosts),
         pulse: pulse::Pulse::default(),
