@@ -43,7 +43,6 @@ pub struct TaskSpec {
 
 /// When a task may start, and what ends it early. Apart from the rest of a [`TaskSpec`], since most tasks have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Rules {
     /// Not before this: milliseconds since 1970, by the leader's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,7 +114,6 @@ impl Rules {
 
 /// A task that another one waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Dependency {
     /// Which.
     pub task: TaskId,
@@ -160,7 +158,6 @@ impl fmt::Display for Condition {
 
 /// Few enough tasks at a time. A lock is a limit of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Limit {
     /// Shared by all that name it, whatever their kind.
     pub key: String,

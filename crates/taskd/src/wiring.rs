@@ -231,6 +231,7 @@ impl Parts {
                 heartbeat: tasks.heartbeat,
                 retention: dispatcher::Retention { count: tasks.retention_count, age: tasks.retention_age },
                 queue_tasks_max: tasks.queue_tasks_max,
+                priority_ageing: tasks.priority_ageing,
                 payload_inline_max: PAYLOAD_INLINE_MAX,
                 log: coord::log::LogOptions {
                     budget_bytes: tasks.log_bytes_budget,

@@ -70,7 +70,7 @@ fn bad_input_is_refused_before_anything_is_sent() {
         (&["cluster", "priority", "n1", "high"], "invalid digit"),
         (&["cluster", "priority", "N_1", "3"], "is not a node id"),
         (&["cluster", "handover", "--to", "-"], "is not a node id"),
-        (&["task", "list", "--state", "done"], "\"done\" is not a task state: use one of queued"),
+        (&["task", "list", "--state", "done"], "\"done\" is not a task state: use one of scheduled"),
         (&["task", "list", "--limit", "0"], "1..=10000"),
         (&["task", "show", "xyz"], "32 hexadecimal digits"),
         (&["task", "wait"], "<ID>"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::NodeId;
-use proto::task::{LostPolicy, TaskState};
+use proto::task::{Condition, Limit, LostPolicy, TaskState};
 use taskd::client::Addresses;
 
 pub(super) use self::vip::{ApplyArgs, CheckArgs, ConfigArgs, ConfigCommand, Expect, VipArgs, VipCommand};
@@ -197,16 +197,24 @@ pub(super) struct TaskArgs {
 const JSON_HELP: &str = "\
 With -o json (stable: fields may be added, none is renamed or removed):
   submit               {\"id\", \"existing\": bool}
+  submit --batch       {\"tasks\": [{\"line\", \"ref\", \"id\", \"existing\",
+                       \"error\"}…]}
   list                 {\"tasks\": [TASK…], \"total\"}
   show, cancel, retry  TASK
   wait                 [TASK…]
   why                  {\"id\", \"state\", \"reason\", \"remedy\"}
   TASK     {\"id\", \"revision\", \"state\", \"spec\": SPEC, \"submitted_ms\",
             \"finished_ms\", \"not_before_ms\", \"attempt_count\",
-            \"attempts\": [ATTEMPT…]}
+            \"attempts\": [ATTEMPT…], \"waits_for\": [{\"task\", \"on\"}…],
+            \"note\": why it ended, where no attempt tells}
   SPEC     {\"kind\", \"payload\" (text), \"name\", \"priority\", \"labels\",
             \"retries\": {\"max\", \"backoff_ms\", \"backoff_ms_max\"},
-            \"run_timeout_ms\", \"on_lost\", \"idempotency_key\"}
+            \"run_timeout_ms\", \"on_lost\", \"idempotency_key\",
+            \"rules\": RULES or null}
+  RULES    {\"start_at_ms\", \"delay_ms\", \"queue_timeout_ms\",
+            \"after\": [{\"task\", \"on\": \"success\"|\"failure\"|\"always\"}…],
+            \"limits\": [{\"key\", \"max\"}…], \"permanent_exit_codes\"};
+            those that are not set are left out
   ATTEMPT  {\"number\", \"node\", \"incarnation\", \"token\": {\"cluster\", \"epoch\"},
             \"grant\", \"assigned_ms\", \"ended_ms\", \"end\"}
 Times are milliseconds since 1970.";
@@ -220,6 +228,19 @@ Examples:
   taskd task submit --wait --run-timeout 10m --retries 3 -- scrub /dev/sdb
   taskd task submit --label zone=a --idempotency-key nightly-7 -- backup
   taskd task submit --kind sleep --payload '{\"ms\": 500}'
+  taskd task submit --at 2026-12-01T03:00:00Z --lock array-7 -- scrub array-7
+  taskd task submit --after 3f2a:failure -- undo-migration
+  taskd task submit --batch tasks.jsonl
+
+A file for --batch has one JSON object per line; \"ref\" names a task for the
+\"after\" of others in the same file, in any order:
+  {\"ref\": \"copy\", \"command\": [\"copy\", \"a\", \"b\"], \"locks\": [\"disk-b\"]}
+  {\"ref\": \"undo\", \"command\": [\"rm\", \"b\"], \"after\": {\"copy\": \"failure\"}}
+  {\"kind\": \"sleep\", \"payload\": {\"ms\": 5}, \"after\": {\"copy\": \"success\"},
+   \"delay\": \"5m\", \"priority\": 3, \"retries\": 2, \"limits\": {\"pool\": 4}}
+All of it is checked before any of it is sent. Other fields: name, labels,
+retry_backoff, run_timeout, queue_timeout, at, no_retry_on, on_lost,
+idempotency_key, env, cwd.
 
 With --wait the task's output goes to stdout and the exit code is the task's
 own: 128+N if signal N ended it, 125 if taskd could not do its part. Ctrl-C
@@ -271,6 +292,30 @@ pub(super) struct SubmitArgs {
     /// How long one attempt may run, for example 90s or 2h [default: as long as it likes]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) run_timeout: Option<Duration>,
+    /// Longest pause before a retry [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) retry_backoff_max: Option<Duration>,
+    /// Exit codes that no retry would help (comma-separated)
+    #[arg(long, value_name = "CODE,…", value_delimiter = ',', allow_negative_numbers = true)]
+    pub(super) no_retry_on: Vec<i32>,
+    /// Start it not before this time, for example 2026-12-01T03:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak, conflicts_with = "delay")]
+    pub(super) at: Option<std::time::SystemTime>,
+    /// Start it not before so long from now
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) delay: Option<Duration>,
+    /// How long it may wait for a slot; then it ends as timed_out [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) queue_timeout: Option<Duration>,
+    /// Start it once that task has succeeded, or has ended as said; otherwise it is cancelled (repeatable)
+    #[arg(long, value_name = "ID[:success|failure|always]", value_parser = parse_after)]
+    pub(super) after: Vec<(String, Condition)>,
+    /// Run it only while no other task that names this key runs, whatever its kind and node (repeatable)
+    #[arg(long = "lock", value_name = "KEY")]
+    pub(super) locks: Vec<String>,
+    /// Run it only while fewer than N tasks that name this key run (repeatable)
+    #[arg(long = "limit", value_name = "KEY=N", value_parser = parse_limit)]
+    pub(super) limits: Vec<Limit>,
     /// What to do when its node is lost: run it elsewhere once its processes are certainly gone, run it elsewhere at
     /// once (for work that may run twice), or give up
     #[arg(long, value_enum, default_value_t = OnLost::Requeue, value_name = "POLICY")]
@@ -287,6 +332,13 @@ pub(super) struct SubmitArgs {
     /// Wait for the task, stream its output, and exit with its status
     #[arg(long)]
     pub(super) wait: bool,
+    /// Submit many at once: a file with one JSON object per line, or - for stdin
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = [
+        "kind", "payload", "name", "priority", "retries", "retry_backoff", "retry_backoff_max", "no_retry_on",
+        "run_timeout", "queue_timeout", "at", "delay", "after", "locks", "limits", "on_lost", "labels",
+        "idempotency_key", "wait", "env", "cwd", "command",
+    ])]
+    pub(super) batch: Option<PathBuf>,
     /// Add to the command's environment (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     pub(super) env: Vec<(String, String)>,
@@ -323,8 +375,8 @@ impl From<OnLost> for LostPolicy {
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only tasks in this state: queued, running, retrying, cancelling, succeeded, failed, cancelled, timed_out, lost,
-    /// dead
+    /// Only tasks in this state: scheduled, blocked, queued, running, retrying, cancelling, succeeded, failed, cancelled,
+    /// timed_out, lost, dead
     #[arg(long)]
     pub(super) state: Option<TaskState>,
     /// At most this many
@@ -414,6 +466,26 @@ pub(super) struct PriorityArgs {
     /// The priority; 0 unless set
     #[arg(value_name = "N", allow_negative_numbers = true)]
     pub(super) priority: i32,
+}
+
+fn parse_after(text: &str) -> Result<(String, Condition), String> {
+    let (id, on) = text.split_once(':').unwrap_or((text, "success"));
+    Ok((parse_prefix(id)?, parse_condition(on)?))
+}
+
+pub(super) fn parse_condition(text: &str) -> Result<Condition, String> {
+    match text {
+        "success" => Ok(Condition::Success),
+        "failure" => Ok(Condition::Failure),
+        "always" => Ok(Condition::Always),
+        _ => Err(format!("{text:?} is no way to end: use success, failure or always")),
+    }
+}
+
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    let wrong = || format!("{text:?} is no limit: use KEY=N, for example uploads=4");
+    let (key, max) = text.rsplit_once('=').ok_or_else(wrong)?;
+    Ok(Limit { key: key.to_owned(), max: max.parse().map_err(|_| wrong())? })
 }
 
 /// Ids are shown without hyphens; with them they mean the same.

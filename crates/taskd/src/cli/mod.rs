@@ -3,6 +3,7 @@
 //! What was asked for goes to stdout; hints, progress and errors go to stderr.
 
 mod args;
+mod batch;
 mod cluster;
 mod config;
 mod failure;

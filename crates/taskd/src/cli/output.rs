@@ -29,7 +29,9 @@ pub(super) enum Tone {
 impl Tone {
     pub(super) fn of(state: TaskState) -> Self {
         match state {
-            TaskState::Queued | TaskState::Cancelled => Self::Plain,
+            TaskState::Scheduled | TaskState::Blocked | TaskState::Queued | TaskState::Cancelled => {
+                Self::Plain
+            }
             TaskState::Running | TaskState::Retrying | TaskState::Cancelling => Self::Busy,
             TaskState::Succeeded => Self::Good,
             TaskState::Failed | TaskState::TimedOut | TaskState::Lost | TaskState::Dead => Self::Bad,

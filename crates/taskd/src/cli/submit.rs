@@ -1,10 +1,13 @@
 //! `taskd task submit`.
 
 use std::io::Read;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::PAYLOAD_BYTES_MAX;
 use proto::api::{Submission, Submitted};
-use proto::task::{AttemptEnd, ExecPayload, Retries, TaskSpec, TaskState, TaskView};
+use proto::task::{
+    AttemptEnd, Condition, Dependency, ExecPayload, Limit, Retries, Rules, TaskSpec, TaskState, TaskView,
+};
 use taskd::client::{Client, draw_id};
 
 use super::args::SubmitArgs;
@@ -20,7 +23,11 @@ pub(super) async fn run(client: &Client, output: Output, args: &SubmitArgs) -> R
             "--wait prints the task's output, which has no JSON form: leave one of them out".into(),
         ));
     }
-    let spec = spec(args).map_err(usage)?;
+    if let Some(path) = &args.batch {
+        return super::batch::run(client, output, path, args.submit_timeout).await;
+    }
+    let mut spec = spec(args).map_err(usage)?;
+    wait_for(client, &mut spec, &args.after).await?;
     let outcome = submit(client, output, args, spec).await;
     if args.wait { outcome.map_err(|failure| failure.ending(Exit::Own)) } else { outcome }
 }
@@ -83,9 +90,29 @@ fn status(task: &TaskView) -> Exit {
     }
 }
 
+/// Names may be beginnings of ids here; the tasks have to be known already.
+async fn wait_for(
+    client: &Client,
+    spec: &mut TaskSpec,
+    after: &[(String, Condition)],
+) -> Result<(), Failure> {
+    for (id, on) in after {
+        let task = client.show(id).await?.id;
+        spec.rules.get_or_insert_default().after.push(Dependency { task, on: *on });
+    }
+    spec.check().map_err(|error| Failure::new(Exit::Usage, error.to_string()))
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn since_1970(time: SystemTime) -> u64 {
+    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 /// What was asked for, with every limit checked before anything is sent.
 fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
-    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut spec = TaskSpec::new(&args.kind, payload(args)?);
     spec.name.clone_from(&args.name);
     spec.priority = args.priority;
@@ -94,6 +121,19 @@ fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
     if let Some(backoff) = args.retry_backoff {
         spec.retries.backoff_ms = millis(backoff);
     }
+    if let Some(max) = args.retry_backoff_max {
+        spec.retries.backoff_ms_max = millis(max);
+    }
+    let locks = args.locks.iter().map(|key| Limit { key: key.clone(), max: 1 });
+    let rules = Rules {
+        start_at_ms: args.at.map(since_1970),
+        delay_ms: args.delay.map(millis),
+        queue_timeout_ms: args.queue_timeout.map(millis),
+        after: Vec::new(),
+        limits: locks.chain(args.limits.iter().cloned()).collect(),
+        permanent_exit_codes: args.no_retry_on.clone(),
+    };
+    spec.rules = (rules != Rules::default()).then(|| Box::new(rules));
     spec.run_timeout_ms = args.run_timeout.map(millis);
     spec.on_lost = args.on_lost.into();
     spec.idempotency_key.clone_from(&args.idempotency_key);

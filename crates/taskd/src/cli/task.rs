@@ -74,7 +74,9 @@ fn describe(task: &TaskView) -> String {
             format!("{} (after {})", date(ms), span(ms.saturating_sub(task.submitted_ms))),
         ));
     }
-    if let Some(ms) = task.not_before_ms.filter(|_| task.state == TaskState::Retrying) {
+    rows.extend(rules(task));
+    let waits = matches!(task.state, TaskState::Scheduled | TaskState::Retrying);
+    if let Some(ms) = task.not_before_ms.filter(|_| waits) {
         rows.push(("next attempt", format!("in {}", span(ms.saturating_sub(output::now_ms())))));
     }
     let mut text = fields(&rows);
@@ -84,6 +86,39 @@ fn describe(task: &TaskView) -> String {
         text.push_str(&table(&["ATTEMPT", "NODE", "EPOCH", "ASSIGNED", "TOOK", "END"], &attempts));
     }
     text
+}
+
+/// When it may start, and what ends it early.
+fn rules(task: &TaskView) -> Vec<(&'static str, String)> {
+    let rules = task.spec.rules();
+    let mut rows = Vec::new();
+    for dependency in &rules.after {
+        let open = if task.waits_for.contains(dependency) { ", which is awaited" } else { "" };
+        rows.push(("after", format!("task {} {}{open}", dependency.task, dependency.on)));
+    }
+    for limit in &rules.limits {
+        match limit.max {
+            1 => rows.push(("lock", limit.key.clone())),
+            max => rows.push(("limit", format!("{}={max}", limit.key))),
+        }
+    }
+    if let Some(ms) = rules.start_at_ms {
+        rows.push(("not before", date(ms)));
+    }
+    if let Some(ms) = rules.delay_ms {
+        rows.push(("delay", span(ms)));
+    }
+    if let Some(ms) = rules.queue_timeout_ms {
+        rows.push(("queue timeout", span(ms)));
+    }
+    if !rules.permanent_exit_codes.is_empty() {
+        let codes: Vec<_> = rules.permanent_exit_codes.iter().map(ToString::to_string).collect();
+        rows.push(("no retry on", format!("exit {}", codes.join(", "))));
+    }
+    if let Some(note) = &task.note {
+        rows.push(("ended because", output::clean(note).to_string()));
+    }
+    rows
 }
 
 fn attempt(attempt: &Attempt) -> (Tone, Vec<String>) {

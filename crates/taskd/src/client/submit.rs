@@ -48,7 +48,8 @@ impl Client {
             if open.is_empty() {
                 break;
             }
-            for batch in batches(&tasks, &open) {
+            // In order: what a task is to wait for has to be there before it.
+            'batches: for batch in batches(&tasks, &open) {
                 let sent: Vec<Submission> = batch.iter().map(|&i| tasks[i].clone()).collect();
                 let outcome = self
                     .call(
@@ -71,6 +72,7 @@ impl Client {
                         for &i in &batch {
                             answers[i] = Some(refused(answers[i].take(), error.clone()));
                         }
+                        break 'batches;
                     }
                     // Ids that are known to be accepted must not be lost with the rest; and an answer that was lost
                     // may come the next time.
@@ -87,6 +89,7 @@ impl Client {
                             let error = ApiError::new(kind, error.to_string());
                             answers[i] = Some(refused(answers[i].take(), error));
                         }
+                        break 'batches;
                     }
                     Err(error) => return Err(error),
                 }
@@ -98,7 +101,13 @@ impl Client {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        Ok(answers.into_iter().flatten().collect())
+        let unsent = || {
+            Submitted::Refused(ApiError::new(
+                ApiErrorKind::NoLeader,
+                "nothing was sent of it: submit it again",
+            ))
+        };
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(unsent)).collect())
     }
 }
 

@@ -165,6 +165,9 @@ pub struct Tasks {
     pub output_bytes_max: u64,
     /// Tasks that may be waiting or running at a time.
     pub queue_tasks_max: usize,
+    /// How much waiting makes up for one point of priority; zero: none does.
+    #[serde(with = "humantime_serde")]
+    pub priority_ageing: Duration,
     /// Finished tasks that are remembered.
     pub retention_count: usize,
     /// How long a finished task is remembered.
@@ -239,6 +242,7 @@ impl Config {
                 kill_grace: Duration::from_secs(2),
                 output_bytes_max: 64 << 20,
                 queue_tasks_max: 1_000_000,
+                priority_ageing: Duration::from_secs(60),
                 retention_count: 10_000,
                 retention_age: Duration::from_secs(24 * 60 * 60),
                 log_bytes_budget: 256 << 20,

@@ -161,6 +161,8 @@ impl Api for Fake {
                     not_before_ms: None,
                     attempt_count: 1,
                     attempts: vec![attempt],
+                    waits_for: Vec::new(),
+                    note: None,
                 };
                 known.insert(id, view);
                 Submitted::Accepted { id }
