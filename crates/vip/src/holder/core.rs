@@ -40,6 +40,9 @@ const SORE_MAX: Duration = Duration::from_secs(60);
 /// A disk that has not answered for so long cannot be counted on: the service is somebody else's to have.
 const DISK_MAX: Duration = Duration::from_secs(3);
 
+/// For how long whoever has released a service is known not to want it back, without its saying so.
+const JUST_LEFT: Duration = Duration::from_secs(2);
+
 /// Between two tries to remove addresses.
 const REMOVE_AGAIN: Duration = Duration::from_millis(100);
 
@@ -79,12 +82,16 @@ pub(super) enum Disk {
     Clear,
     Writing { ticket: Ticket, since: Instant },
     Written,
-    Clearing(Ticket),
+    Clearing { ticket: Ticket, since: Instant },
 }
 
 impl Disk {
     fn writes(&self, asked: Ticket) -> bool {
         matches!(self, Self::Writing { ticket, .. } if *ticket == asked)
+    }
+
+    fn clears(&self, asked: Ticket) -> bool {
+        matches!(self, Self::Clearing { ticket, .. } if *ticket == asked)
     }
 }
 
@@ -99,6 +106,8 @@ pub(crate) struct Core {
     pub(super) assigned: Option<Option<Assigned>>,
     assigned_since: Instant,
     holder: HolderSeen,
+    /// When another one was seen to leave it, in this session.
+    left: Option<Instant>,
     term: Option<(i32, Term)>,
     there_are: BTreeSet<NodeId>,
     /// None while it is not known: then everybody before us counts as able.
@@ -140,6 +149,7 @@ impl Core {
             assigned: None,
             assigned_since: never,
             holder: HolderSeen::Unknown,
+            left: None,
             term: None,
             there_are: BTreeSet::new(),
             able: None,
@@ -229,6 +239,9 @@ impl Core {
                 self.take_not_before = now;
             }
             Event::Holder(holder) => {
+                if holder.is_none() && matches!(self.holder, HolderSeen::Somebody { ours: false, .. }) {
+                    self.left = Some(now);
+                }
                 self.holder = match (holder, &self.holder) {
                     (None, HolderSeen::Nobody(since)) => HolderSeen::Nobody(*since),
                     (None, _) => HolderSeen::Nobody(now),
@@ -254,7 +267,7 @@ impl Core {
                     self.sore(format!("the local database of addresses cannot be written: {why}"), now);
                 }
             },
-            Event::Forgotten(ticket) if self.disk == Disk::Clearing(ticket) => self.disk = Disk::Clear,
+            Event::Forgotten(ticket) if self.disk.clears(ticket) => self.disk = Disk::Clear,
             Event::Removed(answer) => match answer {
                 Ok(()) => {
                     self.there = None;
@@ -287,6 +300,7 @@ impl Core {
         (self.session, self.session_since) = (session, now);
         self.assigned = None;
         self.holder = HolderSeen::Unknown;
+        self.left = None;
         self.term = None;
         // What was heard on the old session says nothing of who is there now.
         self.there_are.clear();
@@ -383,7 +397,7 @@ impl Core {
         if self.sore.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.sore = None;
         }
-        if let Disk::Writing { since, .. } = self.disk {
+        if let Disk::Writing { since, .. } | Disk::Clearing { since, .. } = self.disk {
             let late = since + DISK_MAX;
             if now < late {
                 self.wake_at(late);
@@ -412,7 +426,7 @@ impl Core {
             State::Own(_) => self.pursue(now),
         }
         self.remove_what_must_go(now);
-        self.tidy();
+        self.tidy(now);
     }
 
     /// Removes addresses that this node may not have, again and again until they are gone.
@@ -436,15 +450,16 @@ impl Core {
     }
 
     /// Takes off the disk what is not there and not wanted.
-    fn tidy(&mut self) {
+    fn tidy(&mut self, now: Instant) {
         if matches!(self.state, State::Idle) && self.there.is_none() && self.disk == Disk::Written {
-            self.forget();
+            self.forget(now);
         }
     }
 
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget(&mut self, now: Instant) {
         let ticket = self.ticket();
-        self.disk = Disk::Clearing(ticket);
+        self.disk = Disk::Clearing { ticket, since: now };
+        self.wake_at(now + DISK_MAX);
         self.effects.push_back(Effect::Forget(ticket));
     }
 
@@ -462,9 +477,11 @@ impl Core {
         }
         let (HolderSeen::Nobody(gone), Some(Some(assigned))) = (&self.holder, &self.assigned) else { return };
         let Some(place) = assigned.order.iter().position(|node| *node == self.settings.me) else { return };
-        // Whoever has just released it does not want its turn, which is known before its report says so.
+        // Whoever has just released it does not want its turn, which is known before its report says so. Not for long, and
+        // not against a newer assignment: whoever released it last may well be the one that is to have it again.
+        let lately = |left: Instant| left >= self.assigned_since && now < left + JUST_LEFT;
         let gave_it_up = match &self.term {
-            Some((_, Term::Free { node, .. })) => node.as_ref(),
+            Some((_, Term::Free { node, .. })) if self.left.is_some_and(lately) => node.as_ref(),
             _ => None,
         };
         let is_able = |node: &NodeId| {

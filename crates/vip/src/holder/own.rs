@@ -541,7 +541,7 @@ impl Core {
             Some(Leaving::Removing) if gone => {
                 own.leaving = Some(Leaving::Due { at: now });
                 if disk == Disk::Written {
-                    self.forget();
+                    self.forget(now);
                 }
                 self.leave(now);
             }

@@ -132,23 +132,42 @@ fn a_holder_of_its_own_that_nobody_knows_of_goes_whatever_the_term_says() {
 }
 
 #[test]
-fn whoever_has_released_it_is_not_waited_for() {
+fn whoever_has_just_released_it_is_not_waited_for() {
     let n2 = Settings { me: node("n2"), ..settings() };
-    let takes_at_once = |term: Term| {
+    let assigned = |mark| {
+        let order = vec![node("n1"), node("n2")];
+        Event::Assigned(Some(Assigned { version: 0, mark, order }))
+    };
+    let follower = |term: Term| {
         let mut core = Core::new(n2.clone(), GRACE);
         let both: BTreeSet<_> = [node("n1"), node("n2")].into();
         core.step(Event::Session(Some(1)), at(0));
         core.step(Event::Fitness(None), at(0));
         core.step(Event::Peers { there: both.clone(), able: both, drained: false }, at(0));
-        let order = vec![node("n1"), node("n2")];
-        core.step(Event::Assigned(Some(Assigned { version: 0, mark: 7, order })), at(0));
+        core.step(assigned(7), at(0));
+        core.step(Event::Holder(Some((node("n1"), false))), at(0));
         core.step(Event::Term(Some((4, term))), at(10_000));
-        matches!(core.step(Event::Holder(None), at(10_000))[..], [Effect::Take { .. }])
+        core
     };
+    let takes = |effects: &[Effect]| matches!(effects, [Effect::Take { .. }]);
+    let takes_at_once = |term: Term| takes(&follower(term).step(Event::Holder(None), at(10_000)));
     let by = |name: &str| Term::Free { node: Some(node(name)), release: None };
     assert!(takes_at_once(by("n1")), "its report is on its way");
     assert!(!takes_at_once(by("n3")), "n1 has its turn first");
     assert!(!takes_at_once(Term::Held { node: node("n1"), take: Uuid::nil(), grace: GRACE }));
+
+    // Who released it last may be the one that is to have it again.
+    let unfit = |core: &mut Core| core.step(Event::Fitness(Some("a check fails".into())), at(9_000));
+    let mut core = follower(by("n1"));
+    unfit(&mut core);
+    core.step(Event::Holder(None), at(10_000));
+    core.step(Event::Fitness(None), at(10_100));
+    assert!(!takes(&core.step(assigned(8), at(10_100))), "it is assigned anew: n1 has its turn first");
+    let mut core = follower(by("n1"));
+    unfit(&mut core);
+    core.step(Event::Holder(None), at(10_000));
+    core.step(assigned(8), at(40_000));
+    assert!(!takes(&core.step(Event::Fitness(None), at(40_000))), "n1 has its turn first");
 }
 
 #[test]
