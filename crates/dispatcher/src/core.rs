@@ -76,7 +76,7 @@ pub(crate) struct Core {
     /// Tasks that may not wait for a slot for ever, and until when.
     pub(crate) impatient: BTreeMap<TaskId, Instant>,
     /// Blocked tasks by what they wait for.
-    pub(crate) dependents: BTreeMap<TaskId, Vec<TaskId>>,
+    pub(crate) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Ends that blocked tasks have yet to be told of.
     pub(crate) news: VecDeque<News>,
     /// Attempts that may run, by the keys of their locks and limits.
@@ -163,7 +163,7 @@ impl Core {
             core.await_start(now, id);
         }
         for id in blocked {
-            core.recover_blocked(now, id);
+            core.recover_blocked(id);
         }
         for (id, attempt) in running {
             core.runners.ensure(&attempt.node);
@@ -215,6 +215,7 @@ impl Core {
 
     /// Gives up what has to be, and free slots to waiting tasks. Only inside the lease.
     pub(crate) fn dispatch(&mut self, now: Now) {
+        self.fire_timers(now);
         self.tell_dependents(now);
         if self.gone_due && now.at >= self.gone_from {
             self.gone_due = false;
@@ -223,14 +224,21 @@ impl Core {
         // A pass that goes on leaves what became due meanwhile to the next one: otherwise heads that fit nowhere, if
         // there are enough of them, would keep those behind them from ever being looked at.
         let mut cursor = self.dispatch_from.take();
-        if cursor.is_none() && !std::mem::take(&mut self.dispatch_due) {
-            return;
+        if cursor.is_none() {
+            if !std::mem::take(&mut self.dispatch_due) {
+                return;
+            }
+            self.queue.unpark();
         }
         for _ in 0..LOOKED_AT_MAX {
             if !self.runners.any_free() {
                 return;
             }
-            let Some((place, need)) = self.queue.next_head(cursor) else { return };
+            let Some((place, need)) = self.queue.next_head(cursor) else {
+                // The next ones that wait for a key that may have room.
+                self.dispatch_due |= self.queue.is_roomy();
+                return;
+            };
             cursor = Some(place);
             if let Some(key) = self.exhausted(&need) {
                 self.queue.park(&need, key);
@@ -261,7 +269,10 @@ impl Core {
                 end: None,
             };
             task.state = TaskState::Running;
-            task.not_before_ms = None;
+            if !task.has_not_run() {
+                // Before its first start it counts for how long it may wait, should this one come to nothing.
+                task.not_before_ms = None;
+            }
             task.push_attempt(attempt.clone());
             attempt
         });

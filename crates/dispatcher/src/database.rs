@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
@@ -132,21 +133,34 @@ impl Database {
         Some(result)
     }
 
+    /// Whether something became final since the last [`take_ended`](Self::take_ended).
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
+
     /// What became final lately, and how; some of it may be queued again since, or be forgotten.
     pub(crate) fn take_ended(&mut self) -> Vec<(TaskId, TaskState)> {
         take(&mut self.ended)
     }
 
     /// Deletes final tasks beyond `count` and those that ended before `before_ms`, at most `limit` of them;
-    /// returns the bodies that nobody refers to any more.
+    /// returns the bodies that nobody refers to any more. A task of which something may still run is kept: the next leader
+    /// would know neither of that nor of the locks that it has.
     pub(crate) fn expire(&mut self, count: usize, before_ms: u64, limit: usize) -> Vec<BodyRef> {
         let mut bodies = Vec::new();
+        let mut after = None;
         for _ in 0..limit {
-            let Some(&(at, id)) = self.finished.first() else { break };
+            let range = after.map_or((Unbounded, Unbounded), |seen| (Excluded(seen), Unbounded));
+            let Some(&(at, id)) = self.finished.range(range).next() else { break };
             if self.finished.len() <= count && at >= before_ms {
                 break;
             }
-            self.finished.pop_first();
+            let runs = |task: &Task| task.attempts.iter().any(|attempt| attempt.end.is_none());
+            if self.tasks.get(&id).is_some_and(runs) {
+                after = Some((at, id));
+                continue;
+            }
+            self.finished.remove(&(at, id));
             let Some(task) = self.tasks.remove(&id) else { continue };
             self.all.remove(&task.order);
             if let Some(ids) = self.by_state.get_mut(&task.state) {

@@ -6,13 +6,16 @@
 //! until somebody gives back a place under that key, so that a hundred thousand tasks with locks of their own cost
 //! nothing while they wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::TaskId;
 use proto::task::{Limit, TaskSpec};
+
+/// Classes that are looked at again before one pass, of those that wait for a key.
+const UNPARKED_MAX: usize = 64;
 
 /// What a task asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,8 +66,10 @@ pub(crate) struct Queue {
     heads: BTreeMap<Place, Arc<Need>>,
     /// Those that wait for a place under a key.
     parked: BTreeMap<Arc<Need>, String>,
-    /// The same by key.
-    parked_by: BTreeMap<String, Vec<Arc<Need>>>,
+    /// The same by key, in the order of their first places.
+    parked_by: BTreeMap<String, BTreeMap<Place, Arc<Need>>>,
+    /// Keys under which a place was given back that may not be taken yet.
+    roomy: BTreeSet<String>,
     len: usize,
 }
 
@@ -83,10 +88,17 @@ impl Queue {
         if class.insert(place, task).is_none() {
             self.len += 1;
         }
-        if self.parked.contains_key(&need) {
+        let first = head.is_none_or(|head| place < head);
+        if let Some(key) = self.parked.get(&need) {
+            if first && let Some(parked) = self.parked_by.get_mut(key) {
+                if let Some(head) = head {
+                    parked.remove(&head);
+                }
+                parked.insert(place, need);
+            }
             return;
         }
-        if head.is_none_or(|head| place < head) {
+        if first {
             if let Some(head) = head {
                 self.heads.remove(&head);
             }
@@ -105,41 +117,64 @@ impl Queue {
         {
             self.heads.insert(next, shared);
         }
+        if let Some(key) = self.parked.get(need)
+            && let Some(parked) = self.parked_by.get_mut(key)
+            && let Some(shared) = parked.remove(&place)
+        {
+            if let Some(next) = next {
+                parked.insert(next, shared);
+            } else if parked.is_empty() {
+                self.roomy.remove(key);
+                self.parked_by.remove(key);
+            }
+        }
         if next.is_none() {
             self.classes.remove(need);
-            if let Some(key) = self.parked.remove(need)
-                && let Some(needs) = self.parked_by.get_mut(&key)
-            {
-                needs.retain(|parked| **parked != *need);
-                if needs.is_empty() {
-                    self.parked_by.remove(&key);
-                }
-            }
+            self.parked.remove(need);
         }
         Some(task)
     }
 
-    /// Looks at the class of `need` no more until a place under `key` is given back.
+    /// Looks at the class of `need` no more until a place under `key`, of which there is none, is given back.
     pub(crate) fn park(&mut self, need: &Arc<Need>, key: &str) {
-        let Some(class) = self.classes.get(need) else { return };
-        if let Some((place, _)) = class.first_key_value() {
-            self.heads.remove(place);
-        }
-        if self.parked.insert(Arc::clone(need), key.to_owned()).is_none() {
-            self.parked_by.entry(key.to_owned()).or_default().push(Arc::clone(need));
-        }
+        let Some((place, _)) = self.classes.get(need).and_then(BTreeMap::first_key_value) else { return };
+        self.heads.remove(place);
+        self.roomy.remove(key);
+        self.parked_by.entry(key.to_owned()).or_default().insert(*place, Arc::clone(need));
+        self.parked.insert(Arc::clone(need), key.to_owned());
     }
 
-    /// A place under `key` was given back; whether somebody had waited for one.
-    pub(crate) fn unpark(&mut self, key: &str) -> bool {
-        let Some(needs) = self.parked_by.remove(key) else { return false };
-        for need in needs {
-            self.parked.remove(&need);
-            if let Some((place, _)) = self.classes.get(&need).and_then(BTreeMap::first_key_value) {
-                self.heads.insert(*place, need);
-            }
+    /// A place under `key` is given back; whether somebody waits for one.
+    pub(crate) fn give_back(&mut self, key: &str) -> bool {
+        let waits = self.parked_by.contains_key(key);
+        if waits {
+            self.roomy.insert(key.to_owned());
         }
-        true
+        waits
+    }
+
+    /// Looks again at the first of those that wait for keys under which there may be room, whether or not they are the
+    /// ones that can use it. To be called before each pass, while [`is_roomy`](Self::is_roomy).
+    pub(crate) fn unpark(&mut self) {
+        let Self { classes: _, heads, parked, parked_by, roomy, .. } = self;
+        roomy.retain(|key| {
+            let Some(waiting) = parked_by.get_mut(key) else { return false };
+            for _ in 0..UNPARKED_MAX {
+                let Some((place, need)) = waiting.pop_first() else { break };
+                parked.remove(&need);
+                heads.insert(place, need);
+            }
+            let more = !waiting.is_empty();
+            if !more {
+                parked_by.remove(key);
+            }
+            more
+        });
+    }
+
+    /// Whether there may be room under a key that somebody waits for.
+    pub(crate) fn is_roomy(&self) -> bool {
+        !self.roomy.is_empty()
     }
 
     /// The first head behind `after`.
@@ -167,12 +202,13 @@ impl Queue {
     pub(crate) fn check(&self) {
         assert_eq!(self.len, self.classes.values().map(BTreeMap::len).sum::<usize>());
         assert_eq!(self.heads.len() + self.parked.len(), self.classes.len());
-        assert_eq!(self.parked_by.values().map(Vec::len).sum::<usize>(), self.parked.len());
+        assert_eq!(self.parked_by.values().map(BTreeMap::len).sum::<usize>(), self.parked.len());
         for (need, class) in &self.classes {
-            if self.parked.contains_key(need) {
+            let head = class.first_key_value().map(|(place, _)| place).expect("no class is empty");
+            if let Some(key) = self.parked.get(need) {
+                assert_eq!(self.parked_by[key].get(head).map(Arc::as_ref), Some(need.as_ref()));
                 continue;
             }
-            let head = class.first_key_value().map(|(place, _)| place).expect("no class is empty");
             assert_eq!(self.heads.get(head).map(Arc::as_ref), Some(need.as_ref()));
         }
     }
@@ -240,7 +276,8 @@ mod tests {
         queue.insert(locked.clone(), strict(9, 4), TaskId::from_u128(4));
         queue.check();
         assert_eq!(queue.next_head(None).map(|(place, _)| place), Some(strict(0, 3)));
-        assert!(!queue.unpark("tape") && queue.unpark("disk"));
+        assert!(!queue.give_back("tape") && queue.give_back("disk"));
+        queue.unpark();
         queue.check();
         assert_eq!(queue.next_head(None).map(|(place, _)| place), Some(strict(9, 4)));
         let (_, head) = queue.next_head(None).expect("a head");
@@ -249,7 +286,45 @@ mod tests {
             assert!(queue.remove(&locked, strict(priority, order)).is_some());
             queue.check();
         }
-        assert!(!queue.unpark("disk"), "nobody is left that waits for it");
+        assert!(!queue.give_back("disk"), "nobody is left that waits for it");
         assert_eq!(queue.len(), 1);
+    }
+
+    /// However many wait for a key, a place that is given back makes a few be looked at, the first ones, until there is
+    /// none again.
+    #[test]
+    fn many_that_wait_for_one_key_are_looked_at_bit_by_bit() {
+        let mut queue = Queue::default();
+        let limit = |key: String| Limit { key, max: 1 };
+        let need_of =
+            |order: u64| Need { limits: vec![limit(format!("v{order}")), limit("pool".into())], ..need("a") };
+        for order in 0..1_000 {
+            queue.insert(need_of(order), strict(0, order), TaskId::from_u128(order.into()));
+        }
+        let park_heads = |queue: &mut Queue| {
+            let mut parked = Vec::new();
+            while let Some((place, need)) = queue.next_head(None) {
+                queue.park(&need, "pool");
+                parked.push(place);
+            }
+            queue.check();
+            parked
+        };
+        assert_eq!(park_heads(&mut queue).len(), 1_000);
+        assert!(queue.give_back("pool") && queue.is_roomy());
+        queue.unpark();
+        queue.check();
+        assert!(queue.is_roomy(), "those may be of no use");
+        // The first gets it, and the next one finds that there is none left.
+        assert_eq!(queue.remove(&need_of(0), strict(0, 0)), Some(TaskId::from_u128(0)));
+        assert_eq!(park_heads(&mut queue), (1..64).map(|order| strict(0, order)).collect::<Vec<_>>());
+        assert!(!queue.is_roomy());
+        // If nobody can use it, all are looked at in the end.
+        assert!(queue.give_back("pool"));
+        for _ in 0..16 {
+            queue.unpark();
+            queue.check();
+        }
+        assert!(!queue.is_roomy() && queue.parked.is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! What people ask for: submit, cancel, retry, look.
 
+use std::collections::BTreeMap;
+
 use proto::TaskId;
 use proto::api::{ApiError, ApiErrorKind, Submission, Submitted};
 use proto::task::{TaskState, TaskView};
@@ -73,10 +75,23 @@ impl Core {
         submissions: Vec<(Submission, Option<BodyRef>)>,
         room: &mut u64,
     ) -> Vec<Submitted> {
-        submissions
-            .into_iter()
-            .map(|(submission, body)| self.submit_one(now, submission, body, room))
-            .collect()
+        // Who was there already under another id, by its key: those behind it wait for that one.
+        let mut known: BTreeMap<TaskId, TaskId> = BTreeMap::new();
+        let mut answers = Vec::with_capacity(submissions.len());
+        for (mut submission, body) in submissions {
+            let asked = submission.id;
+            for dependency in submission.spec.rules.iter_mut().flat_map(|rules| &mut rules.after) {
+                dependency.task = known.get(&dependency.task).copied().unwrap_or(dependency.task);
+            }
+            let answer = self.submit_one(now, submission, body, room);
+            if let Submitted::Existing { id, .. } = answer
+                && id != asked
+            {
+                known.insert(asked, id);
+            }
+            answers.push(answer);
+        }
+        answers
     }
 
     fn submit_one(

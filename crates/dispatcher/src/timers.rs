@@ -13,6 +13,9 @@ use crate::queue::Need;
 /// Tasks forgotten in one go.
 const EXPIRE_MAX: usize = 2_048;
 
+/// Timers that fire in one go.
+const FIRED_MAX: usize = 4_096;
+
 /// How long after its run timeout an attempt is ended by the leader, should its runner not have done so.
 const OVERDUE_MARGIN: Duration = Duration::from_secs(10);
 
@@ -79,9 +82,24 @@ impl Core {
 
     /// Lets time act.
     pub(crate) fn tick(&mut self, now: Now) {
-        while let Some(&(at, timer)) = self.timers.first() {
+        self.fire_timers(now);
+        self.dispatch_due |= self.runners.tick(now.at);
+        self.fence_silent(now);
+        if !self.owes_news() {
+            let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
+            let before_ms = now.wall_ms.saturating_sub(age);
+            let bodies = self.db.expire(self.settings.retention_count, before_ms, EXPIRE_MAX);
+            self.effects.extend(bodies.into_iter().map(Effect::DeleteBody));
+        }
+        self.forget_runners(now);
+    }
+
+    /// Lets what is due happen: so much of it that a turn stays short, the rest in the next ones.
+    pub(crate) fn fire_timers(&mut self, now: Now) {
+        for _ in 0..FIRED_MAX {
+            let Some(&(at, timer)) = self.timers.first() else { return };
             if at > now.at {
-                break;
+                return;
             }
             self.timers.pop_first();
             match timer {
@@ -96,12 +114,5 @@ impl Core {
                 Timer::Overdue(attempt) => self.overdue(now, attempt),
             }
         }
-        self.dispatch_due |= self.runners.tick(now.at);
-        self.fence_silent(now);
-        let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
-        let bodies =
-            self.db.expire(self.settings.retention_count, now.wall_ms.saturating_sub(age), EXPIRE_MAX);
-        self.effects.extend(bodies.into_iter().map(Effect::DeleteBody));
-        self.forget_runners(now);
     }
 }

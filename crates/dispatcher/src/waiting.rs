@@ -35,18 +35,23 @@ pub(crate) struct Standing {
 }
 
 impl Task {
-    /// When it may start at the earliest, in milliseconds since 1970, whatever else it waits for.
-    pub(crate) fn start_ms(&self) -> u64 {
+    /// When it may start at the earliest, in milliseconds since 1970, if it was given a time.
+    pub(crate) fn start_ms(&self) -> Option<u64> {
         let rules = self.spec.rules();
-        let delay = rules.delay_ms.unwrap_or(0);
-        rules.start_at_ms.unwrap_or(0).max(self.submitted_ms.saturating_add(delay))
+        let delayed = rules.delay_ms.map(|delay| self.submitted_ms.saturating_add(delay));
+        rules.start_at_ms.max(delayed)
+    }
+
+    /// Since when it waits for a slot, in milliseconds since 1970. Does not change while it does.
+    fn waits_since_ms(&self) -> u64 {
+        self.not_before_ms.unwrap_or(self.submitted_ms).max(self.start_ms().unwrap_or(0))
     }
 }
 
 impl Core {
     /// Its place among all that wait for a slot. It does not change while it waits.
     pub(crate) fn place(&self, task: &Task) -> Place {
-        Place::new(task.spec.priority, task.start_ms(), self.settings.priority_ageing, task.order)
+        Place::new(task.spec.priority, task.waits_since_ms(), self.settings.priority_ageing, task.order)
     }
 
     /// The first dependency that nobody knows, if there is one.
@@ -55,7 +60,7 @@ impl Core {
     }
 
     /// Where a task stands that starts to wait for `after`, and for its time.
-    pub(crate) fn standing(&self, now: Now, start_ms: u64, after: &[Dependency]) -> Standing {
+    pub(crate) fn standing(&self, now: Now, start_ms: Option<u64>, after: &[Dependency]) -> Standing {
         let mut waits_for = Vec::new();
         for dependency in after {
             match self.db.get(dependency.task).map(|task| task.state) {
@@ -71,13 +76,13 @@ impl Core {
                 }
             }
         }
-        let scheduled = start_ms > now.wall_ms;
-        let state = match (waits_for.is_empty(), scheduled) {
+        let later = start_ms.filter(|ms| *ms > now.wall_ms);
+        let state = match (waits_for.is_empty(), later) {
             (false, _) => TaskState::Blocked,
-            (true, true) => TaskState::Scheduled,
-            (true, false) => TaskState::Queued,
+            (true, Some(_)) => TaskState::Scheduled,
+            (true, None) => TaskState::Queued,
         };
-        Standing { state, not_before_ms: scheduled.then_some(start_ms), waits_for, note: None }
+        Standing { state, not_before_ms: later, waits_for, note: None }
     }
 
     /// Lets a task wait for whatever its state says.
@@ -85,14 +90,18 @@ impl Core {
         let Some(task) = self.db.get(id) else { return };
         match task.state {
             TaskState::Blocked => {
-                for dependency in task.waits_for.clone() {
-                    self.dependents.entry(dependency.task).or_default().push(id);
+                for dependency in &task.waits_for {
+                    self.dependents.entry(dependency.task).or_default().insert(id);
                 }
             }
             TaskState::Scheduled => {
                 let left = task.not_before_ms.unwrap_or(0).saturating_sub(now.wall_ms);
                 // The wall clock may have jumped: no delay is longer than what was asked for.
                 let left = task.spec.rules().delay_ms.map_or(left, |delay| left.min(delay));
+                if left == 0 {
+                    // Its time has come while nobody led.
+                    self.db.change(id, |task| task.state = TaskState::Queued);
+                }
                 self.wait(id, now, Duration::from_millis(left));
             }
             TaskState::Queued => self.enqueue(now, id),
@@ -101,15 +110,22 @@ impl Core {
     }
 
     /// After a replay: what a blocked task waits for may have ended, or be forgotten, without its having been told.
-    pub(crate) fn recover_blocked(&mut self, now: Now, id: TaskId) {
+    pub(crate) fn recover_blocked(&mut self, id: TaskId) {
         let Some(task) = self.db.get(id) else { return };
         for dependency in &task.waits_for {
-            let end = self.db.get(dependency.task).map(|task| task.state);
-            if end.is_none_or(TaskState::is_final) {
-                self.news.push_back(News { to: id, of: dependency.task, end });
+            match self.db.get(dependency.task).map(|task| task.state) {
+                Some(state) if !state.is_final() => {
+                    self.dependents.entry(dependency.task).or_default().insert(id);
+                }
+                end => self.news.push_back(News { to: id, of: dependency.task, end }),
             }
         }
-        self.await_start(now, id);
+    }
+
+    /// Whether somebody has yet to be told of an end. Until then what has ended must not be forgotten: the next leader
+    /// would not know how it did.
+    pub(crate) fn owes_news(&self) -> bool {
+        !self.news.is_empty() || self.db.has_ended()
     }
 
     /// Tells those that wait for them of tasks that have ended.
@@ -139,10 +155,10 @@ impl Core {
         self.db.change(to, |task| {
             task.waits_for.retain(|dependency| dependency.task != of);
             if task.waits_for.is_empty() {
-                let scheduled = start_ms > now.wall_ms;
-                task.state = if scheduled { TaskState::Scheduled } else { TaskState::Queued };
+                let later = start_ms.filter(|ms| *ms > now.wall_ms);
+                task.state = if later.is_some() { TaskState::Scheduled } else { TaskState::Queued };
                 // Since when it could have started counts for how long it may wait.
-                task.not_before_ms = Some(start_ms.max(now.wall_ms));
+                task.not_before_ms = Some(later.unwrap_or(now.wall_ms));
             }
         });
         if self.db.get(to).is_some_and(|task| task.state != TaskState::Blocked) {
@@ -153,9 +169,9 @@ impl Core {
     /// Forgets that a blocked task waits for others.
     pub(crate) fn unblock(&mut self, id: TaskId) {
         let Some(task) = self.db.get(id) else { return };
-        for dependency in task.waits_for.clone() {
+        for dependency in &task.waits_for {
             if let Some(waiting) = self.dependents.get_mut(&dependency.task) {
-                waiting.retain(|waits| *waits != id);
+                waiting.remove(&id);
                 if waiting.is_empty() {
                     self.dependents.remove(&dependency.task);
                 }
@@ -188,7 +204,7 @@ impl Core {
                     self.held.remove(key);
                 }
             }
-            self.dispatch_due |= self.queue.unpark(key);
+            self.dispatch_due |= self.queue.give_back(key);
         }
     }
 
@@ -196,8 +212,8 @@ impl Core {
     pub(crate) fn watch_wait(&mut self, now: Now, id: TaskId) {
         let Some(task) = self.db.get(id).filter(|task| task.has_not_run()) else { return };
         let Some(timeout) = task.spec.rules().queue_timeout_ms else { return };
-        let since = task.not_before_ms.unwrap_or(0).max(task.start_ms());
-        let left = timeout.saturating_sub(now.wall_ms.saturating_sub(since));
+        let waited = now.wall_ms.saturating_sub(task.waits_since_ms());
+        let left = timeout.saturating_sub(waited);
         let at = now.at + Duration::from_millis(left);
         if let Some(before) = self.impatient.insert(id, at) {
             self.timers.remove(&(before, Timer::Impatient(id)));

@@ -229,7 +229,11 @@ impl Core {
                  to run ends in {left}, and then {then}",
                 task.attempt_count
             ),
-            Some(format!("bring node {node} back, or submit with --on-lost requeue-now what may run twice")),
+            Some(if task.spec.rules().limits.is_empty() {
+                format!("bring node {node} back, or submit with --on-lost requeue-now what may run twice")
+            } else {
+                format!("bring node {node} back: its locks are free only when nothing of it runs")
+            }),
         )
     }
 }
@@ -252,6 +256,9 @@ fn why_final(task: &Task) -> Reason {
         ),
         TaskState::Lost => (format!("its node was lost and its policy is to give up: {end}"), retry),
         TaskState::TimedOut => ("its last attempt ran longer than its run timeout".to_owned(), retry),
+        _ if task.spec.retries.max > 0 => {
+            (format!("its attempt ended with {end}, which no retry helps"), retry)
+        }
         _ => (format!("its attempt ended with {end}, and it asked for no retry"), retry),
     }
 }

@@ -72,7 +72,9 @@ impl Rules {
     pub const LIMITS_MAX: usize = 8;
     /// Most exit codes.
     pub const CODES_MAX: usize = 32;
-    /// Furthest away that a start may be: ten years.
+    /// Latest time to start: the end of the year 9999.
+    pub const START_MS_MAX: u64 = 253_402_300_799_999;
+    /// Longest delay: ten years.
     pub const DELAY_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
 
     fn check(&self) -> Result<(), InvalidSpec> {
@@ -84,6 +86,9 @@ impl Rules {
         many("exit codes", self.permanent_exit_codes.len(), Self::CODES_MAX)?;
         if self.start_at_ms.is_some() && self.delay_ms.is_some() {
             return Err(InvalidSpec::TwoStarts);
+        }
+        if self.start_at_ms.is_some_and(|ms| ms > Self::START_MS_MAX) {
+            return Err(InvalidSpec::NoYear);
         }
         if self.delay_ms.is_some_and(|ms| ms > Self::DELAY_MS_MAX) {
             return Err(InvalidSpec::TooLate);
@@ -219,6 +224,9 @@ pub enum InvalidSpec {
     /// See the message.
     #[error("the delay is longer than ten years")]
     TooLate,
+    /// See the message.
+    #[error("the time to start is after the year 9999: it is counted in milliseconds since 1970")]
+    NoYear,
     /// See the message.
     #[error("the queue timeout is zero: leave it out to have none")]
     ZeroQueueTimeout,

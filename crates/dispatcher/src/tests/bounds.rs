@@ -14,6 +14,7 @@ use proto::{ClusterId, Epoch, FRAME_BYTES_MAX, FencingToken, Grant, Incarnation,
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::attempts::Budget;
 use crate::core::{Core, Now, Settings};
 use crate::database::{Database, attempt_id};
 use crate::fence::Fence;
@@ -156,6 +157,61 @@ fn heartbeats_use_up_no_grants() {
         assert_eq!(lone.beat(Some(grant)), grant);
     }
     assert_eq!(lone.beat(None), grant.next(), "a lapse does");
+}
+
+/// The next leader could not tell those behind it how it ended.
+#[test]
+fn what_has_ended_is_not_forgotten_before_those_behind_it_were_told() {
+    let mut lone = Lone::new(1);
+    lone.core.settings.retention_count = 0;
+    let first = lone.submit(1, |_| ());
+    let after = Dependency { task: first, on: Condition::Success };
+    let behind: Vec<_> = (2..5_000)
+        .map(|n| {
+            lone.submit(n, |spec| {
+                spec.rules = Some(Box::new(Rules { after: vec![after], ..Rules::default() }));
+            })
+        })
+        .collect();
+    lone.core.dispatch(NOW);
+    lone.core.settle(NOW, attempt_id(first, 1), AttemptEnd::Exited { code: 0 }, Budget::Counts);
+    for _ in 0..2 {
+        lone.core.tick(NOW);
+        assert!(lone.core.db.get(first).is_some());
+        lone.core.dispatch(NOW);
+    }
+    assert!(behind.iter().any(|id| lone.state(*id) == TaskState::Blocked), "a turn stays short");
+    lone.core.dispatch(NOW);
+    lone.core.tick(NOW);
+    assert!(lone.core.db.get(first).is_none());
+    assert!(behind.iter().all(|id| lone.state(*id) != TaskState::Blocked));
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_does_not_count_as_a_wait() {
+    let mut lone = Lone::new(1);
+    let later = |ms: u64| Now { at: NOW.at + Duration::from_millis(ms), wall_ms: NOW.wall_ms + ms };
+    let first = lone.submit(1, |_| ());
+    let behind = lone.submit(2, |spec| {
+        let after = vec![Dependency { task: first, on: Condition::Success }];
+        spec.rules = Some(Box::new(Rules { after, queue_timeout_ms: Some(60_000), ..Rules::default() }));
+    });
+    lone.core.dispatch(NOW);
+    let hour = later(3_600_000);
+    lone.core.settle(hour, attempt_id(first, 1), AttemptEnd::Exited { code: 0 }, Budget::Counts);
+    lone.core.tell_dependents(hour);
+    let node = lone.node.clone();
+    lone.core.runners.change(&node, hour.at, |runner| runner.answered = Some(hour.at));
+    lone.core.dispatch(hour);
+    assert_eq!(lone.state(behind), TaskState::Running);
+    lone.core.never_started(hour, attempt_id(behind, 1), "no slot was free");
+    lone.core.runners.change(&node, hour.at, |runner| runner.answered = None);
+    for (ms, expected) in
+        [(3_600_200, TaskState::Queued), (3_659_000, TaskState::Queued), (3_661_000, TaskState::TimedOut)]
+    {
+        lone.core.tick(later(ms));
+        assert_eq!(lone.state(behind), expected, "{ms}");
+    }
 }
 
 /// A task with as much in it as it may have.

@@ -181,6 +181,48 @@ async fn whoever_waits_for_longer_than_it_may_ends_and_what_no_retry_helps_is_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_time_that_comes_while_nobody_leads_is_over_and_its_wait_counts() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    let busy = submit(&term.handle, task(1, "wait")).await;
+    until(&term.handle, &runners, busy, is(TaskState::Running)).await;
+    let rules = Rules { delay_ms: Some(5_000), queue_timeout_ms: Some(10_000), ..Rules::default() };
+    let hurried = submit(&term.handle, with(2, "noop", rules)).await;
+    drop(term);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let term = lead(&log, clock, 2, &runners).await;
+    assert_eq!(term.handle.show(hurried.to_string()).await.map(|view| view.state), Ok(TaskState::Queued));
+    let view = until(&term.handle, &runners, hurried, is(TaskState::TimedOut)).await;
+    let waited = view.finished_ms.unwrap_or(0) - view.submitted_ms;
+    assert!((15_000..16_000).contains(&waited), "{waited}");
+}
+
+/// A file that was sent in part is sent again, with ids drawn anew and the same keys.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_task_that_is_there_by_its_key_waits_for_that_one() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 1)];
+    let term = lead(&log, clock, 1, &runners).await;
+    let keyed = |n| {
+        let mut task = task(n, "wait");
+        task.spec.idempotency_key = Some("copy".to_owned());
+        task
+    };
+    let first = submit(&term.handle, keyed(1)).await;
+    let again = keyed(11);
+    let behind = with(12, "noop", after(again.id, Condition::Success));
+    let id = behind.id;
+    let answers = term.handle.submit(vec![again, behind]).await.expect("answered");
+    assert!(
+        matches!(answers[..], [Submitted::Existing { id: known, .. }, Submitted::Accepted { .. }] if known == first)
+    );
+    until(&term.handle, &runners, first, is(TaskState::Running)).await;
+    end(&runners, first, &GOOD);
+    until(&term.handle, &runners, id, is(TaskState::Succeeded)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_can_be_cancelled_and_those_behind_it_are_told() {
     let (log, clock) = (MemoryLog::new(), TokioClock::start());
     let runners = [FakeRunner::new("n1", 1)];

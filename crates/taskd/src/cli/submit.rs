@@ -67,7 +67,8 @@ async fn submit(client: &Client, output: Output, args: &SubmitArgs, spec: TaskSp
             let task = ended?;
             let exit = status(&task);
             if task.state != TaskState::Succeeded {
-                let end = task.last_end().map(|end| format!(" ({})", output::clean(&end.to_string())));
+                let end = task.note.clone().or_else(|| task.last_end().map(ToString::to_string));
+                let end = end.map(|end| format!(" ({})", output::clean(&end)));
                 output::say(&format!("taskd: task {id} {}{}", task.state, end.unwrap_or_default()));
             }
             Ok(exit)

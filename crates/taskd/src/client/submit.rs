@@ -1,5 +1,6 @@
 //! Submissions: in batches that fit a call each, and under the same ids until they are answered.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::TaskId;
@@ -37,7 +38,7 @@ impl Client {
     /// the unknown fate of some of the tasks.
     pub async fn submit_all(
         &self,
-        tasks: Vec<Submission>,
+        mut tasks: Vec<Submission>,
         within: Duration,
     ) -> Result<Vec<Submitted>, CallError> {
         let deadline = Instant::now() + within;
@@ -63,9 +64,16 @@ impl Client {
                     .await;
                 match outcome {
                     Ok(got) if got.len() == batch.len() => {
+                        let mut known = BTreeMap::new();
                         for (&i, answer) in batch.iter().zip(got) {
+                            if let Submitted::Existing { id, .. } = answer
+                                && id != tasks[i].id
+                            {
+                                known.insert(tasks[i].id, id);
+                            }
                             answers[i] = Some(answer);
                         }
+                        wait_for_known(&mut tasks, &known);
                     }
                     Ok(_) => return Err(too_few().into()),
                     Err(CallError::Api(error)) => {
@@ -108,6 +116,18 @@ impl Client {
             ))
         };
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(unsent)).collect())
+    }
+}
+
+/// Those that were there already under another id, by their keys, are the ones to wait for.
+fn wait_for_known(tasks: &mut [Submission], known: &BTreeMap<TaskId, TaskId>) {
+    if known.is_empty() {
+        return;
+    }
+    for rules in tasks.iter_mut().filter_map(|task| task.spec.rules.as_mut()) {
+        for dependency in &mut rules.after {
+            dependency.task = known.get(&dependency.task).copied().unwrap_or(dependency.task);
+        }
     }
 }
 
