@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::runner::OutputChunk;
+use crate::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use crate::status::ClusterStatus;
 use crate::task::{TaskSpec, TaskState, TaskView};
 use crate::vip::{Applied, ConfigEntry, ConfigText, ServiceName, VipOrder, VipPage, VipWhy};
@@ -36,6 +37,15 @@ pub trait Api {
     /// returns them all, without payloads. Where they do not all fit into a frame, those come first of which there is
     /// news: ask again with the revisions that came. The largest revision waits for the end.
     async fn watch(via: Via, tasks: Vec<(TaskId, u64)>, patience_ms: u64) -> Result<Vec<TaskView>, ApiError>;
+
+    /// Adds or changes a schedule. The caller keeps the ids that it drew when it repeats the call.
+    async fn schedule_order(via: Via, order: ScheduleOrder) -> Result<ScheduleDone, ApiError>;
+
+    /// One schedule.
+    async fn schedule(via: Via, name: ScheduleName) -> Result<ScheduleView, ApiError>;
+
+    /// Schedules by name, from behind `after` on, as many as fit into a frame.
+    async fn schedules(via: Via, after: Option<ScheduleName>) -> Result<SchedulePage, ApiError>;
 
     /// Part of the output of a task's attempt (0 = the newest one), from whichever node has it.
     async fn output(

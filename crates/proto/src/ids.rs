@@ -125,6 +125,12 @@ uuid_id!(
     "task id"
 );
 uuid_id!(
+    /// A schedule. Its ticks' tasks are named after it, so that one that is added under the name of another that was
+    /// removed has other tasks.
+    ScheduleId,
+    "schedule id"
+);
+uuid_id!(
     /// One cluster state. A wiped or restored ensemble has another, which fences off everyone who knew the old.
     ClusterId,
     "cluster id"

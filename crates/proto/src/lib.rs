@@ -16,11 +16,14 @@ pub mod hello;
 pub mod ids;
 pub mod leader;
 pub mod runner;
+pub mod schedule;
 pub mod status;
 pub mod task;
 pub mod vip;
 
-pub use ids::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, InvalidId, NodeId, TaskId};
+pub use ids::{
+    AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, InvalidId, NodeId, ScheduleId, TaskId,
+};
 
 /// Largest payload of one task, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Origin;
 use crate::{FencingToken, Grant, Incarnation, NodeId, PAYLOAD_BYTES_MAX, TaskId};
 
 /// What a user asks for. Immutable once accepted.
@@ -39,6 +40,9 @@ pub struct TaskSpec {
     /// When it may start, and what ends it early; none = as soon as there is a slot.
     #[serde(default)]
     pub rules: Option<Box<Rules>>,
+    /// Where it comes from if nobody submitted it. Nobody can submit it.
+    #[serde(default)]
+    pub origin: Option<Box<Origin>>,
 }
 
 /// When a task may start, and what ends it early. Apart from the rest of a [`TaskSpec`], since most tasks have none.
@@ -258,6 +262,7 @@ impl TaskSpec {
             on_lost: LostPolicy::default(),
             idempotency_key: None,
             rules: None,
+            origin: None,
         }
     }
 
