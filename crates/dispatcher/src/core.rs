@@ -19,6 +19,7 @@ use crate::members::MemberInfo;
 use crate::placement::Runners;
 use crate::queue::{Place, Queue};
 use crate::record::Task;
+use crate::schedules::Schedules;
 use crate::storage::BodyRef;
 use crate::timers::Timer;
 use crate::waiting::News;
@@ -81,6 +82,8 @@ pub(crate) struct Core {
     pub(crate) news: VecDeque<News>,
     /// Attempts that may run, by the keys of their locks and limits.
     pub(crate) held: BTreeMap<String, BTreeSet<AttemptId>>,
+    /// What schedules wait for.
+    pub(crate) schedules: Schedules,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
@@ -122,6 +125,7 @@ impl Core {
             dependents: BTreeMap::new(),
             news: VecDeque::new(),
             held: BTreeMap::new(),
+            schedules: Schedules::new(now),
             timers: BTreeSet::new(),
             effects: Vec::new(),
             dispatch_due: true,
@@ -183,6 +187,9 @@ impl Core {
             if requeue == Some(true) {
                 core.enqueue(now, id);
             }
+        }
+        for key in core.db.schedule_keys() {
+            core.load_schedule(now, key);
         }
         core
     }

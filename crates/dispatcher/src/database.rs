@@ -1,4 +1,4 @@
-//! Every task, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
+//! Every task and schedule, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -6,10 +6,11 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
+use proto::schedule::ScheduleName;
 use proto::task::TaskState;
 use proto::{AttemptId, Epoch, TaskId};
 
-use crate::record::{self, META_KEY, Meta, Page, Task, Unreadable};
+use crate::record::{self, META_KEY, Meta, Page, Record, Schedule, Task, Unreadable, schedule_key};
 use crate::storage::{BodyRef, Change, Live};
 
 /// The server's cap on a list.
@@ -37,6 +38,11 @@ pub(crate) struct Database {
     revision_first: u64,
     dirty: BTreeSet<TaskId>,
     buried: Vec<(TaskId, u64)>,
+    /// By the keys of their records.
+    schedules: BTreeMap<u128, Schedule>,
+    schedule_names: BTreeMap<ScheduleName, u128>,
+    schedules_dirty: BTreeSet<u128>,
+    schedules_buried: Vec<(u128, u64)>,
     meta: Meta,
     meta_dirty: bool,
 }
@@ -46,10 +52,13 @@ impl Database {
     pub(crate) fn replay(live: Vec<Live>) -> Result<Self, Unreadable> {
         let mut database = Self::default();
         for Live { key, body, .. } in live {
-            if key == META_KEY {
-                database.meta = record::decode(key, &body)?;
-            } else {
-                database.index(record::decode(key, &body)?);
+            match record::decode(key, &body)? {
+                Record::Meta(meta) => database.meta = meta,
+                Record::Task(task) => database.index(*task),
+                Record::Schedule(schedule) => {
+                    database.schedule_names.insert(schedule.name.clone(), key);
+                    database.schedules.insert(key, *schedule);
+                }
             }
         }
         Ok(database)
@@ -179,6 +188,56 @@ impl Database {
         bodies
     }
 
+    pub(crate) fn schedule(&self, name: &ScheduleName) -> Option<&Schedule> {
+        self.schedule_names.get(name).and_then(|key| self.schedules.get(key))
+    }
+
+    pub(crate) fn schedule_at(&self, key: u128) -> Option<&Schedule> {
+        self.schedules.get(&key)
+    }
+
+    pub(crate) fn schedule_keys(&self) -> Vec<u128> {
+        self.schedules.keys().copied().collect()
+    }
+
+    pub(crate) fn schedules_len(&self) -> usize {
+        self.schedules.len()
+    }
+
+    /// By name, from behind `after` on.
+    pub(crate) fn schedules_after(&self, after: Option<&ScheduleName>) -> impl Iterator<Item = &Schedule> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let keys = self.schedule_names.range::<ScheduleName, _>((from, Unbounded));
+        keys.filter_map(|(_, key)| self.schedules.get(key))
+    }
+
+    /// Adds a schedule; its first revision is given here.
+    pub(crate) fn insert_schedule(&mut self, mut schedule: Schedule) {
+        let key = schedule_key(&schedule.name);
+        schedule.revision = schedule.revision.max(self.revision_first);
+        self.schedule_names.insert(schedule.name.clone(), key);
+        self.schedules.insert(key, schedule);
+        self.schedules_dirty.insert(key);
+    }
+
+    /// Changes a schedule, if there is one.
+    pub(crate) fn change_schedule(&mut self, key: u128, change: impl FnOnce(&mut Schedule)) {
+        if let Some(schedule) = self.schedules.get_mut(&key) {
+            change(schedule);
+            schedule.revision += 1;
+            self.schedules_dirty.insert(key);
+        }
+    }
+
+    pub(crate) fn remove_schedule(&mut self, key: u128) {
+        let Some(schedule) = self.schedules.remove(&key) else { return };
+        self.schedule_names.remove(&schedule.name);
+        self.schedules_dirty.remove(&key);
+        self.schedules_buried.push((key, schedule.revision + 1));
+        self.revision_first = self.revision_first.max(schedule.revision + 2);
+    }
+
     /// Tasks by state, those without any left out.
     pub(crate) fn counts(&self) -> Vec<(TaskState, u64)> {
         let counts = self.by_state.iter().map(|(state, ids)| (*state, ids.len() as u64));
@@ -237,7 +296,11 @@ impl Database {
 
     /// Whether something has yet to be written.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.buried.is_empty() || self.meta_dirty
+        !self.dirty.is_empty()
+            || !self.buried.is_empty()
+            || self.meta_dirty
+            || !self.schedules_dirty.is_empty()
+            || !self.schedules_buried.is_empty()
     }
 
     /// Tasks that changed since the last [`take_changes`](Self::take_changes).
@@ -245,8 +308,9 @@ impl Database {
         self.dirty.iter().copied().chain(self.buried.iter().map(|(id, _)| *id))
     }
 
-    /// What has yet to be written. The order does not matter: it is committed as one or in one go, and records are
-    /// absolute.
+    /// What has yet to be written. Records are absolute, so the order does not matter, but for one thing: of what does
+    /// not fit into one append a beginning may survive, and no schedule may be further than the tasks of its ticks. So
+    /// schedules come last.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
         // Admission was decided before: from here on everything must get through, or tasks could not end.
         let change = |key, revision, body| Change { key, revision, body, urgent: true };
@@ -261,6 +325,18 @@ impl Database {
         }
         for (id, revision) in self.buried.drain(..) {
             changes.push(change(id.as_u128(), revision, None));
+        }
+        // One that was removed may have been added anew since.
+        for (key, revision) in self.schedules_buried.drain(..) {
+            if !self.schedules.contains_key(&key) {
+                changes.push(change(key, revision, None));
+            }
+        }
+        for key in std::mem::take(&mut self.schedules_dirty) {
+            if let Some(schedule) = self.schedules.get(&key) {
+                let body = record::encode_schedule(schedule);
+                changes.push(change(key, schedule.revision, Some(body)));
+            }
         }
         changes
     }
@@ -392,7 +468,7 @@ mod tests {
         let live = |body: Vec<u8>| vec![Live { key: 1, revision: 1, body: body.into() }];
         let error = Database::replay(live(vec![0xc1])).expect_err("damaged").to_string();
         assert!(error.contains("damaged"), "{error}");
-        let newer = rmp_serde::to_vec_named(&std::collections::BTreeMap::from([("v", 2)])).expect("encodes");
+        let newer = rmp_serde::to_vec_named(&std::collections::BTreeMap::from([("v", 3)])).expect("encodes");
         let error = Database::replay(live(newer)).expect_err("newer").to_string();
         assert!(error.contains("upgrade this node"), "{error}");
     }

@@ -249,6 +249,7 @@ impl Driver {
         let now = self.now();
         let effective = self.parts.lease.holds();
         if effective && !self.parts.drain.is_cancelled() && self.unwritten.is_empty() {
+            self.run_schedules(now);
             self.core.dispatch(now);
         }
         if effective {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proto::api::{ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
 use proto::runner::{OutputChunk, Refusal};
+use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
@@ -168,6 +169,30 @@ impl Handle {
     ) -> Result<Vec<TaskView>, ApiError> {
         let patience = patience.min(PATIENCE_MAX);
         self.ask(patience + CALL_DEADLINE, |reply| Event::Watch(tasks, patience, reply)).await
+    }
+
+    /// Adds or changes a schedule; answered once it is durable.
+    ///
+    /// # Errors
+    /// What is wrong with the order; no leader; [`ApiErrorKind::Unknown`]: give it again with the same ids.
+    pub async fn schedule_order(&self, order: ScheduleOrder) -> Result<ScheduleDone, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::ScheduleOrder(order, reply)).await
+    }
+
+    /// One schedule.
+    ///
+    /// # Errors
+    /// There is none of that name; no leader.
+    pub async fn schedule(&self, name: ScheduleName) -> Result<ScheduleView, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Schedule(name, reply)).await
+    }
+
+    /// Schedules by name, from behind `after` on.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn schedules(&self, after: Option<ScheduleName>) -> Result<SchedulePage, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Schedules(after, reply)).await
     }
 
     /// Part of the output of an attempt (0 = the newest), from the node that has it.

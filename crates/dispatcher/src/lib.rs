@@ -29,6 +29,9 @@
 //!
 //! **Invariant:** outside of the lease no heartbeat is answered, nothing is started and nobody is given up.
 //!
+//! **Invariant:** a tick of a schedule is one task under every leader: its id follows from the schedule's and from the
+//! tick, and the record that says how far the schedule has come is written behind the tasks that it speaks of.
+//!
 //! **Choice:** a lost attempt counts as an attempt. A task may lose up to `max(retries, 3)` before it is dead, so that
 //! one that asked for no retries survives a lost node, and one that takes nodes down with it does not go on for ever.
 //! Starts that no runner began count nothing.
@@ -69,6 +72,7 @@ mod queue;
 mod record;
 mod requests;
 mod retry;
+mod schedules;
 mod timers;
 mod waiting;
 mod watch;

@@ -1,17 +1,28 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
 use bytes::Bytes;
+use proto::schedule::{ScheduleName, ScheduleSpec, Tick, TickCounts};
 use proto::task::{Attempt, AttemptEnd, Dependency, TaskSpec, TaskState, TaskView};
-use proto::{FRAME_BYTES_MAX, TaskId};
+use proto::{FRAME_BYTES_MAX, ScheduleId, TaskId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::storage::BodyRef;
 
 /// The key of [`Meta`]. No task may have it.
 pub(crate) const META_KEY: u128 = 0;
 
-/// Version of the records. A reader refuses later ones rather than misunderstand them.
-const FORMAT: u32 = 1;
+/// Newest version of the records. A reader refuses later ones rather than misunderstand them.
+const FORMAT: u32 = 2;
+
+/// Of tasks and [`Meta`], which have no `kind`.
+const PLAIN: u32 = 1;
+
+/// Of records that say of what kind they are. Releases that know of tasks alone refuse them.
+const OF_A_KIND: u32 = 2;
+
+/// The kind of [`Schedule`].
+const SCHEDULE: &str = "schedule";
 
 /// Newest attempts that a record keeps.
 const ATTEMPTS_KEPT: usize = 8;
@@ -95,6 +106,7 @@ impl Task {
                 labels: self.spec.labels.clone(),
                 idempotency_key: self.spec.idempotency_key.clone(),
                 rules: self.spec.rules.clone(),
+                origin: self.spec.origin.clone(),
                 ..self.spec
             }
         };
@@ -137,6 +149,7 @@ impl Page {
         let texts = [spec.name.as_deref(), spec.idempotency_key.as_deref(), Some(spec.kind.as_str())];
         let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
         bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
+        bytes += spec.origin.as_ref().map_or(0, |origin| ORIGIN + origin.schedule.as_str().len());
         bytes +=
             rules_bytes(spec) + task.waits_for.len() * DEPENDENCY + task.note.as_deref().map_or(0, str::len);
         for attempt in &task.attempts {
@@ -152,6 +165,9 @@ impl Page {
         left.is_some()
     }
 }
+
+/// Room for an [`Origin`](proto::schedule::Origin), beside its schedule's name.
+const ORIGIN: usize = 60;
 
 /// Room for one [`Dependency`].
 const DEPENDENCY: usize = 80;
@@ -180,6 +196,7 @@ fn shorten(mut end: AttemptEnd) -> AttemptEnd {
 mod compact {
     use std::collections::BTreeMap;
 
+    use proto::schedule::Origin;
     use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, Rules, TaskSpec};
     use proto::{FencingToken, Grant, Incarnation, NodeId};
     use serde::{Serialize, Serializer};
@@ -213,6 +230,8 @@ mod compact {
         idempotency_key: &'a Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         rules: Option<&'a Rules>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<&'a Origin>,
     }
 
     pub(super) fn spec<S: Serializer>(spec: &TaskSpec, to: S) -> Result<S::Ok, S::Error> {
@@ -228,6 +247,7 @@ mod compact {
             on_lost,
             idempotency_key,
             rules,
+            origin,
         } = spec;
         Spec {
             kind,
@@ -240,6 +260,7 @@ mod compact {
             on_lost: *on_lost,
             idempotency_key,
             rules: rules.as_deref(),
+            origin: origin.as_deref(),
         }
         .serialize(to)
     }
@@ -284,6 +305,68 @@ pub(crate) struct Meta {
     pub(crate) fence_after_ms_max: u64,
 }
 
+/// A schedule. It is written anew with every tick, behind the tasks of its ticks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Schedule {
+    pub(crate) name: ScheduleName,
+    pub(crate) id: ScheduleId,
+    /// Grows with every change.
+    pub(crate) revision: u64,
+    pub(crate) spec: ScheduleSpec,
+    pub(crate) created_ms: u64,
+    #[serde(default)]
+    pub(crate) paused: bool,
+    pub(crate) progress: Progress,
+}
+
+/// How far a schedule has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// What became of every tick until then is decided, and nothing will decide it again.
+    pub(crate) until_ms: u64,
+    #[serde(default)]
+    pub(crate) last: Option<Tick>,
+    /// The newest tick's that became one.
+    #[serde(default)]
+    pub(crate) last_task: Option<TaskId>,
+    /// Ticks that were skipped since, for its sake.
+    #[serde(default)]
+    pub(crate) skipped_for_it: u64,
+    /// Missed ticks made good since the last that came in time.
+    #[serde(default)]
+    pub(crate) made_good: u32,
+    #[serde(default)]
+    pub(crate) counts: TickCounts,
+}
+
+impl Schedule {
+    /// The key of its record.
+    pub(crate) fn key(&self) -> u128 {
+        schedule_key(&self.name)
+    }
+}
+
+/// The key of a schedule's record, which follows from its name. It is not [`META_KEY`], and a task that has it is refused.
+pub(crate) fn schedule_key(name: &ScheduleName) -> u128 {
+    digest("taskd schedule", &[name.as_str().as_bytes()])
+}
+
+/// The task of a tick, under whichever leader.
+pub(crate) fn tick_task(schedule: ScheduleId, tick_ms: u64) -> TaskId {
+    TaskId::from_u128(digest("taskd tick", &[&schedule.as_u128().to_be_bytes(), &tick_ms.to_be_bytes()]))
+}
+
+/// Changing this doubles ticks and loses schedules.
+fn digest(domain: &str, parts: &[&[u8]]) -> u128 {
+    let mut hash = Sha256::new_with_prefix(domain);
+    for part in parts {
+        hash.update([0]);
+        hash.update(part);
+    }
+    let bits = hash.finalize().iter().take(16).fold(0, |bits: u128, byte| bits << 8 | u128::from(*byte));
+    if bits == META_KEY { 1 } else { bits }
+}
+
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -291,6 +374,8 @@ pub(crate) enum Unreadable {
         "record {key:032x} was written in format {format}, this release reads up to {FORMAT}: upgrade this node"
     )]
     Newer { key: u128, format: u32 },
+    #[error("record {key:032x} is of the kind {kind:?}, which this release does not know: upgrade this node")]
+    Unknown { key: u128, kind: String },
     #[error("record {key:032x} is damaged")]
     Damaged { key: u128, source: rmp_serde::decode::Error },
 }
@@ -298,12 +383,16 @@ pub(crate) enum Unreadable {
 #[derive(Serialize)]
 struct Wrapped<'a, T> {
     v: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    k: Option<&'a str>,
     r: &'a T,
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct Head {
     v: u32,
+    #[serde(default)]
+    k: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -311,19 +400,84 @@ struct Unwrapped<T> {
     r: T,
 }
 
-/// Encodes a record.
+/// What a record is.
+#[derive(Debug)]
+pub(crate) enum Record {
+    Meta(Meta),
+    Task(Box<Task>),
+    Schedule(Box<Schedule>),
+}
+
+/// Encodes a task or a [`Meta`].
 pub(crate) fn encode<T: Serialize>(record: &T) -> Bytes {
-    let bytes = rmp_serde::to_vec_named(&Wrapped { v: FORMAT, r: record })
-        .expect("plain data with string keys always encodes into memory");
+    wrap(&Wrapped { v: PLAIN, k: None, r: record })
+}
+
+/// Encodes a schedule.
+pub(crate) fn encode_schedule(schedule: &Schedule) -> Bytes {
+    wrap(&Wrapped { v: OF_A_KIND, k: Some(SCHEDULE), r: schedule })
+}
+
+fn wrap<T: Serialize>(wrapped: &Wrapped<'_, T>) -> Bytes {
+    let bytes =
+        rmp_serde::to_vec_named(wrapped).expect("plain data with string keys always encodes into memory");
     Bytes::from(bytes)
 }
 
 /// Decodes a record.
-pub(crate) fn decode<T: for<'a> Deserialize<'a>>(key: u128, bytes: &[u8]) -> Result<T, Unreadable> {
+pub(crate) fn decode(key: u128, bytes: &[u8]) -> Result<Record, Unreadable> {
     let damaged = |source| Unreadable::Damaged { key, source };
-    let version: Version = rmp_serde::from_slice(bytes).map_err(damaged)?;
-    if version.v > FORMAT {
-        return Err(Unreadable::Newer { key, format: version.v });
+    let head: Head = rmp_serde::from_slice(bytes).map_err(damaged)?;
+    match (head.v, head.k.as_deref()) {
+        (..=PLAIN, _) if key == META_KEY => unwrap(bytes).map(Record::Meta),
+        (..=PLAIN, _) => unwrap(bytes).map(|task| Record::Task(Box::new(task))),
+        (OF_A_KIND, Some(SCHEDULE)) => unwrap(bytes).map(|schedule| Record::Schedule(Box::new(schedule))),
+        (OF_A_KIND, kind) => {
+            return Err(Unreadable::Unknown { key, kind: kind.unwrap_or("none").to_owned() });
+        }
+        (format, _) => return Err(Unreadable::Newer { key, format }),
     }
-    rmp_serde::from_slice::<Unwrapped<T>>(bytes).map(|unwrapped| unwrapped.r).map_err(damaged)
+    .map_err(damaged)
+}
+
+fn unwrap<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, rmp_serde::decode::Error> {
+    rmp_serde::from_slice::<Unwrapped<T>>(bytes).map(|unwrapped| unwrapped.r)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written today has to be found by tomorrow's release.
+    #[test]
+    fn names_and_ticks_keep_their_keys() {
+        let name: ScheduleName = "nightly".parse().expect("valid");
+        assert_eq!(format!("{:032x}", schedule_key(&name)), "a4f63cf13587070067496666bd232b32");
+        let tick = tick_task(ScheduleId::from_u128(7), 1_796_000_000_000);
+        assert_eq!(tick.to_string(), "eb17557b890a741c36df35d2b9ff0ff6");
+        assert_ne!(tick, tick_task(ScheduleId::from_u128(7), 1_796_000_001_000));
+    }
+
+    #[test]
+    fn a_schedule_is_no_task_to_a_release_that_knows_of_tasks_alone() {
+        let schedule = Schedule {
+            name: "nightly".parse().expect("valid"),
+            id: ScheduleId::from_u128(7),
+            revision: 3,
+            spec: ScheduleSpec::new("@daily", TaskSpec::new("noop", vec![1])),
+            created_ms: 5,
+            paused: false,
+            progress: Progress::default(),
+        };
+        let bytes = encode_schedule(&schedule);
+        // What such a release looks at first.
+        assert!(rmp_serde::from_slice::<Head>(&bytes).is_ok_and(|head| head.v > PLAIN));
+        match decode(schedule.key(), &bytes).expect("this one reads it") {
+            Record::Schedule(read) => assert_eq!(*read, schedule),
+            other => panic!("{other:?}"),
+        }
+        let unknown = wrap(&Wrapped { v: OF_A_KIND, k: Some("calendar"), r: &1 });
+        let said = decode(9, &unknown).expect_err("of a later release").to_string();
+        assert!(said.contains("\"calendar\"") && said.contains("upgrade this node"), "{said}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::TaskId;
 use proto::api::{ApiError, ApiErrorKind, Submission, Submitted};
-use proto::task::{TaskState, TaskView};
+use proto::task::{TaskSpec, TaskState, TaskView};
 
 use crate::core::{Core, Effect, Now, finish};
 use crate::database::attempt_id;
@@ -35,36 +35,44 @@ impl Core {
         if let Err(error) = spec.check() {
             return refuse(ApiErrorKind::Invalid, error.to_string());
         }
-        if submission.id.as_u128() == META_KEY {
-            return refuse(ApiErrorKind::Invalid, "the task id is zero: draw it at random".to_owned());
-        }
-        if !spec.kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        let key = submission.id.as_u128();
+        if key == META_KEY || self.db.schedule_at(key).is_some() {
             return refuse(
                 ApiErrorKind::Invalid,
-                format!("{:?} is not a kind: use letters, digits, '.', '_' and '-'", spec.kind),
+                "the task id is taken by something else: draw it at random".to_owned(),
             );
         }
-        if let Some(kinds) = self.runners.kinds_without(&spec.kind) {
-            return refuse(
-                ApiErrorKind::Invalid,
-                format!(
-                    "no node runs tasks of kind {:?}; what they run is: {}. Use one of these, or enable it in a \
-                     node's configuration and restart that node",
-                    spec.kind,
-                    if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") }
-                ),
-            );
+        if spec.origin.is_some() {
+            return refuse(ApiErrorKind::Invalid, "only a schedule's tasks have an origin".to_owned());
         }
+        if let Err(message) = self.check_kind(&spec.kind) {
+            return refuse(ApiErrorKind::Invalid, message);
+        }
+        self.check_queue().err().map(Submitted::Refused)
+    }
+
+    /// Whether it is a kind that is run somewhere, as far as is known.
+    pub(crate) fn check_kind(&self, kind: &str) -> Result<(), String> {
+        if !kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            return Err(format!("{kind:?} is not a kind: use letters, digits, '.', '_' and '-'"));
+        }
+        let Some(kinds) = self.runners.kinds_without(kind) else { return Ok(()) };
+        let kinds = if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") };
+        Err(format!(
+            "no node runs tasks of kind {kind:?}; what they run is: {kinds}. Use one of these, or enable it in a node's \
+             configuration and restart that node"
+        ))
+    }
+
+    /// Whether another task may wait or run.
+    pub(crate) fn check_queue(&self) -> Result<(), ApiError> {
         let max = self.settings.queue_tasks_max;
-        if self.db.open_len() >= max {
-            return refuse(
-                ApiErrorKind::Full,
-                format!(
-                    "{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later"
-                ),
-            );
+        if self.db.open_len() < max {
+            return Ok(());
         }
-        None
+        let message =
+            format!("{max} tasks wait or run, the limit is {max}: nothing was queued, submit it again later");
+        Err(ApiError::new(ApiErrorKind::Full, message))
     }
 
     /// Accepts or refuses each; those with a body have their payload there. `room` is what the log has left for new
@@ -110,13 +118,8 @@ impl Core {
                 );
                 return Some(Submitted::Refused(ApiError::new(ApiErrorKind::Invalid, message)));
             }
-            let texts =
-                [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
-                    + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
             let inline = if body.is_some() { 0 } else { spec.payload.len() };
-            // What it waits for is written down twice.
-            let bytes = RECORD_OVERHEAD + (texts + inline + 2 * rules_bytes(spec)) as u64;
-            match room.checked_sub(bytes) {
+            match room.checked_sub(record_bytes(spec) + inline as u64) {
                 Some(left) => {
                     *room = left;
                     None
@@ -132,6 +135,12 @@ impl Core {
         if body.is_some() {
             spec.payload = Vec::new();
         }
+        self.create(now, id, spec, body);
+        Submitted::Accepted { id }
+    }
+
+    /// Adds a task for which there is room, and lets it wait for whatever it has to.
+    pub(crate) fn create(&mut self, now: Now, id: TaskId, spec: TaskSpec, body: Option<BodyRef>) {
         let mut task = Task {
             id,
             revision: 1,
@@ -157,7 +166,6 @@ impl Core {
         }
         self.db.insert(task);
         self.await_start(now, id);
-        Submitted::Accepted { id }
     }
 
     /// Cancels a task: at once if nothing of it runs, otherwise once its runner says that it is gone.
@@ -243,6 +251,14 @@ impl Core {
             )),
         }
     }
+}
+
+/// What a task's record takes at the most, beside its payload.
+pub(crate) fn record_bytes(spec: &TaskSpec) -> u64 {
+    let texts = [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>()
+        + spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    // What it waits for is written down twice.
+    RECORD_OVERHEAD + (texts + 2 * rules_bytes(spec)) as u64
 }
 
 /// What a submission gets when the log has no room.

@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     Due(TaskId),
     Impatient(TaskId),
     Overdue(AttemptId),
+    /// Of the schedule with this key.
+    Tick(u128),
 }
 
 impl Core {
@@ -82,6 +84,7 @@ impl Core {
 
     /// Lets time act.
     pub(crate) fn tick(&mut self, now: Now) {
+        self.watch_wall(now);
         self.fire_timers(now);
         self.dispatch_due |= self.runners.tick(now.at);
         self.fence_silent(now);
@@ -112,6 +115,7 @@ impl Core {
                 }
                 Timer::Impatient(id) => self.waited_too_long(now, id),
                 Timer::Overdue(attempt) => self.overdue(now, attempt),
+                Timer::Tick(key) => self.schedule_is_due(key),
             }
         }
     }

@@ -22,7 +22,7 @@ type Reason = (String, Option<String>);
 impl Core {
     /// Why `task` is where it is. `suspended` = the leader's lease does not hold at the moment.
     pub(crate) fn why(&self, now: Now, task: &Task, suspended: bool) -> Why {
-        let (reason, remedy) = match task.state {
+        let (mut reason, remedy) = match task.state {
             TaskState::Scheduled => self.why_scheduled(now, task),
             TaskState::Blocked => self.why_blocked(task),
             TaskState::Queued | TaskState::Retrying => match self.pausing.get(&task.id) {
@@ -37,6 +37,7 @@ impl Core {
             TaskState::Running | TaskState::Cancelling => self.why_open(now, task),
             _ => why_final(task),
         };
+        reason.push_str(&self.whence(task));
         Why { id: task.id, state: task.state, reason, remedy }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::api::{ApiError, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
+use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
 use proto::task::{TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
@@ -13,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::commits::Release;
 use super::{Done, Driver};
-use crate::core::Now;
+use crate::core::{Core, Now};
 use crate::handle::{RunnerSeen, not_leading};
 use crate::storage::BodyRef;
 
@@ -33,6 +34,9 @@ pub(crate) enum Event {
     Cancel(String, Reply<Result<TaskView, ApiError>>),
     Retry(String, Reply<Result<TaskView, ApiError>>),
     Watch(Vec<(TaskId, u64)>, Duration, Reply<Result<Vec<TaskView>, ApiError>>),
+    ScheduleOrder(ScheduleOrder, Reply<Result<ScheduleDone, ApiError>>),
+    Schedule(ScheduleName, Reply<Result<ScheduleView, ApiError>>),
+    Schedules(Option<ScheduleName>, Reply<Result<SchedulePage, ApiError>>),
     Locate(String, u32, Reply<Result<Located, ApiError>>),
     Heartbeat(Heartbeat, Reply<Result<HeartbeatReply, NotLeading>>),
     Outcomes(OutcomeReport, Reply<Result<Vec<AttemptId>, NotLeading>>),
@@ -66,7 +70,9 @@ impl Driver {
         }
         let suspended = !self.parts.lease.holds();
         match event {
-            Event::Submit(..) | Event::Cancel(..) | Event::Retry(..) if suspended || drain => {
+            Event::Submit(..) | Event::Cancel(..) | Event::Retry(..) | Event::ScheduleOrder(..)
+                if suspended || drain =>
+            {
                 refuse(&self.parts.node, event);
             }
             Event::Heartbeat(..) | Event::Outcomes(..) if suspended => refuse(&self.parts.node, event),
@@ -92,6 +98,18 @@ impl Driver {
                 self.reply(reply, view);
             }
             Event::Watch(tasks, patience, reply) => self.watch(now, tasks, patience, reply),
+            Event::ScheduleOrder(order, reply) => {
+                let answer = self.with_room(|core, room| core.schedule_order(now, order, room));
+                self.acknowledge(reply, answer);
+            }
+            Event::Schedule(name, reply) => {
+                let view = self.core.schedule_view(now, &name);
+                self.reply(reply, view);
+            }
+            Event::Schedules(after, reply) => {
+                let page = self.core.schedule_page(now, after.as_ref());
+                self.reply(reply, Ok(page));
+            }
             Event::Locate(id, attempt, reply) => {
                 let located = self.core.locate(&id, attempt);
                 self.reply(reply, located);
@@ -189,14 +207,36 @@ impl Driver {
         tasks: Submissions,
         reply: Reply<Result<Vec<Submitted>, ApiError>>,
     ) {
+        let submitted = self.with_room(|core, room| core.submit(now, tasks, room));
+        self.acknowledge(reply, Ok(submitted));
+    }
+
+    /// Decides something that takes room in the log.
+    fn with_room<T>(&mut self, decide: impl FnOnce(&mut Core, &mut u64) -> T) -> T {
         // The log knows nothing yet of what this turn has accepted already.
         let mut room = self.room.unwrap_or_else(|| self.parts.log.room());
-        let submitted = self.core.submit(now, tasks, &mut room);
+        let decided = decide(&mut self.core, &mut room);
         self.room = Some(room);
+        decided
+    }
+
+    /// Lets the ticks that have come become tasks. Only inside the lease.
+    pub(super) fn run_schedules(&mut self, now: Now) {
+        if self.core.schedules_are_due() {
+            self.with_room(|core, room| core.run_schedules(now, room));
+        }
+    }
+
+    /// Answers once everything until now has committed, if the lease holds then.
+    fn acknowledge<T: Send + 'static>(
+        &mut self,
+        reply: Reply<Result<T, ApiError>>,
+        answer: Result<T, ApiError>,
+    ) {
         let lease = Arc::clone(&self.parts.lease);
         self.held.push(Release::Reply(Box::new(move || {
             let answer = if lease.lets_out("ack") {
-                Ok(submitted)
+                answer
             } else {
                 Err(ApiError::new(
                     proto::api::ApiErrorKind::Unknown,
@@ -244,6 +284,9 @@ pub(super) fn refuse(node: &NodeId, event: Event) {
         Event::List(_, reply) => drop(reply.send(Err(error))),
         Event::Why(_, reply) => drop(reply.send(Err(error))),
         Event::Watch(_, _, reply) => drop(reply.send(Err(error))),
+        Event::ScheduleOrder(_, reply) => drop(reply.send(Err(error))),
+        Event::Schedule(_, reply) => drop(reply.send(Err(error))),
+        Event::Schedules(_, reply) => drop(reply.send(Err(error))),
         Event::Locate(_, _, reply) => drop(reply.send(Err(error))),
         Event::Heartbeat(_, reply) => drop(reply.send(Err(not_leading))),
         Event::Outcomes(_, reply) => drop(reply.send(Err(not_leading))),

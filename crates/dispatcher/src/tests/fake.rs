@@ -187,6 +187,9 @@ impl RunnerRpc for FakeRunner {
         attempts: Vec<AttemptId>,
     ) -> Result<Vec<Presence>, Refusal> {
         self.floor(token)?;
+        if self.state().unreachable {
+            std::future::pending::<()>().await;
+        }
         for attempt in &attempts {
             self.end(*attempt, AttemptEnd::Cancelled);
         }

@@ -3,6 +3,7 @@
 mod bounds;
 mod fake;
 mod memory;
+mod schedules;
 mod sweep;
 mod waiting;
 mod zookeeper;
@@ -42,7 +43,12 @@ fn members_of(runners: &[FakeRunner]) -> Arc<Vec<MemberInfo>> {
     Arc::new(runners.iter().map(member).collect())
 }
 
-async fn lead(log: &MemoryLog, clock: TokioClock, epoch: u64, runners: &[FakeRunner]) -> Term {
+async fn lead(
+    log: &MemoryLog,
+    clock: impl clock::Clock + 'static,
+    epoch: u64,
+    runners: &[FakeRunner],
+) -> Term {
     let config = Config {
         node: "leader".parse().expect("valid"),
         fence_after: FENCE,

@@ -1,0 +1,273 @@
+//! What time does to schedules: each tick becomes one task, or is skipped for a reason that is written down.
+
+use std::time::Duration;
+
+use cron::Ticks;
+use proto::TaskId;
+use proto::schedule::{Misfire, Overlap, Tick, TickEnd};
+use proto::task::{Condition, Dependency};
+
+use super::Loaded;
+use crate::core::{Core, Now};
+use crate::record::{Progress, tick_task};
+use crate::requests::record_bytes;
+use crate::timers::Timer;
+
+/// Ticks of one schedule that are decided in one turn.
+const TICKS_MAX: usize = 1_000;
+
+/// Tasks that all schedules together make in one turn.
+const TASKS_MAX: usize = 2_048;
+
+/// Missed ticks that are made good in a row, in all. There is no use in more: they came too late, and who has as many of
+/// them has to look after them in person.
+const MADE_GOOD_MAX: u32 = 10_000;
+
+/// How long a tick for which there is no room waits for the next try.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// How far the wall clock may run away from the timers that were set by it.
+const WALL_DRIFT_MS: u64 = 200;
+
+/// How a turn of one schedule ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Its next tick is in the future.
+    Done,
+    /// There is more to decide at once.
+    More,
+    /// There is no room for a task.
+    Stuck,
+}
+
+impl Core {
+    /// Reads what a schedule says, and sets its timer.
+    pub(crate) fn load_schedule(&mut self, now: Now, key: u128) {
+        self.forget_schedule(key);
+        let Some(schedule) = self.db.schedule_at(key) else { return };
+        match Ticks::parse(&schedule.spec.cron, &schedule.spec.zone, schedule.progress.until_ms) {
+            Ok(ticks) => {
+                self.schedules.loaded.insert(key, Loaded { ticks, timer: None, next_ms: None });
+                self.arm(now, key);
+            }
+            Err(error) => {
+                tracing::error!(schedule = %schedule.name, %error, "the schedule has no ticks");
+                self.schedules.trouble.insert(key, error.to_string());
+            }
+        }
+    }
+
+    /// It is there no more, or about to be read anew.
+    pub(super) fn forget_schedule(&mut self, key: u128) {
+        self.schedules.due.remove(&key);
+        self.schedules.trouble.remove(&key);
+        if let Some(at) = self.schedules.loaded.remove(&key).and_then(|loaded| loaded.timer) {
+            self.timers.remove(&(at, Timer::Tick(key)));
+        }
+    }
+
+    /// Sets a schedule's timer to its next tick.
+    pub(super) fn arm(&mut self, now: Now, key: u128) {
+        self.schedules.due.remove(&key);
+        self.schedules.trouble.remove(&key);
+        let Some(schedule) = self.db.schedule_at(key) else { return };
+        let Some(loaded) = self.schedules.loaded.get_mut(&key) else { return };
+        let next_ms = loaded.ticks.next_after(schedule.progress.until_ms).filter(|_| !schedule.paused);
+        loaded.next_ms = next_ms;
+        let at = next_ms.map(|next| now.at + Duration::from_millis(next.saturating_sub(now.wall_ms)));
+        self.set_tick(key, at);
+    }
+
+    fn set_tick(&mut self, key: u128, at: Option<clock::Instant>) {
+        let Some(loaded) = self.schedules.loaded.get_mut(&key) else { return };
+        if let Some(before) = std::mem::replace(&mut loaded.timer, at) {
+            self.timers.remove(&(before, Timer::Tick(key)));
+        }
+        self.timers.extend(at.map(|at| (at, Timer::Tick(key))));
+    }
+
+    /// Timers know nothing of the wall clock: if it was set, they are too.
+    pub(crate) fn watch_wall(&mut self, now: Now) {
+        let set = self.schedules.wall;
+        let passed = u64::try_from(now.at.since(set.at).as_millis()).unwrap_or(u64::MAX);
+        if set.wall_ms.saturating_add(passed).abs_diff(now.wall_ms) > WALL_DRIFT_MS {
+            self.schedules.wall = now;
+            for key in self.schedules.loaded.keys().copied().collect::<Vec<_>>() {
+                self.arm(now, key);
+            }
+        }
+    }
+
+    pub(crate) fn schedule_is_due(&mut self, key: u128) {
+        if let Some(loaded) = self.schedules.loaded.get_mut(&key) {
+            loaded.timer = None;
+            self.schedules.due.insert(key);
+        }
+    }
+
+    pub(crate) fn schedules_are_due(&self) -> bool {
+        !self.schedules.due.is_empty()
+    }
+
+    /// Lets the ticks that have come become tasks. Only inside the lease. `room` is what the log has left for new tasks,
+    /// in bytes, and is used up.
+    pub(crate) fn run_schedules(&mut self, now: Now, room: &mut u64) {
+        let mut left = TASKS_MAX;
+        let mut again = Vec::new();
+        while left > 0
+            && let Some(key) = self.schedules.due.pop_first()
+        {
+            if self.decide(now, key, room, &mut left) == Turn::More {
+                again.push(key);
+            }
+        }
+        self.schedules.due.extend(again);
+    }
+
+    /// What has come until now, before something else happens to the schedule.
+    pub(super) fn decide_now(&mut self, now: Now, key: u128, room: &mut u64) {
+        if self.db.schedule_at(key).is_some_and(|schedule| !schedule.paused) {
+            self.decide(now, key, room, &mut TICKS_MAX.clone());
+        }
+    }
+
+    /// Decides ticks that have come, oldest first.
+    fn decide(&mut self, now: Now, key: u128, room: &mut u64, left: &mut usize) -> Turn {
+        // Taken out, so that its ticks can be asked while tasks are made.
+        let Some(loaded) = self.schedules.loaded.remove(&key) else { return Turn::Done };
+        let Some(schedule) = self.db.schedule_at(key).filter(|schedule| !schedule.paused) else {
+            self.schedules.loaded.insert(key, loaded);
+            return Turn::Done;
+        };
+        let before = schedule.progress;
+        let mut progress = before;
+        let turn = self.decide_ticks(now, key, &loaded.ticks, &mut progress, room, left);
+        self.schedules.loaded.insert(key, loaded);
+        if progress != before {
+            self.db.change_schedule(key, |schedule| schedule.progress = progress);
+        }
+        match turn {
+            Turn::Done => self.arm(now, key),
+            Turn::More => {}
+            Turn::Stuck => {
+                let why = "there is no room for its task: too many wait or run, or the task log's budget is used up";
+                self.schedules.trouble.insert(key, why.to_owned());
+                self.set_tick(key, Some(now.at + TRY_AGAIN));
+            }
+        }
+        turn
+    }
+
+    fn decide_ticks(
+        &mut self,
+        now: Now,
+        key: u128,
+        ticks: &Ticks,
+        progress: &mut Progress,
+        room: &mut u64,
+        left: &mut usize,
+    ) -> Turn {
+        let Some(spec) = self.db.schedule_at(key).map(|schedule| &schedule.spec) else { return Turn::Done };
+        let misfire = spec.misfire;
+        let late_before_ms = now.wall_ms.saturating_sub(spec.misfire_grace_ms);
+        let is_late = |tick: u64| tick < late_before_ms;
+        for _ in 0..TICKS_MAX {
+            let next = ticks.next_after(progress.until_ms).filter(|tick| *tick <= now.wall_ms);
+            let Some(tick) = next else { return Turn::Done };
+            if *left == 0 {
+                return Turn::More;
+            }
+            let late = is_late(tick);
+            let runs = !late
+                || match misfire {
+                    Misfire::Skip => false,
+                    Misfire::Once => !ticks.next_after(tick).is_some_and(is_late),
+                    Misfire::All => progress.made_good < MADE_GOOD_MAX,
+                };
+            let end = if runs {
+                match self.make(now, key, tick, progress, room, left) {
+                    Some(end) => end,
+                    None => return Turn::Stuck,
+                }
+            } else {
+                TickEnd::Missed
+            };
+            if !late {
+                progress.made_good = 0;
+            } else if runs {
+                progress.made_good += 1;
+            }
+            progress.decided(tick, end);
+        }
+        // Those that nothing becomes of need not be looked at one by one.
+        let made_good = misfire == Misfire::All && progress.made_good < MADE_GOOD_MAX;
+        let newest = ticks.newest_between(progress.until_ms, late_before_ms).filter(|_| !made_good);
+        match newest {
+            Some(newest) if misfire == Misfire::Once => progress.until_ms = newest - 1,
+            Some(newest) => progress.decided(newest, TickEnd::Missed),
+            None => {}
+        }
+        Turn::More
+    }
+
+    /// Makes the task of a tick, unless it is there already or the one before is in its way; none if there is no room.
+    fn make(
+        &mut self,
+        now: Now,
+        key: u128,
+        tick_ms: u64,
+        progress: &mut Progress,
+        room: &mut u64,
+        left: &mut usize,
+    ) -> Option<TickEnd> {
+        let schedule = self.db.schedule_at(key)?;
+        let id = tick_task(schedule.id, tick_ms);
+        let known = self.db.get(id).is_some();
+        let runs = |task: &TaskId| self.db.get(*task).is_some_and(|task| !task.state.is_final());
+        let running =
+            progress.last_task.filter(|task| schedule.minds_overlaps() && *task != id && runs(task));
+        let overlap = schedule.spec.overlap;
+        if let (Some(running), Overlap::Forbid, false) = (running, overlap, known) {
+            return Some(TickEnd::Overlapped(running));
+        }
+        if !known {
+            let mut spec = schedule.tick_spec(tick_ms, false);
+            if let Some(running) = running {
+                // One that never began still waits for one that may run.
+                let awaited = self.db.get(running).into_iter().flat_map(|task| &task.waits_for);
+                let awaited = awaited.map(|dependency| dependency.task);
+                let after = awaited.chain([running]).map(|task| Dependency { task, on: Condition::Always });
+                spec.rules.get_or_insert_default().after.extend(after);
+            }
+            self.check_queue().ok()?;
+            *room = room.checked_sub(record_bytes(&spec) + spec.payload.len() as u64)?;
+            *left = left.saturating_sub(1);
+            self.create(now, id, spec, None);
+        }
+        // Also if a leader before us made it: the order to the other one may not have survived.
+        if let Some(running) = running.filter(|_| overlap == Overlap::Replace)
+            && let Err(error) = self.cancel(now, &running.to_string())
+        {
+            tracing::warn!(task = %running, %error, "the task of the tick before cannot be cancelled");
+        }
+        progress.last_task = Some(id);
+        progress.skipped_for_it = 0;
+        Some(TickEnd::Task(id))
+    }
+}
+
+impl Progress {
+    /// Takes note of what became of a tick.
+    fn decided(&mut self, at_ms: u64, end: TickEnd) {
+        self.until_ms = at_ms;
+        self.last = Some(Tick { at_ms, end });
+        match end {
+            TickEnd::Task(_) => self.counts.tasks += 1,
+            TickEnd::Overlapped(_) => {
+                self.counts.overlapped += 1;
+                self.skipped_for_it += 1;
+            }
+            TickEnd::Missed => self.counts.missed += 1,
+        }
+    }
+}
