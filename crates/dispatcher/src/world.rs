@@ -1,11 +1,12 @@
 //! The core in a simulated world: runners that honour grants and rights to run, calls that are lost, late or answered
-//! into the void, crashes of runners and leaders, and a log of which only a prefix survives.
+//! into the void, crashes of runners and leaders, a wall clock that jumps, and a log of which only a prefix survives.
 //!
 //! Checked at every step: no two attempts of a fenced task run at a time; a task whose success was acknowledged is
-//! never started again; what was acknowledged is never lost. At the end, once nothing fails any more, every task
-//! becomes final.
+//! never started again; what was acknowledged is never lost; ticks do not overlap that must not. At the end, once nothing
+//! fails any more, every task becomes final, and every tick of a schedule is one task.
 
 mod scenarios;
+mod schedules;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use clock::Instant;
 use proto::api::{Submission, Submitted};
 use proto::leader::{Heartbeat, HeartbeatReply, OutcomeReport};
 use proto::runner::{Capacity, Inventory, Outcome, Presence, Refusal, StartReply};
+use proto::schedule::ScheduleName;
 use proto::task::{AttemptEnd, Condition, Dependency, Limit, LostPolicy, Rules, TaskSpec, TaskState};
 use proto::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::SeedableRng;
@@ -30,6 +32,8 @@ use crate::storage::{Change, Live};
 const FENCE_MS: u64 = 500;
 const SESSION_MS: u64 = 60;
 const DRIFT_MS: u64 = 10;
+/// Beyond whatever the wall clock may be set back by.
+const SKEW_MS: u64 = 10_000_000;
 const SLOTS: u32 = 2;
 const NODES: usize = 3;
 
@@ -65,11 +69,14 @@ struct Group {
     changes: Vec<Change>,
     effects: Vec<Effect>,
     submitted: Vec<TaskId>,
+    scheduled: Vec<ScheduleName>,
     acks: Option<(usize, Vec<AttemptId>)>,
 }
 
 struct World {
     ms: u64,
+    /// How far the wall clock is ahead of that.
+    skew_ms: u64,
     epoch: u64,
     core: Core,
     log: BTreeMap<u128, (u64, Option<bytes::Bytes>)>,
@@ -78,6 +85,8 @@ struct World {
     submitted: u128,
     /// Acknowledged to whoever submitted them.
     accepted: BTreeSet<TaskId>,
+    /// Schedules that were acknowledged to whoever added them.
+    scheduled: BTreeSet<ScheduleName>,
     /// Success acknowledged to the runner.
     done: BTreeSet<TaskId>,
     starts: u64,
@@ -89,13 +98,13 @@ fn at(ms: u64) -> Instant {
     Instant::default() + Duration::from_millis(ms)
 }
 
-fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, ms: u64) -> Core {
+fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, now: Now) -> Core {
     let live = log.iter().filter_map(|(key, (revision, body))| {
         Some(Live { key: *key, revision: *revision, body: body.clone()? })
     });
     let db = Database::replay(live.collect()).expect("what was written can be read");
     let fence = Fence::new(
-        at(ms),
+        now.at,
         Duration::from_millis(SESSION_MS),
         Duration::from_millis(FENCE_MS),
         Duration::from_millis(DRIFT_MS),
@@ -103,13 +112,12 @@ fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, ms: u64) 
     let settings = Settings {
         token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(epoch) },
         fence_after: Duration::from_millis(FENCE_MS),
-        retention_count: 1_000,
+        retention_count: 100_000,
         retention_age: Duration::from_secs(1_000_000),
-        queue_tasks_max: 1_000,
+        queue_tasks_max: 100_000,
         payload_inline_max: 64,
         priority_ageing: Duration::from_secs(60),
     };
-    let now = Now { at: at(ms), wall_ms: ms };
     Core::recover(settings, db, fence, Duration::from_millis(400), StdRng::seed_from_u64(epoch), now)
 }
 
@@ -229,12 +237,14 @@ impl World {
         let mut world = Self {
             ms: 1_000,
             epoch: 1,
-            core: lead(&log, 1, 1_000),
+            skew_ms: SKEW_MS,
+            core: lead(&log, 1, Now { at: at(1_000), wall_ms: 1_000 + SKEW_MS }),
             log,
             pending: VecDeque::new(),
             machines: machines.collect(),
             submitted: 0,
             accepted: BTreeSet::new(),
+            scheduled: BTreeSet::new(),
             done: BTreeSet::new(),
             starts: 0,
             retried: BTreeSet::new(),
@@ -244,7 +254,7 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now { at: at(self.ms), wall_ms: self.ms }
+        Now { at: at(self.ms), wall_ms: self.ms + self.skew_ms }
     }
 
     fn members(&mut self) {
@@ -265,7 +275,7 @@ impl World {
         let changes = self.core.db.take_changes();
         let effects = self.core.take_effects();
         if !changes.is_empty() || !effects.is_empty() || !submitted.is_empty() || acks.is_some() {
-            self.pending.push_back(Group { changes, effects, submitted, acks });
+            self.pending.push_back(Group { changes, effects, submitted, scheduled: Vec::new(), acks });
         }
     }
 
@@ -281,6 +291,7 @@ impl World {
         let Some(group) = self.pending.pop_front() else { return };
         self.persist(group.changes);
         self.accepted.extend(group.submitted);
+        self.scheduled.extend(group.scheduled);
         if let Some((index, acks)) = group.acks {
             let machine = &mut self.machines[index];
             for attempt in acks {
@@ -309,6 +320,7 @@ impl World {
     /// A turn of the leader. `fate` decides what becomes of its calls.
     fn turn(&mut self, fate: u8) {
         let now = self.now();
+        self.core.run_schedules(now, &mut 1_000_000);
         self.core.dispatch(now);
         let batches = self.core.next_batches(now);
         for (number, batch) in batches.into_iter().enumerate() {
@@ -483,16 +495,20 @@ impl World {
         Some(Box::new(rules))
     }
 
-    /// The leader dies; of what it had handed to the log, a prefix survives.
-    fn change_leader(&mut self, survive: usize) {
-        let survivors: Vec<Group> = std::mem::take(&mut self.pending).into_iter().take(survive).collect();
-        for group in survivors {
+    /// The leader dies; of what it had handed to the log, a prefix survives: whole groups, and a part of the next, which
+    /// did not fit into one segment.
+    fn change_leader(&mut self, survive: usize, part: usize) {
+        let mut groups = std::mem::take(&mut self.pending).into_iter();
+        for group in groups.by_ref().take(survive).collect::<Vec<_>>() {
             self.persist(group.changes);
+        }
+        if let Some(group) = groups.next() {
+            self.persist(group.changes.into_iter().take(part).collect());
         }
         self.ms += SESSION_MS;
         self.enforce();
         self.epoch += 1;
-        self.core = lead(&self.log, self.epoch, self.ms);
+        self.core = lead(&self.log, self.epoch, self.now());
         self.members();
     }
 
@@ -554,7 +570,7 @@ impl World {
 
     fn step(&mut self, (op, a, b): (u8, u8, u8)) {
         let index = usize::from(a) % NODES;
-        match op % 20 {
+        match op % 24 {
             0 | 1 => self.submit(b),
             2..=4 => self.turn(b),
             5..=7 => self.commit(),
@@ -571,7 +587,7 @@ impl World {
             15 if b.is_multiple_of(3) => self.crash(index),
             15 => self.restart(index, b.is_multiple_of(2)),
             16 => self.members(),
-            17 if b.is_multiple_of(4) => self.change_leader(usize::from(b / 4) % 4),
+            17 if b.is_multiple_of(4) => self.change_leader(usize::from(b / 4) % 4, usize::from(a) % 4),
             17 => {
                 let (ms, epoch) = (self.ms, self.epoch);
                 let machine = &mut self.machines[index];
@@ -592,6 +608,10 @@ impl World {
                 }
                 self.write(Vec::new(), None);
             }
+            20 => self.add_schedule(b),
+            21 => self.advance(u64::from(b) * 8),
+            22 if b.is_multiple_of(3) => self.set_wall(a),
+            23 if b.is_multiple_of(4) => self.trigger(a),
             _ => self.advance(u64::from(b) % 50),
         }
         self.check();
@@ -635,6 +655,7 @@ impl World {
             assert!(self.log.get(&task.as_u128()).is_some_and(|(_, body)| body.is_some()), "{task} is lost");
             assert!(self.core.db.get(*task).is_some(), "{task} is forgotten");
         }
+        self.check_schedules();
         self.core.queue.check();
     }
 
@@ -645,7 +666,8 @@ impl World {
             self.restart(index, false);
         }
         self.members();
-        for round in 0..400_u64 {
+        self.pause_all();
+        for round in 0..2_000_u64 {
             for index in 0..NODES {
                 self.send_beat(index);
                 self.deliver_beat(index, false);
@@ -672,6 +694,7 @@ impl World {
             self.ms,
             self.core.open
         );
+        self.check_ticks();
         for task in &self.done {
             let state = self.core.db.get(*task).map(|task| task.state);
             assert_eq!(state, Some(TaskState::Succeeded), "{task}, whose success was acknowledged");

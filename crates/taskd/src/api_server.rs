@@ -12,6 +12,7 @@ use proto::api::{
     Api, ApiClient, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why,
 };
 use proto::runner::OutputChunk;
+use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::ClusterStatus;
 use proto::task::TaskView;
 use proto::vip::{Applied, ConfigEntry, ConfigText, ServiceName, VipOrder, VipPage, VipWhy};
@@ -52,6 +53,8 @@ enum Need {
     News,
     /// It changes tasks.
     Write,
+    /// It changes schedules.
+    Schedule,
     /// It changes who leads.
     Lead,
     /// It moves virtual IPs.
@@ -63,7 +66,7 @@ impl Need {
     const fn patience(self) -> Duration {
         match self {
             Self::Read => LEADERLESS_READ_MAX,
-            Self::News | Self::Write | Self::Lead | Self::Vip => LEADERLESS_WAIT_MAX,
+            Self::News | Self::Write | Self::Schedule | Self::Lead | Self::Vip => LEADERLESS_WAIT_MAX,
         }
     }
 
@@ -74,6 +77,9 @@ impl Need {
             Self::Write => {
                 "whether it was done is not known. Look before you repeat it: taskd task list. Submitting again with the same \
                  id is safe"
+            }
+            Self::Schedule => {
+                "whether it was done is not known. Look before you repeat it: taskd schedule list. Adding it again is safe"
             }
             Self::Lead => "whether it was done is not known. Look before you repeat it: taskd cluster status",
             // Where to look depends on the order; whoever gave it knows.
@@ -159,7 +165,9 @@ impl ApiServer {
 fn nothing_done(need: Need, trouble: &str) -> ApiError {
     let end = match need {
         Need::Write => "nothing was queued or changed. Try again, or look at: taskd cluster status",
-        Need::Lead | Need::Vip => "nothing was changed. Try again, or look at: taskd cluster status",
+        Need::Lead | Need::Vip | Need::Schedule => {
+            "nothing was changed. Try again, or look at: taskd cluster status"
+        }
         Need::Read | Need::News => {
             "only the leader knows the tasks, so nothing can be shown before one serves; they are safe, and what runs goes \
              on meanwhile. See: taskd cluster status"
@@ -294,6 +302,33 @@ impl Api for ApiServer {
             |handle| handle.watch(tasks.clone(), patience),
             |client, context| { client.watch(context, Via::Peer, tasks.clone(), patience_ms) }
         )
+    }
+
+    async fn schedule_order(
+        self,
+        context: Context,
+        via: Via,
+        order: ScheduleOrder,
+    ) -> Result<ScheduleDone, ApiError> {
+        at_leader!(self, context, via, Schedule, schedule_order(order))
+    }
+
+    async fn schedule(
+        self,
+        context: Context,
+        via: Via,
+        name: ScheduleName,
+    ) -> Result<ScheduleView, ApiError> {
+        at_leader!(self, context, via, Read, schedule(name))
+    }
+
+    async fn schedules(
+        self,
+        context: Context,
+        via: Via,
+        after: Option<ScheduleName>,
+    ) -> Result<SchedulePage, ApiError> {
+        at_leader!(self, context, via, Read, schedules(after))
     }
 
     async fn output(

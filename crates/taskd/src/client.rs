@@ -4,6 +4,7 @@
 //! next address if need be, until their deadline; a submission is one of them, because the task's id is drawn here
 //! and a node reports a task that it already has as [`Existing`](proto::api::Submitted::Existing).
 
+mod schedules;
 mod submit;
 mod vips;
 
@@ -20,6 +21,7 @@ use tarpc::client::RpcError;
 use tarpc::context::Context;
 use tokio::time::Instant;
 
+pub use schedules::draw_schedule_id;
 pub use submit::draw_id;
 
 use crate::config::parse_address;

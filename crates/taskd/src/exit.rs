@@ -75,8 +75,8 @@ Exit codes:
     2  the command line or the request makes no sense as it is; for
        `config diff`: the present configuration cannot be read
     3  `cluster status`: the cluster is not healthy
-    4  no such task, node, service or revision, or the prefix fits several
-       tasks
+    4  no such task, schedule, node, service or revision, or the prefix fits
+       several tasks
     5  no node can be reached, nobody leads, or the node that was asked has no
        session; nothing was done
     6  the answer did not come: it is not known whether it was done

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::schedules::NAMES;
 use super::*;
 
 proptest! {
@@ -34,6 +35,8 @@ fn the_simulated_world_is_busy() {
     let lost = world.core.db.iter().flat_map(|task| &task.attempts);
     let lost = lost.filter(|attempt| matches!(attempt.end, Some(AttemptEnd::Lost { .. }))).count();
     assert!(lost > 20, "{lost}");
+    let ticks = world.core.db.iter().filter(|task| task.spec.origin.is_some()).count();
+    assert!(world.scheduled.len() == NAMES.len() && ticks > 200, "{ticks}");
 }
 
 impl World {
@@ -80,7 +83,7 @@ fn only_the_life_that_was_meant_or_the_fence_gives_an_attempt_free() {
         world.restart(0, true);
         world.members();
         if change_leader {
-            world.change_leader(9);
+            world.change_leader(9, 0);
         }
         let id = TaskId::from_u128(1 << 64);
         let attempts = |world: &World| world.core.db.get(id).expect("accepted").attempt_count;

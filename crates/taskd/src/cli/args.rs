@@ -1,5 +1,6 @@
 //! The command line's grammar and its help.
 
+mod schedule;
 mod vip;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use proto::NodeId;
 use proto::task::{Condition, Limit, LostPolicy, TaskState};
 use taskd::client::Addresses;
 
+pub(super) use self::schedule::{AddArgs, ScheduleArgs, ScheduleCommand};
 pub(super) use self::vip::{ApplyArgs, CheckArgs, ConfigArgs, ConfigCommand, Expect, VipArgs, VipCommand};
 
 use crate::exit;
@@ -22,6 +24,7 @@ Examples:
   taskd serve --embedded --allow-exec     # one machine, nothing else needed
   taskd task submit --wait -- sha256sum /etc/os-release
   taskd task list --state failed
+  taskd schedule add nightly --cron '30 3 * * *' -- backup
   taskd task logs -f 3f2a
   taskd cluster status
   taskd config apply vips.toml
@@ -88,6 +91,8 @@ one ends it at once, and loses nothing that was acknowledged.")]
     Keeper(KeeperArgs),
     /// Submit tasks, look at them, wait for them
     Task(TaskArgs),
+    /// Run tasks again and again, at the ticks of cron expressions
+    Schedule(ScheduleArgs),
     /// Look at the cluster, and choose who leads
     Cluster(ClusterArgs),
     /// Look at virtual IPs, and move them
@@ -210,7 +215,8 @@ With -o json (stable: fields may be added, none is renamed or removed):
   SPEC     {\"kind\", \"payload\" (text), \"name\", \"priority\", \"labels\",
             \"retries\": {\"max\", \"backoff_ms\", \"backoff_ms_max\"},
             \"run_timeout_ms\", \"on_lost\", \"idempotency_key\",
-            \"rules\": RULES or null}
+            \"rules\": RULES or null, \"origin\": {\"schedule\", \"tick_ms\",
+            \"triggered\": bool} or null}
   RULES    {\"start_at_ms\", \"delay_ms\", \"queue_timeout_ms\",
             \"after\": [{\"task\", \"on\": \"success\"|\"failure\"|\"always\"}…],
             \"limits\": [{\"key\", \"max\"}…], \"permanent_exit_codes\"};
@@ -271,6 +277,35 @@ pub(super) struct TaskId {
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArgs {
+    #[command(flatten)]
+    pub(super) work: WorkArgs,
+    /// Start it not before this time, for example 2026-12-01T03:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak, conflicts_with = "delay")]
+    pub(super) at: Option<std::time::SystemTime>,
+    /// Start it once that task has succeeded, or has ended as said; otherwise it is cancelled (repeatable)
+    #[arg(long, value_name = "ID[:success|failure|always]", value_parser = parse_after)]
+    pub(super) after: Vec<(String, Condition)>,
+    /// A second submission with the same key returns the first one's task
+    #[arg(long, value_name = "KEY")]
+    pub(super) idempotency_key: Option<String>,
+    /// How long to try when no node or no leader answers
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) submit_timeout: Duration,
+    /// Wait for the task, stream its output, and exit with its status
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Submit many at once: a file with one JSON object per line, or - for stdin
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = [
+        "kind", "payload", "name", "priority", "retries", "retry_backoff", "retry_backoff_max", "no_retry_on",
+        "run_timeout", "queue_timeout", "at", "delay", "after", "locks", "limits", "on_lost", "labels",
+        "idempotency_key", "wait", "env", "cwd", "command",
+    ])]
+    pub(super) batch: Option<PathBuf>,
+}
+
+/// What a task is, whether it comes once or again and again.
+#[derive(Debug, Args)]
+pub(super) struct WorkArgs {
     /// Which service runs it: exec, sleep, noop, or one that the nodes register
     #[arg(long, default_value = "exec")]
     pub(super) kind: String,
@@ -298,18 +333,12 @@ pub(super) struct SubmitArgs {
     /// Exit codes that no retry would help (comma-separated)
     #[arg(long, value_name = "CODE,…", value_delimiter = ',', allow_negative_numbers = true)]
     pub(super) no_retry_on: Vec<i32>,
-    /// Start it not before this time, for example 2026-12-01T03:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak, conflicts_with = "delay")]
-    pub(super) at: Option<std::time::SystemTime>,
     /// Start it not before so long from now
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) delay: Option<Duration>,
     /// How long it may wait for a slot; then it ends as timed_out [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) queue_timeout: Option<Duration>,
-    /// Start it once that task has succeeded, or has ended as said; otherwise it is cancelled (repeatable)
-    #[arg(long, value_name = "ID[:success|failure|always]", value_parser = parse_after)]
-    pub(super) after: Vec<(String, Condition)>,
     /// Run it only while no other task that names this key runs, whatever its kind and node (repeatable)
     #[arg(long = "lock", value_name = "KEY")]
     pub(super) locks: Vec<String>,
@@ -323,22 +352,6 @@ pub(super) struct SubmitArgs {
     /// Run it only on nodes with this label (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) labels: Vec<(String, String)>,
-    /// A second submission with the same key returns the first one's task
-    #[arg(long, value_name = "KEY")]
-    pub(super) idempotency_key: Option<String>,
-    /// How long to try when no node or no leader answers
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
-    pub(super) submit_timeout: Duration,
-    /// Wait for the task, stream its output, and exit with its status
-    #[arg(long)]
-    pub(super) wait: bool,
-    /// Submit many at once: a file with one JSON object per line, or - for stdin
-    #[arg(long, value_name = "FILE|-", conflicts_with_all = [
-        "kind", "payload", "name", "priority", "retries", "retry_backoff", "retry_backoff_max", "no_retry_on",
-        "run_timeout", "queue_timeout", "at", "delay", "after", "locks", "limits", "on_lost", "labels",
-        "idempotency_key", "wait", "env", "cwd", "command",
-    ])]
-    pub(super) batch: Option<PathBuf>,
     /// Add to the command's environment (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     pub(super) env: Vec<(String, String)>,
@@ -350,7 +363,7 @@ pub(super) struct SubmitArgs {
     pub(super) command: Vec<String>,
 }
 
-impl SubmitArgs {
+impl WorkArgs {
     pub(super) fn labels(&self) -> BTreeMap<String, String> {
         self.labels.iter().cloned().collect()
     }

@@ -10,6 +10,7 @@ mod failure;
 mod follow;
 mod keeper;
 mod output;
+mod schedule;
 mod serve;
 mod signals;
 mod submit;
@@ -20,7 +21,9 @@ mod wait;
 use clap::Parser;
 use taskd::client::Client;
 
-use self::args::{Cli, ClusterCommand, Command, Common, ConfigCommand, TaskCommand, VipCommand};
+use self::args::{
+    Cli, ClusterCommand, Command, Common, ConfigCommand, ScheduleCommand, TaskCommand, VipCommand,
+};
 use self::failure::Failure;
 use self::output::Output;
 use crate::exit::Exit;
@@ -48,6 +51,15 @@ pub(crate) fn main() -> Exit {
             TaskCommand::Cancel(args) => task::cancel(client, output, args).await,
             TaskCommand::Wait(args) => wait::run(client, output, args).await,
             TaskCommand::Retry(args) => task::retry(client, output, args).await,
+        }),
+        Command::Schedule(args) => on_client(&args.common, async |client, output| match &args.command {
+            ScheduleCommand::Add(args) => schedule::add(client, output, args).await,
+            ScheduleCommand::List => schedule::list(client, output).await,
+            ScheduleCommand::Show(args) => schedule::show(client, output, &args.name).await,
+            ScheduleCommand::Pause(args) => schedule::order(client, output, args.pause()).await,
+            ScheduleCommand::Resume(args) => schedule::order(client, output, args.resume()).await,
+            ScheduleCommand::Remove(args) => schedule::order(client, output, args.remove()).await,
+            ScheduleCommand::Trigger(args) => schedule::trigger(client, output, &args.name).await,
         }),
         Command::Cluster(args) => on_client(&args.common, async |client, output| match &args.command {
             ClusterCommand::Status => cluster::status(client, output).await,

@@ -10,7 +10,7 @@ use proto::task::{
 };
 use taskd::client::{Client, draw_id};
 
-use super::args::SubmitArgs;
+use super::args::{SubmitArgs, WorkArgs};
 use super::failure::Failure;
 use super::follow::{From, follow};
 use super::output::{self, Output};
@@ -114,6 +114,17 @@ pub(super) fn since_1970(time: SystemTime) -> u64 {
 
 /// What was asked for, with every limit checked before anything is sent.
 fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
+    let mut spec = work(&args.work)?;
+    if let Some(at) = args.at {
+        spec.rules.get_or_insert_default().start_at_ms = Some(since_1970(at));
+    }
+    spec.idempotency_key.clone_from(&args.idempotency_key);
+    spec.check().map_err(|error| error.to_string())?;
+    Ok(spec)
+}
+
+/// The same of what a task may be that comes again and again.
+pub(super) fn work(args: &WorkArgs) -> Result<TaskSpec, String> {
     let mut spec = TaskSpec::new(&args.kind, payload(args)?);
     spec.name.clone_from(&args.name);
     spec.priority = args.priority;
@@ -127,7 +138,7 @@ fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
     }
     let locks = args.locks.iter().map(|key| Limit { key: key.clone(), max: 1 });
     let rules = Rules {
-        start_at_ms: args.at.map(since_1970),
+        start_at_ms: None,
         delay_ms: args.delay.map(millis),
         queue_timeout_ms: args.queue_timeout.map(millis),
         after: Vec::new(),
@@ -137,20 +148,17 @@ fn spec(args: &SubmitArgs) -> Result<TaskSpec, String> {
     spec.rules = (rules != Rules::default()).then(|| Box::new(rules));
     spec.run_timeout_ms = args.run_timeout.map(millis);
     spec.on_lost = args.on_lost.into();
-    spec.idempotency_key.clone_from(&args.idempotency_key);
     spec.check().map_err(|error| error.to_string())?;
     Ok(spec)
 }
 
-fn payload(args: &SubmitArgs) -> Result<Vec<u8>, String> {
+fn payload(args: &WorkArgs) -> Result<Vec<u8>, String> {
     if args.kind == "exec" {
         if args.payload.is_some() {
             return Err("a task of kind exec has a command instead of a payload: put it after --".to_owned());
         }
         if args.command.is_empty() {
-            return Err(
-                "there is no command: put it after --, for example: taskd task submit -- uname -a".to_owned()
-            );
+            return Err("there is no command: put it after --, for example: -- uname -a".to_owned());
         }
         let exec = ExecPayload {
             argv: args.command.clone(),

@@ -58,6 +58,10 @@ fn describe(task: &TaskView) -> String {
     if let Some(name) = &spec.name {
         rows.insert(1, ("name", name.clone()));
     }
+    if let Some(origin) = &spec.origin {
+        let (how, at) = (if origin.triggered { "triggered at" } else { "tick of" }, date(origin.tick_ms));
+        rows.push(("schedule", format!("{}, {how} {at}", origin.schedule)));
+    }
     if let Some(ms) = spec.run_timeout_ms {
         rows.push(("run timeout", span(ms)));
     }

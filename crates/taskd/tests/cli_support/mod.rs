@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proto::api::{Api, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
 use proto::runner::OutputChunk;
+use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{
     ClusterStatus, CoordinationKind, CoordinationService, CoordinationStatus, Health, LeaderStatus,
     LogStatus, MemberStatus, Slots,
@@ -128,6 +129,10 @@ fn outcome(argv: &[String]) -> (TaskState, Option<AttemptEnd>) {
     }
 }
 
+fn no_schedule(name: &ScheduleName) -> ApiError {
+    ApiError::new(ApiErrorKind::NotFound, format!("there is no schedule {name}"))
+}
+
 impl Api for Fake {
     async fn submit(self, _: Context, _: Via, tasks: Vec<Submission>) -> Result<Vec<Submitted>, ApiError> {
         let mut known = self.tasks.lock().unwrap();
@@ -222,6 +227,23 @@ impl Api for Fake {
             tokio::time::sleep(Duration::from_millis(patience_ms)).await;
         }
         Ok(views)
+    }
+
+    async fn schedule_order(
+        self,
+        _: Context,
+        _: Via,
+        order: ScheduleOrder,
+    ) -> Result<ScheduleDone, ApiError> {
+        Err(no_schedule(order.name()))
+    }
+
+    async fn schedule(self, _: Context, _: Via, name: ScheduleName) -> Result<ScheduleView, ApiError> {
+        Err(no_schedule(&name))
+    }
+
+    async fn schedules(self, _: Context, _: Via, _: Option<ScheduleName>) -> Result<SchedulePage, ApiError> {
+        Ok(SchedulePage { schedules: Vec::new(), total: 0 })
     }
 
     async fn output(
