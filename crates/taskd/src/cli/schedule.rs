@@ -23,7 +23,7 @@ pub(super) async fn add(client: &Client, output: Output, args: &AddArgs) -> Resu
     };
     spec.check().map_err(|error| usage(error.to_string()))?;
     let order = ScheduleOrder::Add {
-        name: args.name.clone(),
+        name: args.schedule.clone(),
         id: draw_schedule_id(),
         spec: Box::new(spec),
         replace: args.replace,

@@ -86,7 +86,7 @@ not look at it. Where two must not run at a time, give the schedule a --lock.")]
 pub(in crate::cli) struct AddArgs {
     /// Its name: 1 to 63 of a-z, 0-9 and '-'
     #[arg(value_name = "NAME")]
-    pub(in crate::cli) name: ScheduleName,
+    pub(in crate::cli) schedule: ScheduleName,
     /// When, for example '30 3 * * *'
     #[arg(long, value_name = "EXPR")]
     pub(in crate::cli) cron: String,
