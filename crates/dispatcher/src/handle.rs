@@ -8,7 +8,7 @@ use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
 use proto::runner::{OutputChunk, Refusal};
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
-use proto::task::{TaskState, TaskView};
+use proto::task::{TaskSpec, TaskState, TaskView};
 use proto::{AttemptId, NodeId, TaskId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -176,7 +176,22 @@ impl Handle {
     /// # Errors
     /// What is wrong with the order; no leader; [`ApiErrorKind::Unknown`]: give it again with the same ids.
     pub async fn schedule_order(&self, order: ScheduleOrder) -> Result<ScheduleDone, ApiError> {
-        self.ask(CALL_DEADLINE, |reply| Event::ScheduleOrder(order, reply)).await
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let bytes = match &order {
+            ScheduleOrder::Add { spec, .. } => spec_bytes(&spec.task),
+            _ => 0,
+        };
+        let waiting = Arc::clone(&self.submissions).acquire_many_owned(kib(bytes));
+        match timeout_at(deadline, waiting).await {
+            Ok(Ok(room)) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.ask(left, |reply| Event::ScheduleOrder(order, room, reply)).await
+            }
+            _ => Err(ApiError::new(
+                ApiErrorKind::Full,
+                "more is being submitted than the task log can take: nothing was changed, try again later",
+            )),
+        }
     }
 
     /// One schedule.
@@ -271,14 +286,17 @@ impl Handle {
 
 /// What a submission takes of [`SUBMISSIONS_KIB_MAX`].
 fn share(tasks: &[Submission]) -> u32 {
-    let bytes = |task: &Submission| {
-        let spec = &task.spec;
-        let texts = [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>();
-        let labels = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        512 + spec.payload.len() + texts + labels
-    };
-    let kib = tasks.iter().map(bytes).sum::<usize>() / 1_024 + 1;
-    u32::try_from(kib).unwrap_or(u32::MAX).min(SUBMISSIONS_KIB_MAX)
+    kib(tasks.iter().map(|task| spec_bytes(&task.spec)).sum())
+}
+
+fn spec_bytes(spec: &TaskSpec) -> usize {
+    let texts = [&spec.name, &spec.idempotency_key].into_iter().flatten().map(String::len).sum::<usize>();
+    let labels = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    512 + spec.payload.len() + texts + labels
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1_024 + 1).unwrap_or(u32::MAX).min(SUBMISSIONS_KIB_MAX)
 }
 
 /// What a caller gets whose request was not taken.

@@ -221,7 +221,7 @@ pub struct TickCounts {
     /// Were skipped, since the task of the one before was not final.
     #[serde(default)]
     pub overlapped: u64,
-    /// Were skipped, since they were older than the grace; where there were very many, not all of them are counted.
+    /// Were skipped, since they were older than the grace; of very many in a row, not all are counted.
     #[serde(default)]
     pub missed: u64,
 }

@@ -34,7 +34,8 @@ pub(crate) enum Event {
     Cancel(String, Reply<Result<TaskView, ApiError>>),
     Retry(String, Reply<Result<TaskView, ApiError>>),
     Watch(Vec<(TaskId, u64)>, Duration, Reply<Result<Vec<TaskView>, ApiError>>),
-    ScheduleOrder(ScheduleOrder, Reply<Result<ScheduleDone, ApiError>>),
+    /// As for a submission.
+    ScheduleOrder(ScheduleOrder, OwnedSemaphorePermit, Reply<Result<ScheduleDone, ApiError>>),
     Schedule(ScheduleName, Reply<Result<ScheduleView, ApiError>>),
     Schedules(Option<ScheduleName>, Reply<Result<SchedulePage, ApiError>>),
     Locate(String, u32, Reply<Result<Located, ApiError>>),
@@ -98,7 +99,7 @@ impl Driver {
                 self.reply(reply, view);
             }
             Event::Watch(tasks, patience, reply) => self.watch(now, tasks, patience, reply),
-            Event::ScheduleOrder(order, reply) => {
+            Event::ScheduleOrder(order, _room, reply) => {
                 let answer = self.with_room(|core, room| core.schedule_order(now, order, room));
                 self.acknowledge(reply, answer);
             }
@@ -284,7 +285,7 @@ pub(super) fn refuse(node: &NodeId, event: Event) {
         Event::List(_, reply) => drop(reply.send(Err(error))),
         Event::Why(_, reply) => drop(reply.send(Err(error))),
         Event::Watch(_, _, reply) => drop(reply.send(Err(error))),
-        Event::ScheduleOrder(_, reply) => drop(reply.send(Err(error))),
+        Event::ScheduleOrder(_, _, reply) => drop(reply.send(Err(error))),
         Event::Schedule(_, reply) => drop(reply.send(Err(error))),
         Event::Schedules(_, reply) => drop(reply.send(Err(error))),
         Event::Locate(_, _, reply) => drop(reply.send(Err(error))),

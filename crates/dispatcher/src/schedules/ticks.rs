@@ -19,6 +19,15 @@ const TICKS_MAX: usize = 1_000;
 /// Tasks that all schedules together make in one turn.
 const TASKS_MAX: usize = 2_048;
 
+/// Ticks of all schedules together that are looked at in one turn: some tens of milliseconds.
+const LOOKS_MAX: usize = 10_000;
+
+/// What it costs to find the newest of many ticks.
+const NEWEST_LOOKS: usize = 64;
+
+/// Missed ticks of one schedule that are counted one by one; of those that follow only the newest is looked at.
+const MISSED_COUNTED: usize = 100;
+
 /// Missed ticks that are made good in a row, in all. There is no use in more: they came too late, and who has as many of
 /// them has to look after them in person.
 const MADE_GOOD_MAX: u32 = 10_000;
@@ -28,6 +37,25 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How far the wall clock may run away from the timers that were set by it.
 const WALL_DRIFT_MS: u64 = 200;
+
+/// What is left of a turn.
+#[derive(Debug)]
+struct Budget {
+    tasks: usize,
+    looks: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { tasks: TASKS_MAX, looks: LOOKS_MAX }
+    }
+}
+
+impl Budget {
+    const fn is_spent(&self) -> bool {
+        self.tasks == 0 || self.looks == 0
+    }
+}
 
 /// How a turn of one schedule ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +140,12 @@ impl Core {
     /// Lets the ticks that have come become tasks. Only inside the lease. `room` is what the log has left for new tasks,
     /// in bytes, and is used up.
     pub(crate) fn run_schedules(&mut self, now: Now, room: &mut u64) {
-        let mut left = TASKS_MAX;
+        let mut budget = Budget::default();
         let mut again = Vec::new();
-        while left > 0
+        while !budget.is_spent()
             && let Some(key) = self.schedules.due.pop_first()
         {
-            if self.decide(now, key, room, &mut left) == Turn::More {
+            if self.decide(now, key, room, &mut budget) == Turn::More {
                 again.push(key);
             }
         }
@@ -127,12 +155,12 @@ impl Core {
     /// What has come until now, before something else happens to the schedule.
     pub(super) fn decide_now(&mut self, now: Now, key: u128, room: &mut u64) {
         if self.db.schedule_at(key).is_some_and(|schedule| !schedule.paused) {
-            self.decide(now, key, room, &mut TICKS_MAX.clone());
+            self.decide(now, key, room, &mut Budget::default());
         }
     }
 
     /// Decides ticks that have come, oldest first.
-    fn decide(&mut self, now: Now, key: u128, room: &mut u64, left: &mut usize) -> Turn {
+    fn decide(&mut self, now: Now, key: u128, room: &mut u64, budget: &mut Budget) -> Turn {
         // Taken out, so that its ticks can be asked while tasks are made.
         let Some(loaded) = self.schedules.loaded.remove(&key) else { return Turn::Done };
         let Some(schedule) = self.db.schedule_at(key).filter(|schedule| !schedule.paused) else {
@@ -141,7 +169,7 @@ impl Core {
         };
         let before = schedule.progress;
         let mut progress = before;
-        let turn = self.decide_ticks(now, key, &loaded.ticks, &mut progress, room, left);
+        let turn = self.decide_ticks(now, key, &loaded.ticks, &mut progress, room, budget);
         self.schedules.loaded.insert(key, loaded);
         if progress != before {
             self.db.change_schedule(key, |schedule| schedule.progress = progress);
@@ -165,18 +193,20 @@ impl Core {
         ticks: &Ticks,
         progress: &mut Progress,
         room: &mut u64,
-        left: &mut usize,
+        budget: &mut Budget,
     ) -> Turn {
         let Some(spec) = self.db.schedule_at(key).map(|schedule| &schedule.spec) else { return Turn::Done };
         let misfire = spec.misfire;
         let late_before_ms = now.wall_ms.saturating_sub(spec.misfire_grace_ms);
         let is_late = |tick: u64| tick < late_before_ms;
+        let mut uncounted = MISSED_COUNTED;
         for _ in 0..TICKS_MAX {
             let next = ticks.next_after(progress.until_ms).filter(|tick| *tick <= now.wall_ms);
             let Some(tick) = next else { return Turn::Done };
-            if *left == 0 {
+            if budget.is_spent() {
                 return Turn::More;
             }
+            budget.looks = budget.looks.saturating_sub(1);
             let late = is_late(tick);
             let runs = !late
                 || match misfire {
@@ -184,28 +214,24 @@ impl Core {
                     Misfire::Once => !ticks.next_after(tick).is_some_and(is_late),
                     Misfire::All => progress.made_good < MADE_GOOD_MAX,
                 };
-            let end = if runs {
-                match self.make(now, key, tick, progress, room, left) {
-                    Some(end) => end,
-                    None => return Turn::Stuck,
-                }
-            } else {
-                TickEnd::Missed
-            };
-            if !late {
-                progress.made_good = 0;
-            } else if runs {
-                progress.made_good += 1;
+            if runs {
+                let Some(end) = self.make(now, key, tick, progress, room, budget) else { return Turn::Stuck };
+                progress.made_good = if late { progress.made_good + 1 } else { 0 };
+                progress.decided(tick, end);
+                continue;
             }
-            progress.decided(tick, end);
-        }
-        // Those that nothing becomes of need not be looked at one by one.
-        let made_good = misfire == Misfire::All && progress.made_good < MADE_GOOD_MAX;
-        let newest = ticks.newest_between(progress.until_ms, late_before_ms).filter(|_| !made_good);
-        match newest {
-            Some(newest) if misfire == Misfire::Once => progress.until_ms = newest - 1,
-            Some(newest) => progress.decided(newest, TickEnd::Missed),
-            None => {}
+            progress.decided(tick, TickEnd::Missed);
+            uncounted -= 1;
+            if uncounted == 0 {
+                // The rest of them need not be looked at one by one.
+                uncounted = MISSED_COUNTED;
+                budget.looks = budget.looks.saturating_sub(NEWEST_LOOKS);
+                match ticks.newest_between(progress.until_ms, late_before_ms) {
+                    Some(newest) if misfire == Misfire::Once => progress.until_ms = newest - 1,
+                    Some(newest) => progress.decided(newest, TickEnd::Missed),
+                    None => {}
+                }
+            }
         }
         Turn::More
     }
@@ -218,7 +244,7 @@ impl Core {
         tick_ms: u64,
         progress: &mut Progress,
         room: &mut u64,
-        left: &mut usize,
+        budget: &mut Budget,
     ) -> Option<TickEnd> {
         let schedule = self.db.schedule_at(key)?;
         let id = tick_task(schedule.id, tick_ms);
@@ -241,7 +267,7 @@ impl Core {
             }
             self.check_queue().ok()?;
             *room = room.checked_sub(record_bytes(&spec) + spec.payload.len() as u64)?;
-            *left = left.saturating_sub(1);
+            budget.tasks = budget.tasks.saturating_sub(1);
             self.create(now, id, spec, None);
         }
         // Also if a leader before us made it: the order to the other one may not have survived.
