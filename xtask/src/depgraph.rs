@@ -13,7 +13,7 @@ const SNAPSHOT: &str = "xtask/depgraph.txt";
 /// Components side by side: data flows between them as values through `taskd`, never as imports.
 const SIBLINGS: [&str; 4] = ["quorum", "runner", "dispatcher", "vip"];
 /// What everybody may use and what uses nobody.
-const LEAVES: [&str; 3] = ["clock", "proto", "typestate-derive"];
+const LEAVES: [&str; 4] = ["clock", "cron", "proto", "typestate-derive"];
 /// Who starts a keeper. Everybody else speaks to one, in ZooKeeper's protocol.
 const STARTS_KEEPERS: [&str; 3] = ["taskd", "testkit", "conformance"];
 /// What only tests do: it measures, breaks or models, and nobody builds on it.
