@@ -143,7 +143,9 @@ impl Core {
         let mut running = Vec::new();
         let mut bare = Vec::new();
         let (mut scheduled, mut blocked) = (Vec::new(), Vec::new());
+        let mut made = Vec::new();
         for task in core.db.iter() {
+            made.extend(core.db.undecided_tick(task));
             let unended = task.attempts.iter().filter(|attempt| attempt.end.is_none());
             let before = running.len();
             running.extend(unended.map(|attempt| (attempt_id(task.id, attempt.number), attempt.clone())));
@@ -190,6 +192,9 @@ impl Core {
         }
         for key in core.db.schedule_keys() {
             core.load_schedule(now, key);
+        }
+        for (key, tick_ms) in made {
+            core.tick_was_made(key, tick_ms);
         }
         core
     }

@@ -212,6 +212,16 @@ impl Database {
         keys.filter_map(|(_, key)| self.schedules.get(key))
     }
 
+    /// The schedule and the tick that a task is of, if its schedule does not know of it: the beginning of a group of changes
+    /// survived that was to end with the schedule's.
+    pub(crate) fn undecided_tick(&self, task: &Task) -> Option<(u128, u64)> {
+        let origin = task.spec.origin.as_deref().filter(|origin| !origin.triggered)?;
+        let schedule = self.schedule(&origin.schedule)?;
+        let undecided = origin.tick_ms > schedule.progress.until_ms;
+        let its_own = || record::tick_task(schedule.id, origin.tick_ms) == task.id;
+        (undecided && its_own()).then(|| (schedule.key(), origin.tick_ms))
+    }
+
     /// Adds a schedule; its first revision is given here.
     pub(crate) fn insert_schedule(&mut self, mut schedule: Schedule) {
         let key = schedule_key(&schedule.name);

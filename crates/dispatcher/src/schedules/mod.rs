@@ -46,6 +46,8 @@ pub(crate) struct Schedules {
 struct Loaded {
     ticks: Ticks,
     timer: Option<Instant>,
+    /// Ticks until then have come, whatever the clock says: a leader whose clock was ahead has made some of their tasks.
+    come_until_ms: u64,
     /// Its next tick; none while it is paused.
     next_ms: Option<u64>,
 }

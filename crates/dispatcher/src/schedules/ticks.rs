@@ -75,13 +75,24 @@ impl Core {
         let Some(schedule) = self.db.schedule_at(key) else { return };
         match Ticks::parse(&schedule.spec.cron, &schedule.spec.zone, schedule.progress.until_ms) {
             Ok(ticks) => {
-                self.schedules.loaded.insert(key, Loaded { ticks, timer: None, next_ms: None });
+                self.schedules
+                    .loaded
+                    .insert(key, Loaded { ticks, timer: None, come_until_ms: 0, next_ms: None });
                 self.arm(now, key);
             }
             Err(error) => {
                 tracing::error!(schedule = %schedule.name, %error, "the schedule has no ticks");
                 self.schedules.trouble.insert(key, error.to_string());
             }
+        }
+    }
+
+    /// A leader before this one has made the task of a tick, and the schedule does not know of it. All ticks until then are
+    /// decided before anything is dispatched: those tasks wait for each other where they must not overlap.
+    pub(crate) fn tick_was_made(&mut self, key: u128, tick_ms: u64) {
+        if let Some(loaded) = self.schedules.loaded.get_mut(&key) {
+            loaded.come_until_ms = loaded.come_until_ms.max(tick_ms);
+            self.schedules.due.insert(key);
         }
     }
 
@@ -102,7 +113,8 @@ impl Core {
         let Some(loaded) = self.schedules.loaded.get_mut(&key) else { return };
         let next_ms = loaded.ticks.next_after(schedule.progress.until_ms).filter(|_| !schedule.paused);
         loaded.next_ms = next_ms;
-        let at = next_ms.map(|next| now.at + Duration::from_millis(next.saturating_sub(now.wall_ms)));
+        let come_until_ms = now.wall_ms.max(loaded.come_until_ms);
+        let at = next_ms.map(|next| now.at + Duration::from_millis(next.saturating_sub(come_until_ms)));
         self.set_tick(key, at);
     }
 
@@ -169,7 +181,7 @@ impl Core {
         };
         let before = schedule.progress;
         let mut progress = before;
-        let turn = self.decide_ticks(now, key, &loaded.ticks, &mut progress, room, budget);
+        let turn = self.decide_ticks(now, key, &loaded, &mut progress, room, budget);
         self.schedules.loaded.insert(key, loaded);
         if progress != before {
             self.db.change_schedule(key, |schedule| schedule.progress = progress);
@@ -190,18 +202,20 @@ impl Core {
         &mut self,
         now: Now,
         key: u128,
-        ticks: &Ticks,
+        loaded: &Loaded,
         progress: &mut Progress,
         room: &mut u64,
         budget: &mut Budget,
     ) -> Turn {
         let Some(spec) = self.db.schedule_at(key).map(|schedule| &schedule.spec) else { return Turn::Done };
+        let ticks = &loaded.ticks;
+        let come_until_ms = now.wall_ms.max(loaded.come_until_ms);
         let misfire = spec.misfire;
         let late_before_ms = now.wall_ms.saturating_sub(spec.misfire_grace_ms);
         let is_late = |tick: u64| tick < late_before_ms;
         let mut uncounted = MISSED_COUNTED;
         for _ in 0..TICKS_MAX {
-            let next = ticks.next_after(progress.until_ms).filter(|tick| *tick <= now.wall_ms);
+            let next = ticks.next_after(progress.until_ms).filter(|tick| *tick <= come_until_ms);
             let Some(tick) = next else { return Turn::Done };
             if budget.is_spent() {
                 return Turn::More;

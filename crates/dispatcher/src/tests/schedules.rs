@@ -112,6 +112,21 @@ async fn every_tick_is_one_task_under_every_leader() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ticks_wait_for_the_lease() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 8)];
+    let term = lead(&log, clock, 1, &runners).await;
+    added(&term.handle, ScheduleSpec { misfire: Misfire::Skip, ..minutely("noop") }).await;
+    at(&clock, &term.handle, &runners, 55).await;
+    term.lease.0.store(false, Ordering::Relaxed);
+    at(&clock, &term.handle, &runners, 70).await;
+    assert_eq!(seconds(&term.handle).await, [0_u64; 0], "another leader may decide it");
+    term.lease.0.store(true, Ordering::Relaxed);
+    at(&clock, &term.handle, &runners, 71).await;
+    assert_eq!(seconds(&term.handle).await, [60], "it is late by less than the grace");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_missed_is_skipped_made_good_once_or_all() {
     let until_720: Vec<u64> = (1..=12).map(|minute| minute * 60).collect();
     let rows = [
