@@ -247,13 +247,17 @@ impl Core {
                 return;
             }
             let Some((place, need)) = self.queue.next_head(cursor) else {
+                if !self.queue.is_roomy() {
+                    return;
+                }
                 // The next ones that wait for a key that may have room.
-                self.dispatch_due |= self.queue.is_roomy();
-                return;
+                self.queue.unpark();
+                cursor = None;
+                continue;
             };
             cursor = Some(place);
-            if let Some(key) = self.exhausted(&need) {
-                self.queue.park(&need, key);
+            if let Some(limit) = self.exhausted(&need) {
+                self.queue.park(&need, limit);
                 continue;
             }
             let Some(node) = self.runners.best(&need).cloned() else { continue };
@@ -262,6 +266,7 @@ impl Core {
             }
         }
         self.dispatch_from = cursor;
+        self.dispatch_due |= cursor.is_none();
     }
 
     fn assign(&mut self, now: Now, id: TaskId, node: NodeId) {

@@ -65,11 +65,11 @@ pub(crate) struct Queue {
     /// The first place of every class that is not parked.
     heads: BTreeMap<Place, Arc<Need>>,
     /// Those that wait for a place under a key.
-    parked: BTreeMap<Arc<Need>, String>,
-    /// The same by key, in the order of their first places.
-    parked_by: BTreeMap<String, BTreeMap<Place, Arc<Need>>>,
-    /// Keys under which a place was given back that may not be taken yet.
-    roomy: BTreeSet<String>,
+    parked: BTreeMap<Arc<Need>, Limit>,
+    /// The same by key and how many it lets run, in the order of their first places.
+    parked_by: BTreeMap<Limit, BTreeMap<Place, Arc<Need>>>,
+    /// Those for which there may be a place again.
+    roomy: BTreeSet<Limit>,
     len: usize,
 }
 
@@ -135,30 +135,31 @@ impl Queue {
         Some(task)
     }
 
-    /// Looks at the class of `need` no more until a place under `key`, of which there is none, is given back.
-    pub(crate) fn park(&mut self, need: &Arc<Need>, key: &str) {
+    /// Looks at the class of `need` no more until a place under the key of `limit`, of which there is none for it, is given
+    /// back.
+    pub(crate) fn park(&mut self, need: &Arc<Need>, limit: &Limit) {
         let Some((place, _)) = self.classes.get(need).and_then(BTreeMap::first_key_value) else { return };
         self.heads.remove(place);
-        self.roomy.remove(key);
-        self.parked_by.entry(key.to_owned()).or_default().insert(*place, Arc::clone(need));
-        self.parked.insert(Arc::clone(need), key.to_owned());
+        self.roomy.remove(limit);
+        self.parked_by.entry(limit.clone()).or_default().insert(*place, Arc::clone(need));
+        self.parked.insert(Arc::clone(need), limit.clone());
     }
 
     /// A place under `key` is given back; whether somebody waits for one.
     pub(crate) fn give_back(&mut self, key: &str) -> bool {
-        let waits = self.parked_by.contains_key(key);
-        if waits {
-            self.roomy.insert(key.to_owned());
-        }
-        waits
+        let limit = |max| Limit { key: key.to_owned(), max };
+        let waiting = self.parked_by.range(limit(0)..=limit(u32::MAX)).map(|(limit, _)| limit.clone());
+        let before = self.roomy.len();
+        self.roomy.extend(waiting);
+        self.roomy.len() > before
     }
 
     /// Looks again at the first of those that wait for keys under which there may be room, whether or not they are the
     /// ones that can use it. To be called before each pass, while [`is_roomy`](Self::is_roomy).
     pub(crate) fn unpark(&mut self) {
         let Self { classes: _, heads, parked, parked_by, roomy, .. } = self;
-        roomy.retain(|key| {
-            let Some(waiting) = parked_by.get_mut(key) else { return false };
+        roomy.retain(|limit| {
+            let Some(waiting) = parked_by.get_mut(limit) else { return false };
             for _ in 0..UNPARKED_MAX {
                 let Some((place, need)) = waiting.pop_first() else { break };
                 parked.remove(&need);
@@ -166,7 +167,7 @@ impl Queue {
             }
             let more = !waiting.is_empty();
             if !more {
-                parked_by.remove(key);
+                parked_by.remove(limit);
             }
             more
         });
@@ -270,7 +271,7 @@ mod tests {
         }
         queue.insert(need("a"), strict(0, 3), TaskId::from_u128(3));
         let (_, head) = queue.next_head(None).expect("a head");
-        queue.park(&head, "disk");
+        queue.park(&head, &head.limits[0]);
         queue.check();
         // More of the same class, also one that comes before: parked with it.
         queue.insert(locked.clone(), strict(9, 4), TaskId::from_u128(4));
@@ -281,7 +282,7 @@ mod tests {
         queue.check();
         assert_eq!(queue.next_head(None).map(|(place, _)| place), Some(strict(9, 4)));
         let (_, head) = queue.next_head(None).expect("a head");
-        queue.park(&head, "disk");
+        queue.park(&head, &head.limits[0]);
         for (priority, order) in [(9, 4), (0, 1), (0, 2)] {
             assert!(queue.remove(&locked, strict(priority, order)).is_some());
             queue.check();
@@ -304,7 +305,7 @@ mod tests {
         let park_heads = |queue: &mut Queue| {
             let mut parked = Vec::new();
             while let Some((place, need)) = queue.next_head(None) {
-                queue.park(&need, "pool");
+                queue.park(&need, &limit("pool".into()));
                 parked.push(place);
             }
             queue.check();
@@ -326,5 +327,33 @@ mod tests {
             queue.check();
         }
         assert!(!queue.is_roomy() && queue.parked.is_empty());
+    }
+    /// Each brings its own limit: who is let in only while nobody else runs must not hide one that four may be.
+    #[test]
+    fn those_of_a_smaller_limit_are_in_nobodys_way() {
+        let mut queue = Queue::default();
+        let limited = |order: u64, max| {
+            let limits = vec![Limit { key: "pool".into(), max }, Limit { key: format!("v{order}"), max: 1 }];
+            Need { limits, ..need("a") }
+        };
+        let all: Vec<_> = (0..200).map(|order| limited(order, 2)).chain([limited(200, 4)]).collect();
+        for (order, need) in (0_u64..).zip(&all) {
+            queue.insert(need.clone(), strict(0, order), TaskId::from_u128(order.into()));
+        }
+        while let Some((_, need)) = queue.next_head(None) {
+            queue.park(&need, &need.limits[0]);
+        }
+        assert!(queue.give_back("pool"));
+        let mut looked_at = BTreeSet::new();
+        while queue.is_roomy() {
+            queue.unpark();
+            while let Some((place, need)) = queue.next_head(None) {
+                looked_at.insert(place);
+                queue.park(&need, &need.limits[0]);
+            }
+            queue.check();
+        }
+        assert!(looked_at.contains(&strict(0, 200)), "{looked_at:?}");
+        assert!(looked_at.len() < 100, "{}", looked_at.len());
     }
 }

@@ -88,7 +88,7 @@ impl Core {
         self.fire_timers(now);
         self.dispatch_due |= self.runners.tick(now.at);
         self.fence_silent(now);
-        if !self.owes_news() {
+        if !self.owes_news() && !self.owes_ticks() {
             let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
             let before_ms = now.wall_ms.saturating_sub(age);
             let bodies = self.db.expire(self.settings.retention_count, before_ms, EXPIRE_MAX);

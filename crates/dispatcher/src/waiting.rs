@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use proto::task::{Dependency, TaskState};
+use proto::task::{Dependency, Limit, TaskState};
 use proto::{AttemptId, TaskId};
 
 use crate::core::{Core, Now, finish};
@@ -180,9 +180,10 @@ impl Core {
     }
 
     /// A key under which as many attempts may run as such a task allows.
-    pub(crate) fn exhausted<'a>(&self, need: &'a Need) -> Option<&'a str> {
-        let full = |key: &str, max: u32| self.held.get(key).is_some_and(|held| held.len() >= max as usize);
-        need.limits.iter().find(|limit| full(&limit.key, limit.max)).map(|limit| limit.key.as_str())
+    pub(crate) fn exhausted<'a>(&self, need: &'a Need) -> Option<&'a Limit> {
+        let full =
+            |limit: &&Limit| self.held.get(&limit.key).is_some_and(|held| held.len() >= limit.max as usize);
+        need.limits.iter().find(full)
     }
 
     /// An attempt may run from here on, under its task's keys; returns them.

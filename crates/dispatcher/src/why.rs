@@ -130,8 +130,7 @@ impl Core {
         if slots == 0 {
             return ("the nodes that could run it have no slots".to_owned(), None);
         }
-        let exhausted = self.exhausted(&need).and_then(|key| need.limits.iter().find(|it| it.key == key));
-        if let Some(limit) = exhausted {
+        if let Some(limit) = self.exhausted(&need) {
             return self.why_limited(&limit.key, limit.max);
         }
         let ahead = self.queue.ahead(self.place(task), AHEAD_MAX);

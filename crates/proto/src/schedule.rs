@@ -82,6 +82,9 @@ const fn grace() -> u64 {
 }
 
 impl ScheduleSpec {
+    /// Shortest misfire grace: a second.
+    pub const GRACE_MS_MIN: u64 = 1_000;
+
     /// How late a tick may be unless told otherwise, in milliseconds.
     pub const GRACE_MS: u64 = 60_000;
 
@@ -105,6 +108,9 @@ impl ScheduleSpec {
         self.task.check()?;
         if self.misfire_grace_ms > Rules::DELAY_MS_MAX {
             return Err(InvalidSchedule::Grace);
+        }
+        if self.misfire_grace_ms < Self::GRACE_MS_MIN {
+            return Err(InvalidSchedule::NoGrace);
         }
         if self.task.idempotency_key.is_some() {
             return Err(InvalidSchedule::OnlyOnce("an idempotency key"));
@@ -131,6 +137,11 @@ pub enum InvalidSchedule {
     /// See the message.
     #[error("the misfire grace is longer than ten years")]
     Grace,
+    /// See the message.
+    #[error(
+        "the misfire grace is below a second: no tick is looked at the very moment it comes, so that none would run"
+    )]
+    NoGrace,
 }
 
 /// What becomes of ticks that are older than the grace when somebody can act on them at last.

@@ -77,7 +77,8 @@ impl Core {
                 self.add_schedule(now, name, id, *spec, replace, room)
             }
             ScheduleOrder::Pause(name) => {
-                // What had come before it is paused is not lost.
+                // What had come before becomes tasks, as far as there is room. The rest is given up: whoever pauses one in a
+                // flood wants no more of it.
                 self.decide_now(now, key, room);
                 self.change_schedule(now, &name, |schedule| !std::mem::replace(&mut schedule.paused, true))
             }
@@ -146,7 +147,7 @@ impl Core {
         }
         *room = room.checked_sub(schedule_bytes(&spec)).ok_or_else(full)?;
         if before.is_some() {
-            // What the one before had to do is done.
+            // What had come before becomes tasks, as far as there is room.
             self.decide_now(now, key, room);
             self.db.change_schedule(key, |schedule| {
                 schedule.spec = spec;

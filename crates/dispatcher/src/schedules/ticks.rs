@@ -108,9 +108,9 @@ impl Core {
     /// Sets a schedule's timer to its next tick.
     pub(super) fn arm(&mut self, now: Now, key: u128) {
         self.schedules.due.remove(&key);
-        self.schedules.trouble.remove(&key);
         let Some(schedule) = self.db.schedule_at(key) else { return };
         let Some(loaded) = self.schedules.loaded.get_mut(&key) else { return };
+        self.schedules.trouble.remove(&key);
         let next_ms = loaded.ticks.next_after(schedule.progress.until_ms).filter(|_| !schedule.paused);
         loaded.next_ms = next_ms;
         let come_until_ms = now.wall_ms.max(loaded.come_until_ms);
@@ -207,11 +207,12 @@ impl Core {
         room: &mut u64,
         budget: &mut Budget,
     ) -> Turn {
-        let Some(spec) = self.db.schedule_at(key).map(|schedule| &schedule.spec) else { return Turn::Done };
+        let Some(schedule) = self.db.schedule_at(key) else { return Turn::Done };
+        let (id, spec) = (schedule.id, &schedule.spec);
         let ticks = &loaded.ticks;
         let come_until_ms = now.wall_ms.max(loaded.come_until_ms);
-        let misfire = spec.misfire;
-        let late_before_ms = now.wall_ms.saturating_sub(spec.misfire_grace_ms);
+        let (misfire, grace_ms) = (spec.misfire, spec.misfire_grace_ms);
+        let late_before_ms = now.wall_ms.saturating_sub(grace_ms);
         let is_late = |tick: u64| tick < late_before_ms;
         let mut uncounted = MISSED_COUNTED;
         for _ in 0..TICKS_MAX {
@@ -222,7 +223,10 @@ impl Core {
             }
             budget.looks = budget.looks.saturating_sub(1);
             let late = is_late(tick);
+            // What a leader before us has made is there, however late it is by now.
+            let made = self.db.get(tick_task(id, tick)).is_some();
             let runs = !late
+                || made
                 || match misfire {
                     Misfire::Skip => false,
                     Misfire::Once => !ticks.next_after(tick).is_some_and(is_late),
@@ -230,13 +234,14 @@ impl Core {
                 };
             if runs {
                 let Some(end) = self.make(now, key, tick, progress, room, budget) else { return Turn::Stuck };
-                progress.made_good = if late { progress.made_good + 1 } else { 0 };
+                progress.made_good = if late { progress.made_good + u32::from(!made) } else { 0 };
                 progress.decided(tick, end);
                 continue;
             }
             progress.decided(tick, TickEnd::Missed);
-            uncounted -= 1;
-            if uncounted == 0 {
+            uncounted = uncounted.saturating_sub(1);
+            // Not past what a leader before us may have made.
+            if uncounted == 0 && progress.until_ms >= loaded.come_until_ms {
                 // The rest of them need not be looked at one by one.
                 uncounted = MISSED_COUNTED;
                 budget.looks = budget.looks.saturating_sub(NEWEST_LOOKS);
@@ -263,20 +268,17 @@ impl Core {
         let schedule = self.db.schedule_at(key)?;
         let id = tick_task(schedule.id, tick_ms);
         let known = self.db.get(id).is_some();
-        let runs = |task: &TaskId| self.db.get(*task).is_some_and(|task| !task.state.is_final());
-        let running =
-            progress.last_task.filter(|task| schedule.minds_overlaps() && *task != id && runs(task));
+        let before = progress.last_task.filter(|task| schedule.minds_overlaps() && *task != id);
+        let busy = before.map(|task| self.not_over(task)).unwrap_or_default();
+        let running = busy.last().copied();
         let overlap = schedule.spec.overlap;
         if let (Some(running), Overlap::Forbid, false) = (running, overlap, known) {
             return Some(TickEnd::Overlapped(running));
         }
         if !known {
             let mut spec = schedule.tick_spec(tick_ms, false);
-            if let Some(running) = running {
-                // One that never began still waits for one that may run.
-                let awaited = self.db.get(running).into_iter().flat_map(|task| &task.waits_for);
-                let awaited = awaited.map(|dependency| dependency.task);
-                let after = awaited.chain([running]).map(|task| Dependency { task, on: Condition::Always });
+            if !busy.is_empty() {
+                let after = busy.iter().map(|task| Dependency { task: *task, on: Condition::Always });
                 spec.rules.get_or_insert_default().after.extend(after);
             }
             self.check_queue().ok()?;
@@ -293,6 +295,31 @@ impl Core {
         progress.last_task = Some(id);
         progress.skipped_for_it = 0;
         Some(TickEnd::Task(id))
+    }
+
+    /// What of the task of a tick, and of those that it was to wait for, is not over; itself last.
+    fn not_over(&self, id: TaskId) -> Vec<TaskId> {
+        let Some(task) = self.db.get(id) else { return Vec::new() };
+        let runs = |id: &TaskId| self.db.get(*id).is_some_and(|task| !task.state.is_final());
+        if !task.state.is_final() {
+            let awaited = task.waits_for.iter().map(|dependency| dependency.task);
+            awaited.filter(|it| *it != id).chain([id]).collect()
+        } else if task.attempt_count == 0 {
+            // It never began: cancelled, while what it waited for may still run.
+            task.spec.rules().after.iter().map(|dependency| dependency.task).filter(runs).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether a leader before this one has made tasks of ticks that are not decided yet. Until they are, none of them may
+    /// be forgotten: it would be made again.
+    pub(crate) fn owes_ticks(&self) -> bool {
+        let undecided = |(key, loaded): (&u128, &Loaded)| {
+            let until = self.db.schedule_at(*key).map_or(u64::MAX, |schedule| schedule.progress.until_ms);
+            loaded.come_until_ms > until
+        };
+        self.schedules.loaded.iter().any(undecided)
     }
 }
 

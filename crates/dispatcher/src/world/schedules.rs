@@ -20,7 +20,7 @@ impl World {
         let (name, overlap) = named(usize::from(choice));
         let spec = ScheduleSpec {
             misfire: Misfire::All,
-            misfire_grace_ms: u64::from(choice % 2) * 1_500,
+            misfire_grace_ms: 1_000 + u64::from(choice % 2) * 1_500,
             overlap,
             ..ScheduleSpec::new("* * * * * *", TaskSpec::new("noop", vec![]))
         };
