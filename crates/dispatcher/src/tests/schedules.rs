@@ -411,3 +411,33 @@ fn however_much_was_missed_turns_are_short() {
         assert_eq!(view.next_ms[0], (later + 1) * 1_000);
     }
 }
+
+/// The tick between was cancelled by a person before it began: what it waited for may still run.
+#[tokio::test(start_paused = true)]
+async fn a_replacing_tick_waits_also_for_what_a_cancelled_one_waited_for() {
+    let (log, clock) = (MemoryLog::new(), TokioClock::start());
+    let runners = [FakeRunner::new("n1", 2)];
+    let term = lead(&log, clock.clone(), 1, &runners).await;
+    let every_ten = ScheduleSpec {
+        overlap: Overlap::Replace,
+        ..ScheduleSpec::new("*/10 * * * * *", TaskSpec::new("wait", vec![]))
+    };
+    let first = (clock.wall().0 / 10_000 + 1) * 10;
+    added(&term.handle, every_ten).await;
+    at(&clock, &term.handle, &runners, first + 8).await;
+    runners[0].state().unreachable = true;
+    at(&clock, &term.handle, &runners, first + 11).await;
+    let made = ticks(&term.handle).await;
+    assert_eq!(made[&first].state, TaskState::Cancelling, "{made:#?}");
+    assert_eq!(made[&(first + 10)].state, TaskState::Blocked);
+    term.handle.cancel(made[&(first + 10)].id.to_string()).await.expect("cancelled");
+    at(&clock, &term.handle, &runners, first + 21).await;
+    let made = ticks(&term.handle).await;
+    assert_eq!(made[&first].state, TaskState::Cancelling);
+    assert_eq!(made[&(first + 10)].state, TaskState::Cancelled);
+    let third = &made[&(first + 20)];
+    assert_eq!((third.state, third.waits_for.len()), (TaskState::Blocked, 1), "{third:#?}");
+    runners[0].state().unreachable = false;
+    until(&term.handle, &runners, third.id, is(TaskState::Running)).await;
+    assert!(term.handle.show(made[&first].id.to_string()).await.expect("kept").state.is_final());
+}
