@@ -417,7 +417,7 @@ fn however_much_was_missed_turns_are_short() {
 async fn a_replacing_tick_waits_also_for_what_a_cancelled_one_waited_for() {
     let (log, clock) = (MemoryLog::new(), TokioClock::start());
     let runners = [FakeRunner::new("n1", 2)];
-    let term = lead(&log, clock.clone(), 1, &runners).await;
+    let term = lead(&log, clock, 1, &runners).await;
     let every_ten = ScheduleSpec {
         overlap: Overlap::Replace,
         ..ScheduleSpec::new("*/10 * * * * *", TaskSpec::new("wait", vec![]))
