@@ -59,7 +59,8 @@ A tick that comes late by no more than the grace, since the leader was being
 replaced for example, runs all the same. Older ones were missed, and --misfire
 says what becomes of them. With `all`, at most 10,000 in a row are made good,
 the oldest first; what was missed beyond that is skipped. If the clock goes
-back, no tick comes again. A tick for which the queue has no room waits.
+back, no tick comes again. A tick for which the queue has no room waits;
+pause and --replace give such ticks up.
 
 A schedule keeps its command or payload in at most 4 KiB: put more on shared
 storage and pass its path. Each task is called NAME@TICK unless --name says
