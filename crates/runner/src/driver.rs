@@ -41,7 +41,7 @@ const STOP_RESERVE: Duration = Duration::from_millis(200);
 
 /// For how long a stopping runner looks for a leader that takes its last outcomes. Those that nobody takes are kept,
 /// but until this node is back their tasks have to wait for the fence.
-const SUCCESSION: Duration = Duration::from_secs(1);
+const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// What the phases ask of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -143,7 +143,7 @@ async fn retries_and_timeouts(cluster: &Cluster) {
             "submit",
             "--wait",
             "--run-timeout",
-            "300ms",
+            "2s",
             "--",
             "sh",
             "-c",
