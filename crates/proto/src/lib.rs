@@ -15,6 +15,7 @@ pub mod api;
 pub mod hello;
 pub mod ids;
 pub mod leader;
+pub mod progress;
 pub mod runner;
 pub mod schedule;
 pub mod status;
