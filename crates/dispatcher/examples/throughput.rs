@@ -274,6 +274,7 @@ impl Runner {
             grant: *grant,
             capacity: self.capacity(),
             running: vec![],
+            reports: vec![],
         };
         *grant = Some(leader.heartbeat(beat).await.expect("answered").grant);
     }
@@ -295,6 +296,7 @@ impl Runner {
                 started_ms: Some(1),
                 ended_ms: 1,
                 output_bytes: 0,
+                checkpoint: None,
             });
             let outcomes = outcomes.collect();
             let report = OutcomeReport { node: self.node.clone(), incarnation: self.life, outcomes };

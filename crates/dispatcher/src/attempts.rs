@@ -144,7 +144,7 @@ impl Core {
                     open.sent = Sent::InFlight;
                     // Bodies count in full: they are fetched into the call.
                     bytes += task.body.as_ref().map_or(task.spec.payload.len(), |body| body.bytes() as usize);
-                    starts.push((Start { attempt, spec: task.spec.clone() }, task.body.clone()));
+                    starts.push((Start { attempt, spec: task.spec.clone(), checkpoint: None }, task.body.clone()));
                 }
                 Some(_) => self.never_started(now, attempt, "its runner went away"),
                 None => self.never_started(now, attempt, "it was not wanted any more"),

@@ -122,6 +122,8 @@ impl Task {
             attempts: self.attempts.clone(),
             waits_for: self.waits_for.clone(),
             note: self.note.as_deref().map(str::to_owned),
+            progress: None,
+            checkpoint: None,
         }
     }
 }

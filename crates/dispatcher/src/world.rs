@@ -142,7 +142,7 @@ impl Machine {
 
     fn end(&mut self, attempt: AttemptId, end: AttemptEnd, ms: u64) {
         if self.processes.remove(&attempt).is_some() && self.alive {
-            let outcome = Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0 };
+            let outcome = Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0, checkpoint: None };
             self.spool.insert(attempt, outcome);
         }
     }
@@ -409,6 +409,7 @@ impl World {
                 grant: machine.grant,
                 capacity: machine.capacity(),
                 running: machine.processes.keys().copied().collect(),
+                reports: vec![],
             };
             machine.beat = Some((ms, beat));
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::operate::{OperateDone, OperateOrder, Operations};
 use crate::runner::OutputChunk;
 use crate::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use crate::status::ClusterStatus;
@@ -85,6 +86,12 @@ pub trait Api {
     /// Has `text` hold for the cluster; refused with [`ApiErrorKind::Conflict`] if the revision that holds is not the
     /// `expected` one any more, and with [`ApiErrorKind::Invalid`] and every error if the text makes no sense.
     async fn config_apply(via: Via, text: String, expected: Option<u64>) -> Result<Applied, ApiError>;
+
+    /// Carries an operator's order out: drained nodes, a pause, quotas. To give it again is safe.
+    async fn operate(via: Via, order: OperateOrder) -> Result<OperateDone, ApiError>;
+
+    /// What operators have set, and the nodes as the leader sees them.
+    async fn operations(via: Via) -> Result<Operations, ApiError>;
 }
 
 /// Whether a call comes from a client or was passed on by a peer; a peer's call is not passed on again.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::progress::AttemptReport;
 use crate::runner::{Capacity, Outcome};
 use crate::{AttemptId, FencingToken, Grant, Incarnation, NodeId};
 
@@ -35,6 +36,9 @@ pub struct Heartbeat {
     pub capacity: Capacity,
     /// Attempts whose processes exist or will.
     pub running: Vec<AttemptId>,
+    /// What some of them have said of themselves since this leader was last told; bounded, the others follow.
+    #[serde(default)]
+    pub reports: Vec<AttemptReport>,
 }
 
 /// The leader's answer.

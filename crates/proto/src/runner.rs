@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::progress::Checkpoint;
 use crate::task::{AttemptEnd, TaskSpec};
 use crate::{AttemptId, Epoch, FencingToken, Grant, Incarnation, NodeId};
 
@@ -51,6 +52,9 @@ pub struct Start {
     pub attempt: AttemptId,
     /// What to run, payload included.
     pub spec: TaskSpec,
+    /// Where an earlier attempt has left off, by its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What became of one start.
@@ -129,6 +133,9 @@ pub struct Outcome {
     pub ended_ms: u64,
     /// Bytes of output it wrote, kept or not.
     pub output_bytes: u64,
+    /// The newest checkpoint, if it said one and did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What a runner offers.

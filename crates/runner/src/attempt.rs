@@ -86,7 +86,7 @@ impl Ended {
         clock: &SharedClock,
     ) -> Self {
         let ended_ms = clock.wall().0;
-        Self { outcome: Outcome { attempt, end, started_ms, ended_ms, output_bytes: 0 }, on_disk: None }
+        Self { outcome: Outcome { attempt, end, started_ms, ended_ms, output_bytes: 0, checkpoint: None }, on_disk: None }
     }
 }
 

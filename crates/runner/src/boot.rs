@@ -216,5 +216,5 @@ fn conclude(leftover: &Leftover, now_ms: u64) -> io::Result<Outcome> {
 
 fn lost(attempt: AttemptId, now_ms: u64) -> Outcome {
     let end = AttemptEnd::Lost { reason: "its node's daemon was restarted".to_owned() };
-    Outcome { attempt, end, started_ms: None, ended_ms: now_ms, output_bytes: 0 }
+    Outcome { attempt, end, started_ms: None, ended_ms: now_ms, output_bytes: 0, checkpoint: None }
 }

@@ -173,7 +173,7 @@ mod tests {
 
     fn outcome(n: u128) -> Outcome {
         let end = AttemptEnd::Exited { code: 0 };
-        Outcome { attempt: id(n), end, started_ms: None, ended_ms: 0, output_bytes: 0 }
+        Outcome { attempt: id(n), end, started_ms: None, ended_ms: 0, output_bytes: 0, checkpoint: None }
     }
 
     fn order(ledger: &Ledger) -> Vec<u128> {

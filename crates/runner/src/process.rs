@@ -256,7 +256,7 @@ async fn conclude(store: &Store, attempt: AttemptId, fallback: AttemptEnd, now_m
         time::sleep(READ_AGAIN).await;
     }
     kill_all(store, attempt).await;
-    let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0 };
+    let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0, checkpoint: None };
     let written = {
         let (store, outcome) = (store.clone(), outcome.clone());
         blocking(move || {

@@ -75,6 +75,7 @@ impl Lone {
             grant,
             capacity: Capacity { slots, free: slots, labels, kinds, draining: false },
             running: vec![],
+            reports: vec![],
         };
         let reply = self.core.heartbeat(NOW, beat).expect("answered");
         self.core.answered(NOW, &self.node, self.life);
@@ -120,7 +121,7 @@ fn attempts_that_have_ended_leave_no_timer() {
     lone.core.dispatch(NOW);
     assert_eq!((lone.state(id), lone.core.timers.len()), (TaskState::Running, 1));
     let (attempt, end) = (attempt_id(id, 1), AttemptEnd::Exited { code: 0 });
-    let outcome = Outcome { attempt, end, started_ms: None, ended_ms: 1, output_bytes: 0 };
+    let outcome = Outcome { attempt, end, started_ms: None, ended_ms: 1, output_bytes: 0, checkpoint: None };
     let report = OutcomeReport { node: lone.node.clone(), incarnation: lone.life, outcomes: vec![outcome] };
     assert_eq!(lone.core.outcomes(NOW, report), [attempt]);
     assert_eq!((lone.state(id), lone.core.timers.len()), (TaskState::Succeeded, 0));
@@ -227,6 +228,7 @@ fn stuffed(n: u64) -> Task {
         after: vec![Dependency { task: id, on: Condition::Success }; Rules::AFTER_MAX],
         limits: vec![Limit { key: "k".repeat(128), max: u32::MAX }; Rules::LIMITS_MAX],
         permanent_exit_codes: vec![i32::MIN; Rules::CODES_MAX],
+        ..Rules::default()
     }));
     spec.labels = (0..32).map(|n| (format!("{n:064}"), "v".repeat(256))).collect();
     let mut task = Task {

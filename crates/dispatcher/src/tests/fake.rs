@@ -67,7 +67,7 @@ impl FakeRunner {
     pub(super) fn end(&self, attempt: AttemptId, end: AttemptEnd) {
         let mut state = self.state();
         if state.running.remove(&attempt).is_some() {
-            let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 2, output_bytes: 0 };
+            let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 2, output_bytes: 0, checkpoint: None };
             state.spool.insert(attempt, outcome);
         }
     }
@@ -92,6 +92,7 @@ impl FakeRunner {
             grant,
             capacity,
             running,
+            reports: vec![],
         };
         let Ok(reply) = leader.heartbeat(beat).await else { return false };
         let mut state = self.state();
@@ -165,7 +166,7 @@ impl RunnerRpc for FakeRunner {
                 state.started.push(start.attempt);
                 if start.spec.kind == "noop" {
                     let (attempt, end) = (start.attempt, AttemptEnd::Exited { code: 0 });
-                    let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 1, output_bytes: 0 };
+                    let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 1, output_bytes: 0, checkpoint: None };
                     state.spool.insert(attempt, outcome);
                 } else {
                     state.running.insert(start.attempt, start.spec);

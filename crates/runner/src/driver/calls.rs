@@ -61,7 +61,7 @@ impl Driver {
         Ok(batch.starts.into_iter().map(|start| self.start_one(batch.token, start)).collect())
     }
 
-    fn start_one(&mut self, token: FencingToken, Start { attempt, spec }: Start) -> StartReply {
+    fn start_one(&mut self, token: FencingToken, Start { attempt, spec, .. }: Start) -> StartReply {
         if self.live.contains_key(&attempt) || self.ledger.get(attempt).is_some() {
             return StartReply::Accepted;
         }

@@ -56,6 +56,7 @@ impl Driver {
             grant: self.fence.grant(now),
             capacity: self.capacity(),
             running: self.live.keys().copied().collect(),
+            reports: Vec::new(),
         };
         let (leader, clock) = (Arc::clone(&self.options.leader), Arc::clone(&self.options.clock));
         let deadline = (self.options.heartbeat * 2).max(Duration::from_millis(500));

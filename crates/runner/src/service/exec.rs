@@ -33,7 +33,7 @@ impl Exec {
 
 impl TaskService for Exec {
     fn prepare(&self, task: Task) -> Result<Work, Unfit> {
-        let ExecPayload { argv, env, cwd } = serde_json::from_slice(&task.payload).map_err(|error| {
+        let ExecPayload { argv, env, cwd, .. } = serde_json::from_slice(&task.payload).map_err(|error| {
             Unfit(format!(
                 "the payload of exec is not {{\"argv\": [..], \"env\": {{..}}, \"cwd\": ..}}: {error}"
             ))

@@ -69,6 +69,7 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
         started_ms: ran.then_some(started_ms),
         ended_ms: clock.wall().0,
         output_bytes: capture.total(),
+        checkpoint: None,
     };
     store::write_durably(&dir.join(store::EXIT), &outcome)
 }

@@ -165,7 +165,7 @@ impl Node {
     }
 
     pub(crate) async fn start(&self, attempt: AttemptId, spec: TaskSpec) {
-        let replies = self.try_start(self.batch(vec![Start { attempt, spec }])).await;
+        let replies = self.try_start(self.batch(vec![Start { attempt, spec, checkpoint: None }])).await;
         assert_eq!(replies, Ok(vec![StartReply::Accepted]));
     }
 
@@ -204,7 +204,7 @@ impl Node {
 
 pub(crate) fn exec(argv: &[&str]) -> TaskSpec {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let payload = ExecPayload { argv, env: Default::default(), cwd: None };
+    let payload = ExecPayload { argv, ..ExecPayload::default() };
     TaskSpec::new("exec", serde_json::to_vec(&payload).unwrap())
 }
 

@@ -81,7 +81,7 @@ async fn messages_are_bounded_whatever_they_quote() {
         assert!(message.len() <= 1024 && message.contains("too long"), "{mode:?}: {message}");
         let mut spec = exec(&[&long]);
         spec.kind = long.clone();
-        let replies = node.try_start(node.batch(vec![Start { attempt: attempt(2), spec }])).await.unwrap();
+        let replies = node.try_start(node.batch(vec![Start { attempt: attempt(2), spec, checkpoint: None }])).await.unwrap();
         assert!(matches!(&replies[..], [StartReply::Refused { reason }] if reason.len() <= 1024), "{mode:?}");
         node.stop().await;
     }
@@ -252,7 +252,7 @@ async fn many_small_tasks_of_both_sorts() {
         let mut next = 0;
         while next < total {
             let starts = (next..total.min(next + 64))
-                .map(|n| Start { attempt: attempt(first + n), spec: spec.clone() })
+                .map(|n| Start { attempt: attempt(first + n), spec: spec.clone(), checkpoint: None })
                 .collect();
             let replies = node.try_start(node.batch(starts)).await.unwrap();
             next += replies.iter().take_while(|reply| **reply == StartReply::Accepted).count() as u128;

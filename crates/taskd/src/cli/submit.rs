@@ -144,6 +144,8 @@ pub(super) fn work(args: &WorkArgs) -> Result<TaskSpec, String> {
         after: Vec::new(),
         limits: locks.chain(args.limits.iter().cloned()).collect(),
         permanent_exit_codes: args.no_retry_on.clone(),
+        progress_timeout_ms: args.progress_timeout.map(millis),
+        placing: args.placing.placing(),
     };
     spec.rules = (rules != Rules::default()).then(|| Box::new(rules));
     spec.run_timeout_ms = args.run_timeout.map(millis);
@@ -164,6 +166,7 @@ fn payload(args: &WorkArgs) -> Result<Vec<u8>, String> {
             argv: args.command.clone(),
             env: args.env.iter().cloned().collect(),
             cwd: args.cwd.clone(),
+            ..ExecPayload::default()
         };
         return serde_json::to_vec(&exec).map_err(|error| error.to_string());
     }

@@ -168,6 +168,8 @@ impl Api for Fake {
                     attempts: vec![attempt],
                     waits_for: Vec::new(),
                     note: None,
+                    progress: None,
+                    checkpoint: None,
                 };
                 known.insert(id, view);
                 Submitted::Accepted { id }

@@ -280,7 +280,7 @@ pub(crate) async fn run_stubborn(client: &Client, dir: &Path) {
 
 async fn submit(client: &Client, argv: &[&str]) -> String {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let payload = ExecPayload { argv, env: Default::default(), cwd: None };
+    let payload = ExecPayload { argv, ..ExecPayload::default() };
     let spec = TaskSpec::new("exec", serde_json::to_vec(&payload).unwrap());
     let submitted = client.submit(spec, LIFE).await;
     match submitted {
