@@ -144,7 +144,9 @@ impl Core {
                     open.sent = Sent::InFlight;
                     // Bodies count in full: they are fetched into the call.
                     bytes += task.body.as_ref().map_or(task.spec.payload.len(), |body| body.bytes() as usize);
-                    starts.push((Start { attempt, spec: task.spec.clone(), checkpoint: None }, task.body.clone()));
+                    let checkpoint = task.checkpoint.as_deref().cloned();
+                    bytes += checkpoint.as_ref().map_or(0, |kept| kept.as_bytes().len());
+                    starts.push((Start { attempt, spec: task.spec.clone(), checkpoint }, task.body.clone()));
                 }
                 Some(_) => self.never_started(now, attempt, "its runner went away"),
                 None => self.never_started(now, attempt, "it was not wanted any more"),
@@ -257,6 +259,8 @@ impl Core {
 
     /// The attempt has ended, or never was: nothing of it runs or ever will (or its policy does not mind).
     pub(crate) fn settle(&mut self, now: Now, attempt: AttemptId, end: AttemptEnd, budget: Budget) {
+        // Nothing was said since, unless its end brought it along.
+        self.close_checkpoint(attempt, None);
         let open = self.close(now, attempt);
         let Some(task) = self.db.get(attempt.task) else { return };
         let present = task.attempt_count == attempt.number

@@ -40,7 +40,7 @@ pub(crate) struct Answer {
 impl Core {
     /// A heartbeat; none if it must not be answered. Call [`answered`](Self::answered) when the answer leaves.
     pub(crate) fn heartbeat(&mut self, now: Now, beat: Heartbeat) -> Option<HeartbeatReply> {
-        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running, reports: _ } =
+        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running, reports } =
             beat;
         let fresh = self.runners.fresh;
         self.runners.ensure(&node);
@@ -75,6 +75,7 @@ impl Core {
             return None;
         };
         let end = self.sighted(now, &node, incarnation, &running);
+        self.reports(now, &node, incarnation, reports);
         self.ask_after(now, &node, &ended_incarnations);
         Some(HeartbeatReply {
             token: self.settings.token,
@@ -164,6 +165,7 @@ impl Core {
             tracing::warn!(%attempt, %node, "a node reports the end of another node's attempt; it is ignored");
             return;
         }
+        self.close_checkpoint(attempt, outcome.checkpoint);
         self.settle(now, attempt, outcome.end, Budget::Counts);
     }
 

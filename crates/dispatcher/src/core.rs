@@ -19,6 +19,7 @@ use crate::members::MemberInfo;
 use crate::placement::Runners;
 use crate::queue::{Place, Queue};
 use crate::record::Task;
+use crate::reports::Checkpoints;
 use crate::schedules::Schedules;
 use crate::storage::BodyRef;
 use crate::timers::Timer;
@@ -84,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) held: BTreeMap<String, BTreeSet<AttemptId>>,
     /// What schedules wait for.
     pub(crate) schedules: Schedules,
+    /// Of the attempts that run.
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
@@ -126,6 +129,7 @@ impl Core {
             news: VecDeque::new(),
             held: BTreeMap::new(),
             schedules: Schedules::new(now),
+            checkpoints: Checkpoints::default(),
             timers: BTreeSet::new(),
             effects: Vec::new(),
             dispatch_due: true,
@@ -334,4 +338,7 @@ pub(crate) fn finish(task: &mut Task, state: TaskState, wall_ms: u64) {
     task.finished_ms = Some(wall_ms);
     task.not_before_ms = None;
     task.waits_for = Vec::new();
+    if state == TaskState::Succeeded {
+        task.checkpoint = None;
+    }
 }

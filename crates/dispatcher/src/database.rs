@@ -6,6 +6,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
+use proto::progress::Progress;
 use proto::schedule::ScheduleName;
 use proto::task::TaskState;
 use proto::{AttemptId, Epoch, TaskId};
@@ -66,6 +67,13 @@ impl Database {
 
     pub(crate) fn get(&self, id: TaskId) -> Option<&Task> {
         self.tasks.get(&id)
+    }
+
+    /// Notes how far a task's attempt is, in memory alone.
+    pub(crate) fn note_progress(&mut self, id: TaskId, progress: Progress) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.progress = (!progress.is_empty()).then(|| Box::new(progress));
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
@@ -394,6 +402,8 @@ mod tests {
             lost: 0,
             attempts: vec![],
             waits_for: vec![],
+            checkpoint: None,
+            progress: None,
             note: None,
         }
     }

@@ -70,6 +70,7 @@ mod fence;
 mod placement;
 mod queue;
 mod record;
+mod reports;
 mod requests;
 mod retry;
 mod schedules;

@@ -1,6 +1,7 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
 use bytes::Bytes;
+use proto::progress::{self, Checkpoint};
 use proto::schedule::{ScheduleName, ScheduleSpec, Tick, TickCounts};
 use proto::task::{Attempt, AttemptEnd, Dependency, TaskSpec, TaskState, TaskView};
 use proto::{FRAME_BYTES_MAX, ScheduleId, TaskId};
@@ -65,6 +66,12 @@ pub(crate) struct Task {
     /// Why it ended, where no attempt tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<Box<str>>,
+    /// Where its next attempt could go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
+    /// How far its attempt is: of this leader's memory alone.
+    #[serde(skip)]
+    pub(crate) progress: Option<Box<progress::Progress>>,
 }
 
 impl Task {
@@ -76,6 +83,7 @@ impl Task {
     /// Appends an attempt and forgets the oldest ended ones beyond the limit.
     pub(crate) fn push_attempt(&mut self, attempt: Attempt) {
         self.attempt_count = attempt.number;
+        self.progress = None;
         if self.attempts.len() >= ATTEMPTS_KEPT
             && let Some(oldest) = self.attempts.iter().position(|attempt| attempt.end.is_some())
         {
@@ -91,6 +99,9 @@ impl Task {
         {
             attempt.end = Some(shorten(end));
             attempt.ended_ms = Some(at_ms);
+            if number == self.attempt_count {
+                self.progress = None;
+            }
         }
     }
 
@@ -122,8 +133,8 @@ impl Task {
             attempts: self.attempts.clone(),
             waits_for: self.waits_for.clone(),
             note: self.note.as_deref().map(str::to_owned),
-            progress: None,
-            checkpoint: None,
+            progress: self.progress.as_deref().cloned(),
+            checkpoint: self.checkpoint.as_deref().filter(|_| payload).cloned(),
         }
     }
 }
@@ -152,6 +163,7 @@ impl Page {
         let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
         bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
         bytes += spec.origin.as_ref().map_or(0, |origin| ORIGIN + origin.schedule.as_str().len());
+        bytes += PROGRESS * usize::from(task.progress.is_some());
         bytes +=
             rules_bytes(spec) + task.waits_for.len() * DEPENDENCY + task.note.as_deref().map_or(0, str::len);
         for attempt in &task.attempts {
@@ -170,6 +182,9 @@ impl Page {
 
 /// Room for an [`Origin`](proto::schedule::Origin), beside its schedule's name.
 const ORIGIN: usize = 60;
+
+/// Room for one [`Progress`](progress::Progress).
+const PROGRESS: usize = 300;
 
 /// Room for one [`Dependency`].
 const DEPENDENCY: usize = 80;

@@ -156,6 +156,8 @@ impl Core {
             lost: 0,
             attempts: Vec::new(),
             waits_for: Vec::new(),
+            checkpoint: None,
+            progress: None,
             note: None,
         };
         let standing = self.standing(now, task.start_ms(), &task.spec.rules().after);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clock::Instant;
 use proto::api::{ListFilter, Submission, Submitted};
 use proto::leader::{Heartbeat, OutcomeReport};
+use proto::progress::{CHECKPOINT_BYTES_MAX, Checkpoint};
 use proto::runner::{Capacity, Outcome};
 use proto::task::{
     Attempt, AttemptEnd, Condition, Dependency, Limit, LostPolicy, Rules, TaskSpec, TaskState,
@@ -75,6 +76,7 @@ impl Lone {
             grant,
             capacity: Capacity { slots, free: slots, labels, kinds, draining: false },
             running: vec![],
+            leave_ms: None,
             reports: vec![],
         };
         let reply = self.core.heartbeat(NOW, beat).expect("answered");
@@ -246,6 +248,8 @@ fn stuffed(n: u64) -> Task {
         attempts: vec![],
         waits_for: spec.rules().after.clone(),
         note: Some("n".repeat(200).into()),
+        checkpoint: Checkpoint::new(vec![7; CHECKPOINT_BYTES_MAX]).ok().map(Box::new),
+        progress: None,
         spec,
     };
     for number in 1..=1_001 {
