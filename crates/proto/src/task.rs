@@ -518,6 +518,11 @@ pub enum AttemptEnd {
         /// What went wrong, for people.
         message: String,
     },
+    /// An in-process service said that no attempt at this would succeed, so that there is no other.
+    Refused {
+        /// Why, for people.
+        message: String,
+    },
 }
 
 impl AttemptEnd {
@@ -539,6 +544,7 @@ impl fmt::Display for AttemptEnd {
             Self::Cancelled => f.write_str("cancelled"),
             Self::Lost { reason } => write!(f, "lost: {reason}"),
             Self::Failed { message } => write!(f, "failed: {message}"),
+            Self::Refused { message } => write!(f, "failed for good: {message}"),
         }
     }
 }

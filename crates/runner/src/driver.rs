@@ -30,6 +30,7 @@ use crate::options::{Options, PidNamespace};
 use crate::phase::{PhaseId, Report};
 use crate::process::Shims;
 use crate::refusals::Refusals;
+use crate::service::Reports;
 use crate::shim::KILL_ALLOWANCE;
 
 /// Shims in the making at a time.
@@ -89,6 +90,8 @@ struct Live {
     end: watch::Sender<Option<EndRequest>>,
     /// Whether it runs inside the daemon, and so ends with it.
     in_process: bool,
+    /// What it says of itself.
+    reports: Reports,
 }
 
 #[derive(Debug)]

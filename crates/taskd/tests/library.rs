@@ -33,7 +33,7 @@ impl TaskService for Count {
         Ok(Work::InProcess(Box::pin(async move {
             tokio::task::yield_now().await;
             bytes.fetch_add(task.payload.len(), Ordering::Relaxed);
-            if task.payload == b"bad" { Err("that was bad".to_owned()) } else { Ok(()) }
+            if task.payload == b"bad" { Err("that was bad".into()) } else { Ok(Vec::new()) }
         })))
     }
 }

@@ -408,7 +408,7 @@ impl TaskService for Blocks {
             return Err(Unfit(format!("it is over: {}", block())));
         }
         Ok(Work::InProcess(Box::pin(async move {
-            if block() { Ok(()) } else { Err("nobody blocked it".to_owned()) }
+            if block() { Ok(Vec::new()) } else { Err("nobody blocked it".into()) }
         })))
     }
 }

@@ -14,9 +14,10 @@ use super::report::REPORT_MAX;
 use super::{Driver, Job, Live, Mode, SHIM_SLACK};
 use crate::attempt::{self, Control};
 use crate::handle::{Reply, Request};
+use crate::in_process::{self, Inside};
 use crate::ledger::UNACKNOWLEDGED_MAX;
 use crate::process::{self, blocking};
-use crate::service::{Task, Work};
+use crate::service::{Holds, Reports, Right, Task, Work};
 use crate::shim::capture;
 use crate::store;
 
@@ -61,7 +62,7 @@ impl Driver {
         Ok(batch.starts.into_iter().map(|start| self.start_one(batch.token, start)).collect())
     }
 
-    fn start_one(&mut self, token: FencingToken, Start { attempt, spec, .. }: Start) -> StartReply {
+    fn start_one(&mut self, token: FencingToken, Start { attempt, spec, checkpoint }: Start) -> StartReply {
         if self.live.contains_key(&attempt) || self.ledger.get(attempt).is_some() {
             return StartReply::Accepted;
         }
@@ -76,13 +77,30 @@ impl Driver {
         {
             return StartReply::Busy;
         }
-        let cancelled = CancellationToken::new();
+        let clock = Arc::clone(&self.options.clock);
+        let (reports, progress_timeout) = (Reports::default(), spec.rules().progress_timeout_ms);
+        let inside = Inside {
+            attempt,
+            cancelled: CancellationToken::new(),
+            reports: reports.clone(),
+            holds: Holds::default(),
+            run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
+            progress_timeout: progress_timeout.map(Duration::from_millis),
+            grace: self.options.kill_grace,
+            store: self.shims.store.clone(),
+            output_bytes_max: self.options.output_bytes_max,
+        };
         let task = Task {
             attempt,
             token,
             node: self.options.node.clone(),
             payload: spec.payload,
-            cancelled: cancelled.clone(),
+            cancelled: inside.cancelled.clone(),
+            run_timeout: inside.run_timeout,
+            right: Right::new(self.deadline.subscribe(), Arc::clone(&clock)),
+            checkpoint,
+            reports: reports.clone(),
+            holds: inside.holds.clone(),
         };
         // A panic in an embedder's service must not end the loop, and with it the supervision of everything else.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
@@ -97,14 +115,11 @@ impl Driver {
             }
         };
         let (end, end_seen) = watch::channel(None);
-        let clock = Arc::clone(&self.options.clock);
         let control = Control { fence: self.deadline.subscribe(), end: end_seen, clock };
         let in_process = matches!(work, Work::InProcess(_));
         let spawned = match work {
             Work::InProcess(work) => {
-                let timeout = spec.run_timeout_ms.map(Duration::from_millis);
-                let grace = self.options.kill_grace;
-                let work = attempt::in_process(attempt, work, cancelled, timeout, grace, control);
+                let work = in_process::run(inside, work, control);
                 self.attempts.spawn(self.options.pulse.watch("the work of an attempt", work))
             }
             Work::Process(process) => {
@@ -114,7 +129,7 @@ impl Driver {
             }
         };
         self.ids.insert(spawned.id(), attempt);
-        self.live.insert(attempt, Live { end, in_process });
+        self.live.insert(attempt, Live { end, in_process, reports });
         StartReply::Accepted
     }
 

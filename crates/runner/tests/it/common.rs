@@ -283,7 +283,7 @@ impl TaskService for Stubborn {
         Ok(Work::InProcess(Box::pin(async move {
             begun.store(true, Ordering::Relaxed);
             let _ = until.lock().unwrap().recv();
-            Ok(())
+            Ok(Vec::new())
         })))
     }
 }
