@@ -38,7 +38,8 @@ impl TaskService for Stamp {
     fn prepare(&self, task: Task) -> Result<Work, Unfit> {
         let stamps = self.0.clone();
         Ok(Work::InProcess(Box::pin(async move {
-            stamps.try_send((task.attempt.task, Instant::now())).map_err(|error| error.to_string())
+            stamps.try_send((task.attempt.task, Instant::now())).map_err(|error| error.to_string())?;
+            Ok(Vec::new())
         })))
     }
 }
