@@ -109,13 +109,12 @@ async fn begin(
             Err(_) => return Err(RecoverFailure::Log(format!("nothing committed within {FIRST_COMMIT:?}"))),
         }
     }
-    let granted = Duration::from_millis(db.meta().fence_after_ms_max);
+    let granted = db.meta().usual();
     let fence = Fence::new(claimed, session_timeout, granted, config.drift);
     let settings = Settings {
         token,
         fence_after: config.fence_after,
-        retention_count: config.retention.count,
-        retention_age: config.retention.age,
+        retention: config.retention,
         queue_tasks_max: config.queue_tasks_max,
         payload_inline_max: config.payload_inline_max,
         priority_ageing: config.priority_ageing,

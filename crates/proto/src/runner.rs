@@ -160,7 +160,8 @@ pub struct Inventory {
     pub node: NodeId,
     /// Its present life.
     pub incarnation: Incarnation,
-    /// Earlier lives on the same machine, by its own fsynced record, whose leftovers are all ended.
+    /// Earlier lives on the same machine, by its own fsynced record: what they left has ended, or is adopted and listed in
+    /// `running`.
     pub ended_incarnations: Vec<Incarnation>,
     /// Its slots, labels and kinds.
     pub capacity: Capacity,

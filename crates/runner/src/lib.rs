@@ -24,6 +24,7 @@
 //! Modules in reading order: [`Options`] and [`Services`]; `phase`, `boot`, `driver` (the loop), `fence` and `ledger` (its
 //! pure parts), `attempt`, `process` and `in_process` (one attempt), [`shim`] (the other side of a process), `leftovers`, `store`.
 
+mod adopt;
 mod attempt;
 mod boot;
 mod driver;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::report::REPORT_MAX;
-use super::{Driver, Job, Live, Mode, SHIM_SLACK};
+use super::{Driver, Job, Live, SHIM_SLACK};
 use crate::attempt::{self, Control};
 use crate::handle::{Reply, Request};
 use crate::in_process::{self, Inside};
@@ -56,7 +56,7 @@ impl Driver {
 
     fn start(&mut self, batch: StartBatch) -> Result<Vec<StartReply>, Refusal> {
         self.fence.admit_starts(&batch, self.options.clock.now())?;
-        if self.mode != Mode::Running {
+        if self.is_closing() {
             return Err(Refusal::Draining);
         }
         Ok(batch.starts.into_iter().map(|start| self.start_one(batch.token, start)).collect())
@@ -98,7 +98,7 @@ impl Driver {
             cancelled: inside.cancelled.clone(),
             run_timeout: inside.run_timeout,
             right: Right::new(self.deadline.subscribe(), Arc::clone(&clock)),
-            checkpoint,
+            checkpoint: checkpoint.clone(),
             reports: reports.clone(),
             holds: inside.holds.clone(),
         };
@@ -124,12 +124,20 @@ impl Driver {
             }
             Work::Process(process) => {
                 let shims = Arc::clone(&self.shims);
-                let work = process::run(shims, attempt, token, process, spec.run_timeout_ms, control);
+                let given = process::Given {
+                    token,
+                    process,
+                    run_timeout_ms: spec.run_timeout_ms,
+                    progress_timeout_ms: progress_timeout,
+                    checkpoint,
+                    reports: reports.clone(),
+                };
+                let work = process::run(shims, attempt, given, control);
                 self.attempts.spawn(self.options.pulse.watch("the supervision of an attempt", work))
             }
         };
         self.ids.insert(spawned.id(), attempt);
-        self.live.insert(attempt, Live { end, in_process, reports });
+        self.live.insert(attempt, Live { end, in_process, reports, told: None, own_until: None });
         StartReply::Accepted
     }
 
