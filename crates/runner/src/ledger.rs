@@ -7,6 +7,8 @@ use proto::runner::Outcome;
 
 /// Outcomes that wait for a leader; with more, nothing new is started.
 pub(crate) const UNACKNOWLEDGED_MAX: usize = 16_384;
+/// Checkpoints in one report, in bytes: well below a frame.
+const REPORT_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Attempts without a directory that are remembered after their acknowledgement, so that a repeated start does not run
 /// again.
 const REMEMBERED_MAX: usize = 16_384;
@@ -88,7 +90,15 @@ impl Ledger {
 
     /// The first `count` that a leader has to be told, oldest first.
     pub(crate) fn to_report(&self, count: usize) -> Vec<Outcome> {
-        self.unacknowledged.values().take(count).filter_map(|attempt| self.get(*attempt).cloned()).collect()
+        let mut room = REPORT_BYTES_MAX;
+        let fits = |outcome: &&Outcome| {
+            let bytes = outcome.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.as_bytes().len());
+            let left = room.checked_sub(bytes);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let outcomes = self.unacknowledged.values().take(count).filter_map(|attempt| self.get(*attempt));
+        outcomes.take_while(fits).cloned().collect()
     }
 
     /// A leader was told `reported` and has `acknowledged` some. What it left out goes to the end of the queue. Returns

@@ -42,6 +42,11 @@ impl Reports {
         });
     }
 
+    /// The newest.
+    pub fn newest(&self) -> Said {
+        self.0.borrow().clone()
+    }
+
     /// The newest, now and as it changes.
     pub fn subscribe(&self) -> watch::Receiver<Said> {
         self.0.subscribe()

@@ -45,7 +45,7 @@ async fn a_task_knows_who_it_is_and_not_what_the_daemon_knows() {
     let task = id.task.to_string();
     let own = dir.path().canonicalize().unwrap().join(format!("runner/attempts/{id}")).display().to_string();
     let expected = format!(
-        "TASKD_ATTEMPT=1\nTASKD_ATTEMPT_DIR={own}\nTASKD_NODE=n1\nTASKD_TASK_ID={task}\nTASKD_TOKEN={:032}:5:{task}.1\n{own}/work\n0\n",
+        "TASKD_ATTEMPT=1\nTASKD_ATTEMPT_DIR={own}\nTASKD_NODE=n1\nTASKD_PROGRESS_FD=4\nTASKD_TASK_ID={task}\nTASKD_TOKEN={:032}:5:{task}.1\n{own}/work\n0\n",
         1,
     );
     assert_eq!(text, expected);
