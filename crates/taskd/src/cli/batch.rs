@@ -8,12 +8,12 @@ use std::time::Duration;
 use proto::TaskId;
 use proto::api::{ApiErrorKind, Submission, Submitted};
 use proto::placing::Term;
-use proto::task::{Dependency, ExecPayload, Limit, LostPolicy, Retries, Rules, TaskSpec};
+use proto::task::{Dependency, ExecPayload, Limit, LostPolicy, ResourceLimits, Retries, Rules, TaskSpec};
 use serde::Deserialize;
 use serde_json::Value;
 use taskd::client::{Client, draw_id};
 
-use super::args::{parse_condition, placing};
+use super::args::{parse_condition, parse_umask, placing};
 use super::failure::Failure;
 use super::output::{self, Output};
 use super::submit::{millis, since_1970};
@@ -73,6 +73,11 @@ struct Line {
     #[serde(default)]
     env: BTreeMap<String, String>,
     cwd: Option<String>,
+    stdin: Option<String>,
+    user: Option<String>,
+    umask: Option<String>,
+    #[serde(default)]
+    resources: ResourceLimits,
 }
 
 /// A task of the file.
@@ -232,7 +237,10 @@ fn payload(line: &Line) -> Result<Vec<u8>, String> {
                 argv: argv.clone(),
                 env: line.env.clone(),
                 cwd: line.cwd.clone(),
-                ..ExecPayload::default()
+                stdin: line.stdin.clone(),
+                user: line.user.clone(),
+                umask: line.umask.as_deref().map(parse_umask).transpose()?,
+                resources: line.resources,
             };
             serde_json::to_vec(&exec).map_err(|error| error.to_string())
         }

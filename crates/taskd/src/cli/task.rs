@@ -27,7 +27,7 @@ fn row(task: &TaskView) -> (Tone, Vec<String>) {
     let node = task.attempts.last().map_or_else(|| "-".to_owned(), |attempt| attempt.node.to_string());
     let cells = vec![
         task.id.to_string(),
-        task.state.to_string(),
+        standing(task),
         node,
         task.attempt_count.to_string(),
         task.spec.priority.to_string(),
@@ -35,6 +35,14 @@ fn row(task: &TaskView) -> (Tone, Vec<String>) {
         title(task),
     ];
     (Tone::of(task.state), cells)
+}
+
+/// Its state, with how far it is.
+fn standing(task: &TaskView) -> String {
+    match task.progress.as_ref().and_then(|progress| progress.percent) {
+        Some(percent) => format!("{} {percent}%", task.state),
+        None => task.state.to_string(),
+    }
 }
 
 pub(super) async fn show(client: &Client, output: Output, args: &TaskId) -> Result<Exit, Failure> {
@@ -55,6 +63,12 @@ fn describe(task: &TaskView) -> String {
         ("on lost", spec.on_lost.to_string()),
         ("submitted", format!("{} ({} ago)", date(task.submitted_ms), ago(task.submitted_ms))),
     ];
+    if let Some(progress) = &task.progress {
+        rows.insert(2, ("progress", progress.to_string()));
+    }
+    if let Some(checkpoint) = &task.checkpoint {
+        rows.push(("checkpoint", payload(checkpoint.as_bytes())));
+    }
     if let Some(name) = &spec.name {
         rows.insert(1, ("name", name.clone()));
     }
@@ -111,6 +125,9 @@ fn rules(task: &TaskView) -> Vec<(&'static str, String)> {
     }
     if let Some(ms) = rules.delay_ms {
         rows.push(("delay", span(ms)));
+    }
+    if let Some(ms) = rules.progress_timeout_ms {
+        rows.push(("progress timeout", span(ms)));
     }
     if let Some(ms) = rules.queue_timeout_ms {
         rows.push(("queue timeout", span(ms)));
