@@ -126,6 +126,8 @@ pub(crate) fn options(data_dir: &Path, link: &Link, life: u128) -> Options {
         Arc::new(link.clone()),
     );
     options.kill_grace = Duration::from_millis(300);
+    // Most tests are about what a boot ends.
+    options.adopt = false;
     options.heartbeat = Duration::from_millis(100);
     options
 }
