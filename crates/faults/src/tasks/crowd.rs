@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(15);
 /// A client that is killed is killed within this.
 const LOST_MS_MAX: u64 = 120;
+/// An idle cluster is faster than faults are.
+const TASKS_PER_FAULT: usize = 100;
 
 /// Where everything is written down.
 #[derive(Debug)]
@@ -58,6 +60,7 @@ pub(super) struct Shared {
     wanted: usize,
     next: AtomicU64,
     pub(super) acknowledged: AtomicUsize,
+    pub(super) faults: AtomicUsize,
     /// Clients that were killed before they could have had a reply.
     pub(super) lost_replies: AtomicUsize,
     /// Calls that came to nothing, by exit code.
@@ -91,6 +94,7 @@ impl Crowd {
             wanted,
             next: AtomicU64::new(0),
             acknowledged: AtomicUsize::new(0),
+            faults: AtomicUsize::new(0),
             lost_replies: AtomicUsize::new(0),
             failed: Mutex::default(),
             jobs: Mutex::default(),
@@ -103,6 +107,10 @@ impl Crowd {
                 let (client, shared) = (client.clone(), Arc::clone(&shared));
                 thread::spawn(move || {
                     while !shared.is_done() {
+                        if !shared.may_go_on() {
+                            thread::sleep(sys::POLL);
+                            continue;
+                        }
                         let number = shared.next.fetch_add(1, Ordering::Relaxed);
                         Person::new(&client, &shared, number).play();
                     }
@@ -135,6 +143,13 @@ impl Drop for Crowd {
 }
 
 impl Shared {
+    /// Whether there were as many faults as so many tasks are to have.
+    fn may_go_on(&self) -> bool {
+        let faults = self.faults.load(Ordering::Relaxed);
+        self.acknowledged.load(Ordering::Relaxed) < (faults + 1) * TASKS_PER_FAULT
+    }
+
+    /// Whether nobody submits any more.
     pub(super) fn is_done(&self) -> bool {
         self.closed.is_set() || self.acknowledged.load(Ordering::Relaxed) >= self.wanted
     }
@@ -206,6 +221,7 @@ impl<'a> Person<'a> {
             self.lose(&file);
         }
         let mut tasks = self.submit(&file);
+        shared.acknowledged.fetch_add(tasks.len(), Ordering::Relaxed);
         if keyed && self.random.random_ratio(1, 3) {
             // It has the same ids, or the checker says so.
             self.submit(&file);
@@ -280,7 +296,6 @@ impl<'a> Person<'a> {
             self.shared.ledger.note(&format!("A {name} {id}"));
             ids.insert(name, id);
         }
-        self.shared.acknowledged.fetch_add(ids.len(), Ordering::Relaxed);
         ids
     }
 

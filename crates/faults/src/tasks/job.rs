@@ -144,9 +144,9 @@ pub(super) fn group(seed: u64, number: u64) -> Vec<Job> {
 fn job(random: &mut StdRng, name: String) -> Job {
     let mut job = Job { name, priority: random.random_range(-5..=5), ..Job::default() };
     job.pulses = match random.random_range(0..100) {
-        0..70 => 0,
-        70..90 => random.random_range(1..=3),
-        90..98 => random.random_range(3..=8),
+        0..55 => 0,
+        55..82 => random.random_range(1..=3),
+        82..94 => random.random_range(3..=8),
         // Long enough to live through a failover.
         _ => random.random_range(15..=25),
     };

@@ -62,7 +62,7 @@ const OWN_WORK: Duration = Duration::from_secs(20);
 /// After that nothing is waited for any more.
 const GIVE_UP: Duration = Duration::from_secs(240);
 /// Between two faults, at the most.
-const PEACE_MS_MAX: u64 = 4_000;
+const PEACE_MS_MAX: u64 = 3_000;
 /// Tasks that are looked at between two faults, the newest first.
 const LISTED: &str = "1500";
 /// Name, seconds between ticks, and options of each schedule.
@@ -169,6 +169,7 @@ fn play(options: &Options, program: &Program, dir: &Path, interrupt: &Interrupt)
         let fault = deck.deal(&mut random);
         let what = fault.play(&mut lab, leader, &mut random)?;
         *faults.entry(fault.name()).or_default() += 1;
+        crowd.shared.faults.fetch_add(1, Ordering::Relaxed);
         say(&format!(
             "{}: {what}; {} acknowledged",
             fault.name(),
