@@ -40,8 +40,17 @@ pub(crate) struct Answer {
 impl Core {
     /// A heartbeat; none if it must not be answered. Call [`answered`](Self::answered) when the answer leaves.
     pub(crate) fn heartbeat(&mut self, now: Now, beat: Heartbeat) -> Option<HeartbeatReply> {
-        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running, reports, leave_ms } =
-            beat;
+        let Heartbeat {
+            node,
+            address,
+            incarnation,
+            ended_incarnations,
+            grant: held,
+            capacity,
+            running,
+            reports,
+            leave_ms,
+        } = beat;
         let fresh = self.runners.fresh;
         self.runners.ensure(&node);
         let used = self.slots_used(&node, incarnation);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
+use proto::operate::{OperateDone, OperateOrder, Operations};
 use proto::runner::{OutputChunk, Refusal};
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
@@ -208,6 +209,22 @@ impl Handle {
     /// No leader.
     pub async fn schedules(&self, after: Option<ScheduleName>) -> Result<SchedulePage, ApiError> {
         self.ask(CALL_DEADLINE, |reply| Event::Schedules(after, reply)).await
+    }
+
+    /// Carries an operator's order out; answered once it is durable.
+    ///
+    /// # Errors
+    /// What is wrong with the order; no leader; [`ApiErrorKind::Unknown`]: to give it again is safe.
+    pub async fn operate(&self, order: OperateOrder) -> Result<OperateDone, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Operate(Box::new(order), reply)).await
+    }
+
+    /// What operators have set, and every node that is known.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn operations(&self) -> Result<Operations, ApiError> {
+        self.ask(CALL_DEADLINE, Event::Operations).await
     }
 
     /// Part of the output of an attempt (0 = the newest), from the node that has it.

@@ -11,7 +11,7 @@ use crate::NodeId;
 pub const REASON_BYTES_MAX: usize = 512;
 
 /// Most drained nodes and quotas of a cluster, each.
-pub const SETTINGS_MAX: usize = 10_000;
+pub const SETTINGS_MAX: usize = 2_000;
 
 /// Longest time until a deadline: a year, in milliseconds.
 pub const DEADLINE_MS_MAX: u64 = 366 * 24 * 3_600_000;

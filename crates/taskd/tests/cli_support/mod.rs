@@ -153,6 +153,7 @@ impl Api for Fake {
                     token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(3) },
                     grant: Grant(1),
                     assigned_ms: 1_700_000_000_000,
+                    started_ms: None,
                     ended_ms: end.as_ref().map(|_| 1_700_000_001_500),
                     end,
                 };
@@ -170,6 +171,7 @@ impl Api for Fake {
                     note: None,
                     progress: None,
                     checkpoint: None,
+                    steps: proto::history::Steps::default(),
                 };
                 known.insert(id, view);
                 Submitted::Accepted { id }
@@ -190,8 +192,9 @@ impl Api for Fake {
             .collect();
         let total = matching.len() as u64;
         Ok(TaskPage {
+            next: None,
             tasks: matching.into_iter().take(filter.limit.unwrap_or(50) as usize).collect(),
-            total,
+            total: Some(total),
         })
     }
 
@@ -310,6 +313,8 @@ impl Api for Fake {
             log: Some(LogStatus { bytes: 4096, live_bytes: 2048, budget_bytes: 1 << 20, segments: 2 }),
             tasks: [(TaskState::Running, 1), (TaskState::Failed, 0)].into(),
             fences: Vec::new(),
+            paused: None,
+            drained: Default::default(),
         })
     }
 
