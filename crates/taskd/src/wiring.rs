@@ -229,7 +229,14 @@ impl Parts {
                 fence_after: tasks.fence_after,
                 drift: tasks.drift,
                 heartbeat: tasks.heartbeat,
-                retention: dispatcher::Retention { count: tasks.retention_count, age: tasks.retention_age },
+                retention: dispatcher::Retention {
+                    count: tasks.retention_count,
+                    age: tasks.retention_age,
+                    // The other half is for what has not ended.
+                    bytes: tasks.retention_bytes.min(tasks.log_bytes_budget / 2),
+                    idempotency_age: tasks.idempotency_retention,
+                    idempotency_count: tasks.idempotency_count,
+                },
                 queue_tasks_max: tasks.queue_tasks_max,
                 priority_ageing: tasks.priority_ageing,
                 payload_inline_max: PAYLOAD_INLINE_MAX,
