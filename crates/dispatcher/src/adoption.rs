@@ -30,11 +30,14 @@ impl Core {
         let mut count = 0_usize;
         for attempt in running {
             let Some(open) = self.open.get_mut(attempt).filter(|open| {
-                open.node == *node && open.life != life && ended.contains(&open.life) && open.sent != Sent::Unsent
+                open.node == *node
+                    && open.life != life
+                    && ended.contains(&open.life)
+                    && open.sent != Sent::Unsent
             }) else {
                 continue;
             };
-            let from = std::mem::replace(&mut open.life, life);
+            let (from, slots) = (std::mem::replace(&mut open.life, life), open.slots);
             (open.sent, open.missing) = (Sent::Accepted, 0);
             let key = (node.clone(), from);
             if let Some(attempts) = self.lives.get_mut(&key) {
@@ -47,7 +50,7 @@ impl Core {
             self.fence.inherit(node, from, life);
             self.runners.change(node, now.at, |runner| {
                 if runner.life == Some(life) {
-                    runner.used += 1;
+                    runner.used = runner.used.saturating_add(slots);
                 }
             });
             self.db.change(attempt.task, |task| {
@@ -66,7 +69,9 @@ impl Core {
     /// behind which the answer has to wait.
     pub(crate) fn right(&mut self, now: Now, node: &NodeId, leave_ms: Option<u64>) -> Duration {
         let usual = self.settings.fence_after;
-        let Some(more) = leave_ms.map(Duration::from_millis).filter(|more| !more.is_zero()) else { return usual };
+        let Some(more) = leave_ms.map(Duration::from_millis).filter(|more| !more.is_zero()) else {
+            return usual;
+        };
         let right = usual + more.min(EXTENSION_MAX);
         self.db.extend(node, right);
         // The right counts from the sending of the heartbeat, which lies in the past already.
@@ -91,7 +96,10 @@ impl Core {
     /// Whether what ran on a life that is no member may be about to be heard of again: its node said that it would
     /// come back, or has, and has yet to say what it has adopted.
     pub(crate) fn may_come_back(&self, now: Now, node: &NodeId) -> bool {
-        let back = self.runners.get(node).is_some_and(|runner| runner.member.is_some() && runner.member != runner.life);
+        let back = self
+            .runners
+            .get(node)
+            .is_some_and(|runner| runner.member.is_some() && runner.member != runner.life);
         back || self.fence.extended_until(node).is_some_and(|until| now.at < until)
     }
 }
