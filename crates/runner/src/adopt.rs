@@ -74,7 +74,12 @@ impl Shim {
 }
 
 /// Supervises an adopted attempt to its end: the returned one's whole tree is gone.
-pub(crate) async fn run(shims: Arc<Shims>, adopted: Adopted, reports: Reports, mut control: Control) -> Ended {
+pub(crate) async fn run(
+    shims: Arc<Shims>,
+    adopted: Adopted,
+    reports: Reports,
+    mut control: Control,
+) -> Ended {
     let Adopted { attempt, shim, link, .. } = adopted;
     let clock = Arc::clone(&control.clock);
     shims.drill.record(clock.now(), || format!("open shim id={attempt}"));

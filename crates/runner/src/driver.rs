@@ -54,7 +54,10 @@ pub(crate) enum Mode {
     Running,
     Draining,
     /// `leave`: what is under a shim goes on.
-    Stopping { deadline: time::Instant, leave: bool },
+    Stopping {
+        deadline: time::Instant,
+        leave: bool,
+    },
 }
 
 /// Everything that can happen.
@@ -439,7 +442,8 @@ impl Driver {
     /// When to look again at the latest.
     fn wake(&self) -> time::Instant {
         let (now, clock_now) = (time::Instant::now(), self.options.clock.now());
-        let by_clock = [self.fence.lapse_at(), self.overrun_at, self.adopted_lapse_at()].into_iter().flatten();
+        let by_clock =
+            [self.fence.lapse_at(), self.overrun_at, self.adopted_lapse_at()].into_iter().flatten();
         let mut wake =
             by_clock.map(|at| now + at.since(clock_now)).min().unwrap_or(now + self.options.heartbeat);
         if self.beating.is_none() && self.fence.floor().is_some() {
@@ -465,7 +469,11 @@ impl Driver {
         // A leader that stops has ended its own dispatcher before this runner: the next one is about to take over.
         let given_up = self.reports_fail_since.is_some_and(|since| since.elapsed() >= SUCCESSION);
         let hopeless = given_up || self.fence.floor().is_none();
-        let gone = if leave { self.may_leave() && (self.extended || self.live.is_empty() || self.is_alone()) } else { self.live.is_empty() };
+        let gone = if leave {
+            self.may_leave() && (self.extended || self.live.is_empty() || self.is_alone())
+        } else {
+            self.live.is_empty()
+        };
         gone && self.reporting.is_none() && (self.ledger.unacknowledged() == 0 || hopeless)
     }
 
@@ -484,7 +492,12 @@ impl Driver {
             self.hand_over().await;
             (abandoned, left) = abandoned.into_iter().partition(|attempt| self.live[attempt].in_process);
             let for_s = self.fence.deadline().map(|until| until.since(self.options.clock.now()).as_secs());
-            tracing::info!(attempts = left.len(), for_s, extended = self.extended, "tasks are left running for the next daemon");
+            tracing::info!(
+                attempts = left.len(),
+                for_s,
+                extended = self.extended,
+                "tasks are left running for the next daemon"
+            );
         }
         if !abandoned.is_empty() {
             tracing::error!(attempts = abandoned.len(), "stopping, though some attempts have not ended");

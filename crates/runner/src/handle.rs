@@ -31,7 +31,9 @@ pub(crate) enum Closing {
     /// It takes no more work.
     Drain,
     /// Nor then; and what runs needs more time than usual, because nobody will be there to ask for it.
-    Leave { more: Duration },
+    Leave {
+        more: Duration,
+    },
 }
 
 /// Where a runner stands.

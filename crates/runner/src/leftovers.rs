@@ -51,7 +51,9 @@ impl Leftover {
     ///
     /// One that is stopped does not answer, nor does one of a release that does not know the question.
     pub(crate) fn standing(&self, within: Duration) -> io::Result<Option<Adopted>> {
-        let Some(shim) = self.shim.filter(|shim| proc::is_alive(*shim).unwrap_or(false)) else { return Ok(None) };
+        let Some(shim) = self.shim.filter(|shim| proc::is_alive(*shim).unwrap_or(false)) else {
+            return Ok(None);
+        };
         let until = Instant::now() + within;
         let mut link = connect(&self.dir)?;
         link.set_write_timeout(Some(within))?;

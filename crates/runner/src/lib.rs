@@ -1,7 +1,7 @@
 //! Executes a node's tasks: process trees under shims, and services inside the daemon.
 //!
 //! ```text
-//! Runner<Booting> ──boot──▶ Runner<Running> ──drain──▶ Runner<Draining> ──stop──▶ Runner<Stopped>
+//! Runner<Booting> ──boot──▶ Runner<Running> ──drain──▶ Runner<Draining> ──stop, leave──▶ Runner<Stopped>
 //!        └─ fails: BootFailure, everything undone
 //! ```
 //!

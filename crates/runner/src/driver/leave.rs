@@ -25,7 +25,8 @@ impl Driver {
             let control = Control { fence: self.deadline.subscribe(), end: end_seen, clock };
             let reports = Reports::default();
             let work = adopt::run(Arc::clone(&self.shims), living, reports.clone(), control);
-            let spawned = self.attempts.spawn(self.options.pulse.watch("the supervision of an attempt", work));
+            let spawned =
+                self.attempts.spawn(self.options.pulse.watch("the supervision of an attempt", work));
             self.ids.insert(spawned.id(), attempt);
             let live = Live { end, in_process: false, reports, told: None, own_until: Some(until) };
             self.live.insert(attempt, live);

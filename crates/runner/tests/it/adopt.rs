@@ -60,7 +60,8 @@ async fn output_and_exit_code_of_an_adopted_task_are_whole() {
     for mode in MODES {
         let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
         let gate = dir.path().join("gate");
-        let script = format!("echo begun; until [ -e {0} ]; do sleep 0.02; done; echo ended; exit 7", gate.display());
+        let script =
+            format!("echo begun; until [ -e {0} ]; do sleep 0.02; done; echo ended; exit 7", gate.display());
         let mut options = adopting(dir.path(), &link, 1);
         options.pid_namespace = mode;
         let node = Node::boot(options, &link).await;
@@ -69,13 +70,19 @@ async fn output_and_exit_code_of_an_adopted_task_are_whole() {
         node.start(attempt(3), TaskSpec::new("sleep", br#"{"ms": 100000}"#.to_vec())).await;
         for n in 1..=2 {
             let shim = dir.path().join(format!("runner/attempts/{}/shim.json", attempt(n)));
-            eventually("the shim", || std::fs::read_to_string(&shim).is_ok_and(|s| s.contains("\"tree\":{")).then_some(())).await;
+            eventually("the shim", || {
+                std::fs::read_to_string(&shim).is_ok_and(|s| s.contains("\"tree\":{")).then_some(())
+            })
+            .await;
         }
         let begun = Instant::now();
         let stopped = node.runner.drain().leave(Duration::from_secs(3)).await;
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         let report = stopped.report();
-        assert!(report.is_clean() && report.left.contains(&attempt(1)) && !report.left.contains(&attempt(3)), "{report:?}");
+        assert!(
+            report.is_clean() && report.left.contains(&attempt(1)) && !report.left.contains(&attempt(3)),
+            "{report:?}"
+        );
         assert!(
             matches!(link.end_of(attempt(3)).await, AttemptEnd::Lost { .. }),
             "what runs inside the daemon ends with it"
@@ -108,7 +115,8 @@ async fn what_no_leader_has_answered_ends_by_the_deadline_it_was_adopted_with() 
         link.with(|leader| leader.answers = false);
         let node = Node::boot(adopting(dir.path(), &link, 2), &link).await;
         eventually("a heartbeat in vain", || {
-            link.with(|leader| leader.beats.last().is_some_and(|beat| beat.running == [attempt(1)])).then_some(())
+            link.with(|leader| leader.beats.last().is_some_and(|beat| beat.running == [attempt(1)]))
+                .then_some(())
         })
         .await;
         if shim_stops {
@@ -196,7 +204,11 @@ async fn a_planned_restart_has_the_time_that_it_asked_for() {
     assert_eq!(node.try_start(batch).await, Err(Refusal::Draining), "it takes no more work");
     let asked = link.with(|leader| leader.beats.len());
     eventually("more beats", || link.with(|leader| leader.beats.len() > asked + 1).then_some(())).await;
-    assert_eq!(link.with(|leader| leader.beats.last().unwrap().leave_ms), None, "it asks until it is answered");
+    assert_eq!(
+        link.with(|leader| leader.beats.last().unwrap().leave_ms),
+        None,
+        "it asks until it is answered"
+    );
     let left = BootClock.now();
     let stopped = node.runner.drain().leave(Duration::from_secs(3)).await;
     assert_eq!(stopped.report().left, [attempt(1)]);

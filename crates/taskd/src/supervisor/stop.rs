@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::slot::Slot;
 use super::{
-    DISPATCHER_BY, EXTENDED_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping,
-    Supervisor, VIPS_BY,
+    DISPATCHER_BY, EXTENDED_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport,
+    Stopping, Supervisor, VIPS_BY,
 };
 use crate::config::OnStop;
 
@@ -15,7 +15,10 @@ impl Supervisor {
         match (on_stop, &self.runner) {
             (OnStop::Drain, Slot::Running(runner)) => {
                 let within = self.parts.config.tasks.drain_deadline;
-                tracing::info!(?within, "draining: this node takes no more tasks, and stops when those that run have ended");
+                tracing::info!(
+                    ?within,
+                    "draining: this node takes no more tasks, and stops when those that run have ended"
+                );
                 runner.handle().close();
                 self.draining = Some(self.clock.now() + within);
             }

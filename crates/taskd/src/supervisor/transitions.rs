@@ -153,8 +153,7 @@ impl Supervisor {
             let leave = self.stopping.as_ref().is_some_and(|stopping| stopping.leave);
             let abort = self.begin(Part::Runner, "its stop", async move {
                 let draining = running.drain();
-                let stopped =
-                    if leave { draining.leave(within).await } else { draining.stop(within).await };
+                let stopped = if leave { draining.leave(within).await } else { draining.stop(within).await };
                 let report = stopped.report();
                 tracing::info!(undelivered = report.undelivered, left = report.left.len(), "runner stopped");
                 Returned::RunnerStopped { clean: report.is_clean() }
