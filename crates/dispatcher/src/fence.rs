@@ -155,7 +155,7 @@ mod tests {
         fence.answered(&node, life, at(130));
         assert_eq!(fence.over_at(&node, life), at(211), "a usual answer takes nothing back");
         assert_eq!(fence.end_extensions(at(210)), []);
-        assert_eq!(fence.end_extensions(at(211)), [node.clone()]);
+        assert_eq!(fence.end_extensions(at(211)), std::slice::from_ref(&node));
         assert_eq!(fence.over_at(&node, life), at(161));
     }
 }
