@@ -243,6 +243,10 @@ impl Handle {
         let bytes_max = bytes_max.min(OUTPUT_BYTES_MAX);
         match self.clients.output(&node, &address, attempt, offset, bytes_max).await {
             Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(removed @ Refusal::OutputRemoved { .. })) => Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("node {node} had the output of attempt {}: {removed} (see tasks.output_retention_age)", attempt.number),
+            )),
             Ok(Err(Refusal::NoSuchAttempt)) => Err(ApiError::new(
                 ApiErrorKind::NotFound,
                 format!("node {node} has no output of attempt {} (any more)", attempt.number),

@@ -103,6 +103,12 @@ pub enum Refusal {
     /// The runner no longer has or never had what was asked for.
     #[error("no such attempt here")]
     NoSuchAttempt,
+    /// The output was removed, as old output is.
+    #[error("its {bytes} bytes of output were removed, because they were old or others needed the room")]
+    OutputRemoved {
+        /// How much there was.
+        bytes: u64,
+    },
     /// The runner could not do its part.
     #[error("{0}")]
     Failed(String),

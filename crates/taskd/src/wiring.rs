@@ -135,6 +135,11 @@ impl Parts {
             slots: self.config.node.slots(),
             labels: self.config.node.labels.clone(),
             output_bytes_max: tasks.output_bytes_max,
+            retention: runner::Retention {
+                attempts_max: tasks.output_retention_count,
+                bytes_max: tasks.output_retention_bytes,
+                age_max: tasks.output_retention_age,
+            },
             kill_grace: tasks.kill_grace,
             heartbeat: tasks.heartbeat,
             pid_namespace: match self.config.exec.pid_namespace {

@@ -220,8 +220,8 @@ impl Driver {
                 };
                 let (offset, bytes) = if dir.is_dir() {
                     capture::read(&dir, offset, bytes_max as usize)?
-                } else if outcome.as_ref().is_some_and(|outcome| outcome.output_bytes > 0) {
-                    return Ok(Err(Refusal::NoSuchAttempt));
+                } else if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.output_bytes > 0) {
+                    return Ok(Err(Refusal::OutputRemoved { bytes: outcome.output_bytes }));
                 } else {
                     // Work inside the daemon has no directory, and one that is being started not yet.
                     (offset, Vec::new())

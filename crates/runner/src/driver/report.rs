@@ -114,6 +114,7 @@ impl Driver {
         result: Result<HeartbeatReply, LinkError>,
     ) {
         self.beating = None;
+        self.retire();
         let reply = match result {
             Ok(reply) => reply,
             Err(error) => {
@@ -192,8 +193,13 @@ impl Driver {
             self.report_at = time::Instant::now() + REPORT_AGAIN;
         }
         let tidy = self.ledger.acknowledged(attempts, &acknowledged);
-        let surplus = self.ledger.surplus();
         self.untidy.0.extend(tidy);
+        self.retire();
+    }
+
+    /// Gives up output beyond the retention.
+    fn retire(&mut self) {
+        let surplus = self.ledger.surplus(self.options.clock.wall().0);
         self.untidy.1.extend(surplus);
         self.tidy_up();
     }

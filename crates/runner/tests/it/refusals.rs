@@ -112,7 +112,7 @@ async fn a_repeated_start_runs_once_even_after_its_output_was_removed() {
     .await;
     node.start(attempt(1), spec).await;
     assert!(matches!(node.confirm(attempt(1)).await, Presence::Ended(_)));
-    assert_eq!(node.output(attempt(1), 0).await, Err(Refusal::NoSuchAttempt));
+    assert_eq!(node.output(attempt(1), 0).await, Err(Refusal::OutputRemoved { bytes: 4 }));
     assert_eq!(std::fs::read_to_string(traces).unwrap(), "run\n");
     node.stop().await;
 }

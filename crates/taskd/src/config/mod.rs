@@ -165,6 +165,13 @@ pub struct Tasks {
     pub kill_grace: Duration,
     /// Output kept of one attempt, in bytes.
     pub output_bytes_max: u64,
+    /// How long a node keeps the output of an attempt that has ended.
+    #[serde(with = "humantime_serde")]
+    pub output_retention_age: Duration,
+    /// Output that a node keeps of attempts that have ended, in bytes.
+    pub output_retention_bytes: u64,
+    /// Attempts that have ended of which a node keeps the output.
+    pub output_retention_count: usize,
     /// Tasks that may be waiting or running at a time.
     pub queue_tasks_max: usize,
     /// How much waiting makes up for one point of priority; zero: none does.
@@ -272,6 +279,9 @@ impl Config {
                 heartbeat: Duration::from_secs(1),
                 kill_grace: Duration::from_secs(2),
                 output_bytes_max: 64 << 20,
+                output_retention_age: Duration::from_secs(30 * 24 * 60 * 60),
+                output_retention_bytes: 1 << 30,
+                output_retention_count: 10_000,
                 queue_tasks_max: 1_000_000,
                 priority_ageing: Duration::from_secs(60),
                 retention_count: 10_000,
