@@ -245,7 +245,10 @@ impl Handle {
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(removed @ Refusal::OutputRemoved { .. })) => Err(ApiError::new(
                 ApiErrorKind::NotFound,
-                format!("node {node} had the output of attempt {}: {removed} (see tasks.output_retention_age)", attempt.number),
+                format!(
+                    "node {node} had the output of attempt {}: {removed} (see tasks.output_retention_age)",
+                    attempt.number
+                ),
             )),
             Ok(Err(Refusal::NoSuchAttempt)) => Err(ApiError::new(
                 ApiErrorKind::NotFound,

@@ -64,15 +64,15 @@ impl Core {
         reports: Vec<AttemptReport>,
     ) {
         for AttemptReport { attempt, progress, checkpoint } in reports {
-            let theirs =
-                self.open.get(&attempt).is_some_and(|open| open.node == *node && open.life == life);
+            let theirs = self.open.get(&attempt).is_some_and(|open| open.node == *node && open.life == life);
             if !theirs || self.db.get(attempt.task).is_none_or(|task| task.attempt_count != attempt.number) {
                 continue;
             }
             // Whatever it was handed: the limits hold here.
             let progress = Progress::new(progress.percent, progress.message.as_deref());
             self.db.note_progress(attempt.task, progress);
-            if let Some(checkpoint) = checkpoint.filter(|kept| kept.as_bytes().len() <= CHECKPOINT_BYTES_MAX) {
+            if let Some(checkpoint) = checkpoint.filter(|kept| kept.as_bytes().len() <= CHECKPOINT_BYTES_MAX)
+            {
                 self.checkpoints.note(now.at, attempt, checkpoint);
             }
         }

@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn directories_are_kept_within_the_retention() {
-        let mut ledger = Ledger::new(Retention { attempts_max: 3, bytes_max: 100, age_max: Duration::from_millis(7) });
+        let mut ledger =
+            Ledger::new(Retention { attempts_max: 3, bytes_max: 100, age_max: Duration::from_millis(7) });
         ledger.retain(outcome(1), 10);
         (2..=4).for_each(|n| ledger.ended(outcome(n), Some(10)));
         assert_eq!(ledger.acknowledged(&[id(2)], &[id(2), id(3), id(4)]), [id(2), id(3), id(4)]);

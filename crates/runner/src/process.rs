@@ -71,12 +71,7 @@ pub(crate) struct Given {
 }
 
 /// Runs one attempt to its end: the returned one's whole tree is gone.
-pub(crate) async fn run(
-    shims: Arc<Shims>,
-    attempt: AttemptId,
-    given: Given,
-    mut control: Control,
-) -> Ended {
+pub(crate) async fn run(shims: Arc<Shims>, attempt: AttemptId, given: Given, mut control: Control) -> Ended {
     let Given { token, process, run_timeout_ms, progress_timeout_ms, checkpoint, reports } = given;
     let clock = Arc::clone(&control.clock);
     let permit = tokio::select! {
@@ -286,7 +281,8 @@ impl Ear {
                 Ok(count) if count > 0 && self.pending.len() < LINE_BYTES_MAX => {
                     self.pending.extend_from_slice(&chunk[..count]);
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Ok(_) | Err(_) => self.link = None,
             }
             if let Some(end) = self.pending.iter().rposition(|byte| *byte == b'\n') {
@@ -353,7 +349,12 @@ pub(crate) fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>)
 }
 
 /// The shim's record; or, if it left none, one made here once nothing of the tree is left.
-pub(crate) async fn conclude(store: &Store, attempt: AttemptId, fallback: AttemptEnd, now_ms: u64) -> Outcome {
+pub(crate) async fn conclude(
+    store: &Store,
+    attempt: AttemptId,
+    fallback: AttemptEnd,
+    now_ms: u64,
+) -> Outcome {
     let path = store.attempt(attempt).join(store::EXIT);
     // A record that cannot be read now (no file descriptor is left, say) is not replaced by what is known less well.
     for _ in 0..READ_TRIES {
@@ -370,7 +371,14 @@ pub(crate) async fn conclude(store: &Store, attempt: AttemptId, fallback: Attemp
         time::sleep(READ_AGAIN).await;
     }
     kill_all(store, attempt).await;
-    let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0, checkpoint: None };
+    let outcome = Outcome {
+        attempt,
+        end: fallback,
+        started_ms: None,
+        ended_ms: now_ms,
+        output_bytes: 0,
+        checkpoint: None,
+    };
     let written = {
         let (store, outcome) = (store.clone(), outcome.clone());
         blocking(move || {

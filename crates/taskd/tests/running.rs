@@ -22,7 +22,8 @@ async fn alone(change: impl Fn(&mut support::NodeConfig)) -> Cluster {
 
 /// Runs a shell script as a task; what it put out.
 async fn output(cluster: &Cluster, options: &[&str], script: &str) -> String {
-    let ran = cluster.cli(&[&["task", "submit", "--wait"], options, &["--", "sh", "-c", script]].concat()).await;
+    let ran =
+        cluster.cli(&[&["task", "submit", "--wait"], options, &["--", "sh", "-c", script]].concat()).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     ran.stdout
 }
@@ -61,9 +62,8 @@ async fn progress_is_seen_and_a_checkpoint_survives_the_leader() {
     let id = cluster
         .submit(&["--label", &label, "--retries", "1", "--retry-backoff", "10ms", "--", "sh", "-c", &script])
         .await;
-    let told = |task: &Value| {
-        task["progress"]["percent"] == 40 && task["progress"]["message"] == "first half"
-    };
+    let told =
+        |task: &Value| task["progress"]["percent"] == 40 && task["progress"]["message"] == "first half";
     until("its progress is seen", SOON, async || told(&cluster.task(&id).await).then_some(())).await;
     until("its checkpoint is kept", SOON, async || {
         (cluster.task(&id).await["checkpoint"] == r#"{"row":7}"#).then_some(())
@@ -122,7 +122,9 @@ async fn a_command_gets_what_it_was_promised_and_no_more() {
     assert_eq!(output(&cluster, &[], "cat; echo end").await, "end\n", "without one it has an end at once");
 
     let limits = ["--memory", "512M", "--open-files", "77", "--cpu-seconds", "9", "--file-size", "1M"];
-    let text = output(&cluster, &limits, "ulimit -v; ulimit -n; ulimit -t; ulimit -f; ulimit -n 78 || echo held").await;
+    let text =
+        output(&cluster, &limits, "ulimit -v; ulimit -n; ulimit -t; ulimit -f; ulimit -n 78 || echo held")
+            .await;
     let said: Vec<_> = text.lines().filter(|line| !line.contains("ulimit")).collect();
     assert_eq!(said[..4], ["524288", "77", "9", "2048"], "{text}");
     if !geteuid().is_root() {
@@ -150,7 +152,10 @@ async fn a_command_gets_what_it_was_promised_and_no_more() {
     assert!(message.contains("exec.users") || message.contains("runs as root"), "{message}");
 
     let large = file(&cluster, "large", &"x".repeat(proto::PAYLOAD_BYTES_MAX + 1));
-    cluster.cli(&["task", "submit", "--stdin", &large, "--", "cat"]).await.refused(2, &["262144 bytes", "shared storage"]);
+    cluster
+        .cli(&["task", "submit", "--stdin", &large, "--", "cat"])
+        .await
+        .refused(2, &["262144 bytes", "shared storage"]);
     let no = cluster.cli(&["task", "submit", "--stdin", "/no/such", "--", "cat"]).await;
     no.refused(2, &["--stdin /no/such", "No such file"]);
     let kind = ["task", "submit", "--kind", "noop", "--memory", "1G"];

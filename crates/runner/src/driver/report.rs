@@ -107,12 +107,7 @@ impl Driver {
         reports
     }
 
-    pub(super) fn beaten(
-        &mut self,
-        sent: Instant,
-        leaving: bool,
-        result: Result<HeartbeatReply, LinkError>,
-    ) {
+    pub(super) fn beaten(&mut self, sent: Instant, leaving: bool, result: Result<HeartbeatReply, LinkError>) {
         self.beating = None;
         self.retire();
         let reply = match result {

@@ -113,9 +113,7 @@ impl Ladder {
         match &self.ending {
             Some(ending) if ending.killed => None,
             Some(ending) => Some(ending.kill_at.min(self.last_kill())),
-            None => {
-                [Some(self.fence_term()), self.timeout, self.quiet_until()].into_iter().flatten().min()
-            }
+            None => [Some(self.fence_term()), self.timeout, self.quiet_until()].into_iter().flatten().min(),
         }
     }
 

@@ -207,7 +207,12 @@ mod tests {
             ("{\"percent\": -3}\n{\"checkpoint\": \"row 7\"}\n{\"percent\": 5", 2, "0 %", Some("row 7")),
             ("{\"checkpoint\": {\"row\": 7}}\nhalf way\n", 2, "half way", Some("{\"row\":7}")),
             ("{\"checkpoint\": \"\"}\n", 1, "", Some("")),
-            ("{\"checkpoint\": \"a\\u0000\"}\n", 1, "(its checkpoint has a NUL character, and was dropped)", None),
+            (
+                "{\"checkpoint\": \"a\\u0000\"}\n",
+                1,
+                "(its checkpoint has a NUL character, and was dropped)",
+                None,
+            ),
         ];
         for (text, count, progress, checkpoint) in rows {
             let latest = heard(text);

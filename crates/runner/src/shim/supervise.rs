@@ -20,8 +20,8 @@ use proto::task::AttemptEnd;
 
 use super::capture::Capture;
 use super::ladder::{Ladder, Step};
-use super::said::Said;
 use super::orders::Orders;
+use super::said::Said;
 use super::tree::{self, Tree};
 use super::wire::{Order, ShimState, Standing, StartFile, line};
 use crate::attempt::shortened;
@@ -83,7 +83,8 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
     };
     let checkpoint = said.latest().checkpoint.clone().filter(|_| !outcome.end.is_success());
     let path = dir.join(store::EXIT);
-    if checkpoint.is_some() && store::write_durably(&path, &Outcome { checkpoint, ..outcome.clone() }).is_ok() {
+    if checkpoint.is_some() && store::write_durably(&path, &Outcome { checkpoint, ..outcome.clone() }).is_ok()
+    {
         return Ok(());
     }
     // What was reserved has room for this one.

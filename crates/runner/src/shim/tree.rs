@@ -180,7 +180,11 @@ pub(super) fn command(task: &Task) -> io::Result<Command> {
     let mut command = if task.stage.is_needed() {
         // The child's own /proc/self/exe: right even if the file was replaced by an upgrade.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("taskd-exec").args(&task.reexec).arg(EXEC_STAGE).arg(serde_json::to_string(&task.stage)?);
+        command
+            .arg0("taskd-exec")
+            .args(&task.reexec)
+            .arg(EXEC_STAGE)
+            .arg(serde_json::to_string(&task.stage)?);
         command.args(&task.argv);
         command
     } else {
@@ -199,7 +203,8 @@ pub(super) fn command(task: &Task) -> io::Result<Command> {
 
 /// Why the step before the program did not get to it, if it did not.
 pub(super) fn unfit(task: &Task) -> Option<String> {
-    let said = task.stage.is_needed().then(|| std::fs::read_to_string(&task.stage.unfit)).and_then(Result::ok);
+    let said =
+        task.stage.is_needed().then(|| std::fs::read_to_string(&task.stage.unfit)).and_then(Result::ok);
     said.filter(|said| !said.is_empty())
 }
 

@@ -73,9 +73,16 @@ pub(crate) struct ShimState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    Extend { deadline_ns: u64 },
-    Terminate { grace_ms: u64, end: AttemptEnd },
-    Kill { end: AttemptEnd },
+    Extend {
+        deadline_ns: u64,
+    },
+    Terminate {
+        grace_ms: u64,
+        end: AttemptEnd,
+    },
+    Kill {
+        end: AttemptEnd,
+    },
     /// Whoever asks gets a [`Standing`] over the same connection. A former release does not answer.
     Describe,
 }

@@ -66,7 +66,9 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => None,
     };
     let bytes = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| format!("{text:?} is no size: use for example 65536, 512M or 2G"))
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("{text:?} is no size: use for example 65536, 512M or 2G"))
 }
 
 #[cfg(test)]
@@ -75,7 +77,10 @@ mod tests {
 
     #[test]
     fn sizes_and_masks() {
-        assert_eq!(["7", "4K", "512M", "2GiB"].map(parse_bytes), [Ok(7), Ok(4096), Ok(512 << 20), Ok(2 << 30)]);
+        assert_eq!(
+            ["7", "4K", "512M", "2GiB"].map(parse_bytes),
+            [Ok(7), Ok(4096), Ok(512 << 20), Ok(2 << 30)]
+        );
         for bad in ["", "0", "x", "5Q", "-1", "1.5G", "99999999999999999999T"] {
             assert!(parse_bytes(bad).is_err(), "{bad:?}");
         }
