@@ -66,7 +66,7 @@ impl Tree {
             ours.read_exact(&mut byte)?;
             byte_by_byte.push(byte[0]);
         }
-        ours.write_all(&line(&InitOrder::Run(task.clone()))?)?;
+        ours.write_all(&line(&InitOrder::Run(Box::new(task.clone())))?)?;
         Ok(Self { root: Pid::from_raw(init.id().cast_signed()), link: Some(ours), ended: None, gone: false })
     }
 

@@ -108,7 +108,7 @@ pub(crate) struct ShimReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum InitOrder {
-    Run(Task),
+    Run(Box<Task>),
     Terminate,
 }
 
