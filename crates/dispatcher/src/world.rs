@@ -5,6 +5,7 @@
 //! never started again; what was acknowledged is never lost; ticks do not overlap that must not. At the end, once nothing
 //! fails any more, every task becomes final, and every tick of a schedule is one task.
 
+mod operations;
 mod scenarios;
 mod schedules;
 
@@ -27,6 +28,7 @@ use crate::core::{Core, Effect, Now, Settings};
 use crate::database::Database;
 use crate::fence::Fence;
 use crate::members::MemberInfo;
+use crate::record::Task;
 use crate::storage::{Change, Live};
 
 const FENCE_MS: u64 = 500;
@@ -91,6 +93,8 @@ struct Group {
     submitted: Vec<TaskId>,
     scheduled: Vec<ScheduleName>,
     acks: Option<(usize, Vec<AttemptId>)>,
+    /// What operators had set by then.
+    set: operations::Set,
 }
 
 struct World {
@@ -114,6 +118,8 @@ struct World {
     adopted: u64,
     /// Granted for planned restarts.
     extended: u64,
+    /// What operators have set, as far as it is durable.
+    set: operations::Set,
     /// By a person.
     retried: BTreeSet<TaskId>,
 }
@@ -288,6 +294,7 @@ impl World {
             starts: 0,
             adopted: 0,
             extended: 0,
+            set: operations::Set::default(),
             retried: BTreeSet::new(),
         };
         world.members();
@@ -316,7 +323,8 @@ impl World {
         let changes = self.core.db.take_changes();
         let effects = self.core.take_effects();
         if !changes.is_empty() || !effects.is_empty() || !submitted.is_empty() || acks.is_some() {
-            self.pending.push_back(Group { changes, effects, submitted, scheduled: Vec::new(), acks });
+            let set = self.set_now();
+            self.pending.push_back(Group { changes, effects, submitted, scheduled: Vec::new(), acks, set });
         }
     }
 
@@ -330,6 +338,7 @@ impl World {
 
     fn commit(&mut self) {
         let Some(group) = self.pending.pop_front() else { return };
+        self.set = group.set;
         self.persist(group.changes);
         self.accepted.extend(group.submitted);
         self.scheduled.extend(group.scheduled);
@@ -362,7 +371,9 @@ impl World {
     fn turn(&mut self, fate: u8) {
         let now = self.now();
         self.core.run_schedules(now, &mut 1_000_000);
+        let before = self.bounds();
         self.core.dispatch(now);
+        self.check_assigned(&before);
         let batches = self.core.next_batches(now);
         for (number, batch) in batches.into_iter().enumerate() {
             self.start(batch, fate.wrapping_add(number as u8));
@@ -554,15 +565,20 @@ impl World {
     fn change_leader(&mut self, survive: usize, part: usize) {
         let mut groups = std::mem::take(&mut self.pending).into_iter();
         for group in groups.by_ref().take(survive).collect::<Vec<_>>() {
+            self.set = group.set;
             self.persist(group.changes);
         }
+        let mut sets = vec![self.set.clone()];
         if let Some(group) = groups.next() {
+            sets.push(group.set);
             self.persist(group.changes.into_iter().take(part).collect());
         }
         self.ms += SESSION_MS;
         self.enforce();
         self.epoch += 1;
         self.core = lead(&self.log, self.epoch, self.now());
+        self.set = self.set_now();
+        assert!(sets.contains(&self.set), "the next leader has {:?} of {sets:?}", self.set);
         self.members();
     }
 
@@ -629,7 +645,7 @@ impl World {
 
     fn step(&mut self, (op, a, b): (u8, u8, u8)) {
         let index = usize::from(a) % NODES;
-        match op % 25 {
+        match op % 27 {
             0 | 1 => self.submit(b),
             2..=4 => self.turn(b),
             5..=7 => self.commit(),
@@ -674,7 +690,24 @@ impl World {
             21 => self.advance(u64::from(b) * 8),
             22 if b.is_multiple_of(3) => self.set_wall(a),
             23 if b.is_multiple_of(4) => self.trigger(a),
+            25 | 26 => self.operate(index, b),
             24 if b.is_multiple_of(3) => self.machines[index].leaving = self.machines[index].alive,
+            24 => {
+                // It gets work, and is restarted quickly enough for that to go on.
+                self.send_beat(index);
+                self.deliver_beat(index, false);
+                self.deliver_beat(index, false);
+                for _ in 0..2 {
+                    self.turn(b);
+                    while !self.pending.is_empty() {
+                        self.commit();
+                    }
+                }
+                self.crash(index);
+                self.restart(index, Boot::Adopts);
+                self.members();
+                self.send_beat(index);
+            }
             _ => self.advance(u64::from(b) % 50),
         }
         self.check();
@@ -719,6 +752,7 @@ impl World {
             assert!(self.core.db.get(*task).is_some(), "{task} is forgotten");
         }
         self.check_schedules();
+        self.check_counts();
         self.core.queue.check();
     }
 
@@ -730,6 +764,7 @@ impl World {
             self.machines[index].leaving = false;
         }
         self.members();
+        self.unset();
         self.pause_all();
         for round in 0..2_000_u64 {
             for index in 0..NODES {
