@@ -95,7 +95,7 @@ struct Single {
 
 async fn single(client: &Client, started: &mut mpsc::Receiver<(TaskId, Instant)>) -> Result<Single> {
     let begun = Instant::now();
-    let id = accepted(client.submit(stamp_task(), ONE_WITHIN).await?)?;
+    let id = accepted(client.submit_spec(stamp_task(), ONE_WITHIN).await?)?;
     let accepted = begun.elapsed();
     let stamp = timeout(ONE_WITHIN, started.recv()).await.context("a task did not start")?;
     let (stamped, at) = stamp.context("the service is gone")?;

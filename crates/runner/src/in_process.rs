@@ -225,7 +225,10 @@ mod tests {
         assert_eq!(ended.await.outcome.end, AttemptEnd::Cancelled);
     }
 
-    async fn cancelled_soon(ended: &mut (impl Future<Output = Ended> + Unpin), cancelled: &CancellationToken) {
+    async fn cancelled_soon(
+        ended: &mut (impl Future<Output = Ended> + Unpin),
+        cancelled: &CancellationToken,
+    ) {
         tokio::select! {
             _ = ended => panic!("it has ended before its last thread"),
             () = cancelled.cancelled() => {}

@@ -216,12 +216,13 @@ impl Builder {
         self
     }
 
-    /// Takes the data directory, listens, and brings the node up in the background.
+    /// Takes the data directory, listens, and brings the node up in the background. With port 0 in `node.listen` the system
+    /// picks one, which [`NodeHandle::address`] tells.
     ///
     /// # Errors
     /// See [`StartError`]; an unreachable ZooKeeper is none, the node goes on trying.
     pub async fn start(self) -> Result<NodeHandle, StartError> {
-        let Self { config, services, shim, vip_guard, clock, network, last_rung, drill } = self;
+        let Self { mut config, services, shim, vip_guard, clock, network, last_rung, drill } = self;
         config.check().map_err(StartError::Config)?;
         let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
         let data_dir = open_data_dir(&config.node.data_dir).await.map_err(StartError::DataDir)?;
@@ -245,6 +246,12 @@ impl Builder {
         let listener = Listener::bind(&network, config.node.listen, net_identity.clone(), limits)
             .await
             .map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        // Port 0 is any that is free; the others have to know which.
+        if config.node.listen.port() == 0 {
+            let bound = listener.local_addr();
+            config.node.listen =
+                bound.map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        }
         let overrun = Arc::clone(&last_rung);
         let exit_policy =
             runner::ExitPolicy::new(move |what| overrun.abandon(&Wedge::Overrun { what: what.to_owned() }));
@@ -439,8 +446,8 @@ async fn answer(incoming: crate::net::Incoming, parts: Arc<Parts>, board: Board)
     match incoming.service {
         Wanted::Api => serve(incoming, ApiServer { parts, board }.serve()).await,
         Wanted::Leader => {
-            let node = parts.node.clone();
-            serve(incoming, LeaderServer { board, node }.serve()).await;
+            let (node, address) = (parts.node.clone(), parts.address.clone());
+            serve(incoming, LeaderServer { board, node, address }.serve()).await;
         }
         Wanted::Runner => {
             // A peer that comes before the runner runs is turned away and comes again.

@@ -61,7 +61,7 @@ pub(crate) async fn join(hosts: &str, dir: PathBuf, slots: Option<u32>, stamp: S
     config.node.labels.insert(STAMP.to_owned(), "yes".to_owned());
     config.node.eligible = false;
     config.node.slots = slots;
-    let mut node = Node::builder(config).service(STAMP, stamp).start().await?;
+    let mut node = Node::builder(config).task_service(STAMP, stamp).start().await?;
     timeout(READY_WITHIN, node.ready()).await.context("the benchmark's own node did not get ready")?;
     Ok(node)
 }

@@ -1,5 +1,6 @@
 //! The command line's grammar and its help.
 
+mod history;
 mod operate;
 mod placing;
 mod running;
@@ -13,9 +14,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::NodeId;
-use proto::task::{Condition, Limit, LostPolicy, TaskState};
+use proto::task::{Condition, Limit, LostPolicy};
 use taskd::client::Addresses;
 
+pub(super) use self::history::{
+    DbArgs, DbCommand, DumpArgs, ListArgs, ShowArgs, SnapshotArgs, SnapshotCommand, StoreArgs,
+};
 pub(super) use self::operate::{
     DrainArgs, NodeArgs, NodeCommand, PauseArgs, QuotaArgs, QuotaCommand, SetQuotaArgs, Tasks,
 };
@@ -111,6 +115,10 @@ one ends it at once, and loses nothing that was acknowledged.")]
     Vip(VipArgs),
     /// Say which virtual IPs the cluster has, and who is to hold them
     Config(ConfigArgs),
+    /// Look at the task log in the coordination service, past every node
+    Db(DbArgs),
+    /// Save the state of a cluster to a file, and bring it back
+    Snapshot(SnapshotArgs),
 }
 
 #[derive(Debug, Args)]
@@ -220,8 +228,12 @@ With -o json (stable: fields may be added, none is renamed or removed):
   submit               {\"id\", \"existing\": bool}
   submit --batch       {\"tasks\": [{\"line\", \"ref\", \"id\", \"existing\",
                        \"error\"}…]}
-  list                 {\"tasks\": [TASK…], \"total\"}
+  list                 {\"tasks\": [TASK…], \"total\": how many there are, or null
+                       where a filter would have to look at each of them,
+                       \"next\": cursor or null}
   show, cancel, retry  TASK
+  show --timeline      {\"id\", \"state\", \"timeline\": [EVENT…],
+                       \"gaps\": [SENTENCE…]}
   wait                 [TASK…]
   why                  {\"id\", \"state\", \"reason\", \"remedy\"}
   TASK     {\"id\", \"revision\", \"state\", \"spec\": SPEC, \"submitted_ms\",
@@ -243,7 +255,12 @@ With -o json (stable: fields may be added, none is renamed or removed):
             \"spread\", \"slots\"}};
             those that are not set are left out
   ATTEMPT  {\"number\", \"node\", \"incarnation\", \"token\": {\"cluster\", \"epoch\"},
-            \"grant\", \"assigned_ms\", \"ended_ms\", \"end\"}
+            \"grant\", \"assigned_ms\", \"started_ms\" (by its node's clock),
+            \"ended_ms\", \"end\"}
+  EVENT    {\"at_ms\", \"clock\": \"leader\"|\"node\", \"what\": \"submitted\"|
+            \"scheduled\"|\"blocked\"|\"queued\"|\"assigned\"|\"started\"|
+            \"attempt_ended\"|\"backing_off\"|\"cancel_asked\"|\"ended\",
+            \"attempt\", \"node\", \"until_ms\", \"detail\"}
 Times are milliseconds since 1970.";
 
 #[derive(Debug, Subcommand)]
@@ -262,7 +279,7 @@ Examples:
   taskd task submit --stdin list.txt --memory 512M --open-files 256 -- import
   taskd task submit --progress-timeout 5m --retries 3 -- sh -c '
     i=${TASKD_CHECKPOINT:-0}; while [ $i -lt 100 ]; do copy-part $i; i=$((i+1))
-    echo "{\"percent\": $i, \"checkpoint\": $i}" >&$TASKD_PROGRESS_FD; done'
+    echo \"{\\\"percent\\\": $i, \\\"checkpoint\\\": $i}\" >&$TASKD_PROGRESS_FD; done'
   taskd task submit --batch tasks.jsonl
 
 A file for --batch has one JSON object per line; \"ref\" names a task for the
@@ -275,8 +292,8 @@ All of it is checked before any of it is sent. Other fields: name, labels,
 retry_backoff, run_timeout, queue_timeout, at, no_retry_on, on_lost,
 idempotency_key, env, cwd, progress_timeout, stdin, user, umask, resources, require, prefer, avoid, spread, slots.
 
-A command says how it gets on by lines like {"percent": 40, "message": "..",
-"checkpoint": ..} to the descriptor TASKD_PROGRESS_FD; its next attempt finds
+A command says how it gets on by lines like {\"percent\": 40, \"message\": \"..\",
+\"checkpoint\": ..} to the descriptor TASKD_PROGRESS_FD; its next attempt finds
 the checkpoint in TASKD_CHECKPOINT (docs/protocol.md has all of it).
 
 With --wait the task's output goes to stdout and the exit code is the task's
@@ -284,9 +301,19 @@ own: 128+N if signal N ended it, 125 if taskd could not do its part. Ctrl-C
 ends the waiting, not the task.")]
     Submit(Box<SubmitArgs>),
     /// List tasks, newest first
-    List(ListArgs),
-    /// Show one task with its attempts
-    Show(TaskId),
+    #[command(after_help = "\
+Examples:
+  taskd task list --state failed,dead,lost --since 1d
+  taskd task list --ended-since 2026-12-01T03:00:00Z --node n2
+  taskd task list --schedule nightly --limit 10
+  taskd task list --name-prefix copy- --label zone=a -o json
+
+All that is given has to apply. With more than --limit, it ends with a cursor
+to go on with: --after CURSOR and the same filters. The cursor stays good
+while tasks come and go, and through a change of the leader.")]
+    List(Box<ListArgs>),
+    /// Show one task with its attempts, or what happened to it with --timeline
+    Show(ShowArgs),
     /// Say why a task is where it is, and what would change it
     Why(TaskId),
     /// Print a task's output (stdout and stderr as they came)
@@ -424,17 +451,6 @@ impl From<OnLost> for LostPolicy {
             OnLost::Fail => Self::Fail,
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    /// Only tasks in this state: scheduled, blocked, queued, running, retrying, cancelling, succeeded, failed, cancelled,
-    /// timed_out, lost, dead
-    #[arg(long)]
-    pub(super) state: Option<TaskState>,
-    /// At most this many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(super) limit: u32,
 }
 
 #[derive(Debug, Args)]

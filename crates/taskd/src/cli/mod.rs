@@ -6,16 +6,21 @@ mod args;
 mod batch;
 mod cluster;
 mod config;
+mod db;
 mod failure;
 mod follow;
 mod keeper;
+mod list;
 mod node;
 mod output;
 mod schedule;
 mod serve;
 mod signals;
+mod snapshot;
+mod store;
 mod submit;
 mod task;
+mod timeline;
 mod vip;
 mod wait;
 
@@ -44,9 +49,11 @@ pub(crate) fn main() -> Exit {
     let done = match cli.command {
         Command::Serve(args) => serve::main(&args),
         Command::Keeper(args) => keeper::main(&args),
+        Command::Db(args) => db::main(&args),
+        Command::Snapshot(args) => snapshot::main(&args),
         Command::Task(args) => on_client(&args.common, async |client, output| match &args.command {
             TaskCommand::Submit(args) => submit::run(client, output, args).await,
-            TaskCommand::List(args) => task::list(client, output, args).await,
+            TaskCommand::List(args) => list::run(client, output, args).await,
             TaskCommand::Show(args) => task::show(client, output, args).await,
             TaskCommand::Why(args) => task::why(client, output, args).await,
             TaskCommand::Logs(args) => follow::logs(client, output, args).await,

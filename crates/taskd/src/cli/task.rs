@@ -1,52 +1,21 @@
-//! `taskd task list`, `show`, `why`, `cancel` and `retry`.
+//! `taskd task show`, `why`, `cancel` and `retry`.
 
-use proto::api::ListFilter;
 use proto::task::{Attempt, TaskState, TaskView};
 use taskd::client::Client;
 
-use super::args::{ListArgs, TaskId};
+use super::args::{ShowArgs, TaskId};
 use super::failure::Failure;
-use super::output::{self, Output, Tone, ago, date, fields, json, span, table, title};
+use super::output::{self, Output, Tone, ago, date, fields, json, span, table};
+use super::timeline::Timeline;
 use crate::exit::Exit;
 
-pub(super) async fn list(client: &Client, output: Output, args: &ListArgs) -> Result<Exit, Failure> {
-    let page = client.list(ListFilter { state: args.state, limit: Some(args.limit) }).await?;
-    let text = || {
-        let rows: Vec<_> = page.tasks.iter().map(row).collect();
-        table(&["ID", "STATE", "NODE", "ATTEMPTS", "PRIORITY", "AGE", "TASK"], &rows)
-    };
-    output.either(|| json(&page), text)?;
-    let shown = page.tasks.len() as u64;
-    if !output.is_json() && shown < page.total {
-        output::say(&format!("{shown} of {} tasks; see more with --limit", page.total));
+pub(super) async fn show(client: &Client, output: Output, args: &ShowArgs) -> Result<Exit, Failure> {
+    let task = client.show(&args.task.id).await?;
+    if args.timeline {
+        let timeline = Timeline::of(&task);
+        output.either(|| json(&timeline), || timeline.text())?;
+        return Ok(Exit::Ok);
     }
-    Ok(Exit::Ok)
-}
-
-fn row(task: &TaskView) -> (Tone, Vec<String>) {
-    let node = task.attempts.last().map_or_else(|| "-".to_owned(), |attempt| attempt.node.to_string());
-    let cells = vec![
-        task.id.to_string(),
-        standing(task),
-        node,
-        task.attempt_count.to_string(),
-        task.spec.priority.to_string(),
-        ago(task.submitted_ms),
-        title(task),
-    ];
-    (Tone::of(task.state), cells)
-}
-
-/// Its state, with how far it is.
-fn standing(task: &TaskView) -> String {
-    match task.progress.as_ref().and_then(|progress| progress.percent) {
-        Some(percent) => format!("{} {percent}%", task.state),
-        None => task.state.to_string(),
-    }
-}
-
-pub(super) async fn show(client: &Client, output: Output, args: &TaskId) -> Result<Exit, Failure> {
-    let task = client.show(&args.id).await?;
     output.either(|| json(&task), || describe(&task))?;
     Ok(Exit::Ok)
 }
