@@ -138,17 +138,7 @@ async fn retries_and_timeouts(cluster: &Cluster) {
     assert_eq!(cluster.reaches(&id, &["dead"]).await["attempt_count"], 6, "a fresh budget");
 
     let ran = cluster
-        .cli(&[
-            "task",
-            "submit",
-            "--wait",
-            "--run-timeout",
-            "2s",
-            "--",
-            "sh",
-            "-c",
-            "echo begun; sleep 60",
-        ])
+        .cli(&["task", "submit", "--wait", "--run-timeout", "2s", "--", "sh", "-c", "echo begun; sleep 60"])
         .await;
     assert_eq!((ran.code, ran.stdout.as_str()), (125, "begun\n"), "{ran:?}");
     assert!(ran.stderr.contains("timed_out"), "{ran:?}");
