@@ -328,6 +328,7 @@ mod tests {
         }
         assert!(!queue.is_roomy() && queue.parked.is_empty());
     }
+
     /// Each brings its own limit: who is let in only while nobody else runs must not hide one that four may be.
     #[test]
     fn those_of_a_smaller_limit_are_in_nobodys_way() {
