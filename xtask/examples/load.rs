@@ -5,31 +5,23 @@
 //! and submits one task at a time to it. Then throughput, with batches from a few submitters, from the first
 //! submission until the cluster has nothing left to do.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+mod common;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use common::{Stamp, accepted, connect, join, stamp_task, submit_many};
 use proto::TaskId;
-use proto::api::{Submission, Submitted};
 use proto::task::{TaskSpec, TaskState};
-use taskd::client::{Client, draw_id};
-use taskd::runner::{Task, TaskService, Unfit, Work};
-use taskd::{Config, Node, NodeHandle};
+use taskd::client::Client;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const WARM_UP: usize = 50;
 const SINGLES: usize = 300;
-const BATCH_TASKS: usize = 500;
-const SUBMITTERS: usize = 4;
 const ONE_WITHIN: Duration = Duration::from_secs(10);
-const READY_WITHIN: Duration = Duration::from_secs(30);
-const BATCH_WITHIN: Duration = Duration::from_secs(120);
 const DRAIN_WITHIN: Duration = Duration::from_secs(400);
-/// The node of this process, its label and its task service.
-const STAMP: &str = "bench-stamp";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -62,7 +54,7 @@ async fn measure(
 ) -> Result<String> {
     let client = connect(addresses).await?;
     let (stamps, mut started) = mpsc::channel(WARM_UP + count);
-    let node = join(hosts, dir, Stamp(stamps)).await?;
+    let node = join(hosts, dir, None, Stamp(stamps)).await?;
     let mut singles = Vec::new();
     let mut due = tokio::time::Instant::now();
     for n in 0..WARM_UP + count {
@@ -92,39 +84,6 @@ async fn measure(
     ))
 }
 
-async fn connect(addresses: &str) -> Result<Client> {
-    let addresses = addresses.parse().map_err(anyhow::Error::msg)?;
-    Ok(Client::connect(addresses).await?)
-}
-
-/// Tells when a task is handed to its service.
-#[derive(Debug)]
-struct Stamp(mpsc::Sender<(TaskId, Instant)>);
-
-impl TaskService for Stamp {
-    fn prepare(&self, task: Task) -> Result<Work, Unfit> {
-        let stamps = self.0.clone();
-        Ok(Work::InProcess(Box::pin(async move {
-            stamps.try_send((task.attempt.task, Instant::now())).map_err(|error| error.to_string())
-        })))
-    }
-}
-
-/// Joins the cluster as a node that runs nothing but what asks for it, and never leads.
-async fn join(hosts: &str, dir: PathBuf, stamp: Stamp) -> Result<NodeHandle> {
-    let (hosts, root) = hosts.split_once('/').unwrap_or((hosts, "taskd"));
-    let mut config = Config::new(STAMP.parse()?, hosts);
-    config.coordination.root = format!("/{root}");
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    config.node.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free));
-    config.node.data_dir = dir;
-    config.node.labels.insert(STAMP.to_owned(), "yes".to_owned());
-    config.node.eligible = false;
-    let mut node = Node::builder(config).service(STAMP, stamp).start().await?;
-    timeout(READY_WITHIN, node.ready()).await.context("the benchmark's own node did not get ready")?;
-    Ok(node)
-}
-
 /// How long after its submission was sent a task had come how far.
 struct Single {
     accepted: Duration,
@@ -136,9 +95,7 @@ struct Single {
 
 async fn single(client: &Client, started: &mut mpsc::Receiver<(TaskId, Instant)>) -> Result<Single> {
     let begun = Instant::now();
-    let mut spec = TaskSpec::new(STAMP, vec![]);
-    spec.labels.insert(STAMP.to_owned(), "yes".to_owned());
-    let id = accepted(client.submit(spec, ONE_WITHIN).await?)?;
+    let id = accepted(client.submit_spec(stamp_task(), ONE_WITHIN).await?)?;
     let accepted = begun.elapsed();
     let stamp = timeout(ONE_WITHIN, started.recv()).await.context("a task did not start")?;
     let (stamped, at) = stamp.context("the service is gone")?;
@@ -159,25 +116,10 @@ async fn single(client: &Client, started: &mut mpsc::Receiver<(TaskId, Instant)>
     }
 }
 
-fn accepted(submitted: Submitted) -> Result<TaskId> {
-    match submitted {
-        Submitted::Accepted { id } | Submitted::Existing { id, .. } => Ok(id),
-        Submitted::Refused(error) => Err(error).context("a task was refused"),
-    }
-}
-
 /// Tasks per second, from the first submission until nothing waits or runs.
 async fn throughput(client: &Client, addresses: &str, tasks: usize) -> Result<f64> {
     let begun = Instant::now();
-    let mut submitters = JoinSet::new();
-    for submitter in 0..SUBMITTERS {
-        let (addresses, share) =
-            (addresses.to_owned(), tasks / SUBMITTERS + usize::from(submitter < tasks % SUBMITTERS));
-        submitters.spawn(async move { submit(&addresses, share).await });
-    }
-    while let Some(joined) = submitters.join_next().await {
-        joined??;
-    }
+    submit_many(addresses, tasks, &TaskSpec::new("noop", vec![])).await?;
     loop {
         let status = client.status().await?;
         if status.tasks.is_empty() {
@@ -193,19 +135,4 @@ async fn throughput(client: &Client, addresses: &str, tasks: usize) -> Result<f6
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn submit(addresses: &str, tasks: usize) -> Result<()> {
-    let client = connect(addresses).await?;
-    let mut left = tasks;
-    while left > 0 {
-        let count = left.min(BATCH_TASKS);
-        let noop = |_| Submission { id: draw_id(), spec: TaskSpec::new("noop", vec![]) };
-        for submitted in client.submit_all((0..count).map(noop).collect(), BATCH_WITHIN).await? {
-            accepted(submitted)?;
-        }
-        left -= count;
-    }
-    client.close().await;
-    Ok(())
 }

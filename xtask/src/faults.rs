@@ -2,6 +2,7 @@
 //! model of the election, and the bugs that are planted to see whether anybody notices.
 
 mod planted;
+mod tasks;
 pub(crate) mod vips;
 
 use std::path::PathBuf;
@@ -28,6 +29,12 @@ pub(crate) struct Options {
     /// How many runs about virtual IPs
     #[arg(long, default_value_t = 100)]
     runs: usize,
+    /// How many tasks with `--parts tasks`
+    #[arg(long, default_value_t = 10_000)]
+    tasks: usize,
+    /// With `--parts tasks`: switch something on in every node, as in `plant:early-unlock`; the run has to fail then
+    #[arg(long, value_name = "SPEC")]
+    drill: Option<String>,
     /// Only these kinds, or with `--parts vips` scenarios; the program lists them when it does not know one
     #[arg(long, value_delimiter = ',', value_name = "KIND,…")]
     only: Vec<String>,
@@ -54,6 +61,8 @@ enum Part {
     Network,
     /// The same with virtual IPs, seen by an observer outside
     Vips,
+    /// Thousands of tasks with retries, graphs, locks, schedules and cancels, while everything is done to their cluster
+    Tasks,
     /// Every state that the election can reach, within large bounds
     Model,
     /// Planted bugs, each of which has to be found
@@ -83,6 +92,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let done = match part {
             Part::Network => network(workspace, options),
             Part::Vips => vips::run(workspace, options),
+            Part::Tasks => tasks::run(workspace, options),
             Part::Model => model(workspace, options),
             Part::Planted => planted::run(workspace),
         };

@@ -93,6 +93,7 @@ impl ClusterArgs {
             coordination: self.zookeeper.clone().unwrap_or(Choice::Own(Kind::Keeper)),
             profile,
             slots: 4,
+            log_bytes_budget: None,
             ready_within: Duration::from_secs(60),
         }
     }
@@ -150,6 +151,9 @@ mod tests {
             "xtask faults --parts model,planted",
             "xtask faults --dev --parts vips --runs 20 --seed 3",
             "xtask bench peers --tasks 200 --quick --only bullmq --fsync always --report peers.md",
+            "xtask bench failover --rounds 1",
+            "xtask bench recovery --tasks 1000",
+            "xtask bench scale --sizes 3,5",
             "xtask bench vip --rounds 2 --only stop,kill-all --report vip.json",
             "xtask run --zookeeper debian --demo --small",
         ] {

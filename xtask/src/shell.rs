@@ -184,6 +184,16 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Waits so long, unless the person interrupts.
+pub(crate) fn pause(duration: Duration, interrupt: &Interrupt) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        interrupt.check()?;
+        thread::sleep(POLL.min(duration));
+    }
+    Ok(())
+}
+
 /// Looks again and again until `ready` says something, the time is up, or the person interrupts.
 pub(crate) fn poll<T>(
     what: &str,

@@ -57,7 +57,7 @@ async fn measure(tasks: u64, count: u64, slots: u32, commit: Duration) {
         fence_after: Duration::from_secs(30),
         drift: Duration::from_millis(500),
         heartbeat: Duration::from_secs(1),
-        retention: Retention { count: 10_000, age: Duration::from_secs(3_600) },
+        retention: Retention { age: Duration::from_secs(3_600), ..Retention::default() },
         queue_tasks_max: 10_000_000,
         payload_inline_max: 4_096,
         priority_ageing: Duration::from_secs(60),
@@ -274,6 +274,8 @@ impl Runner {
             grant: *grant,
             capacity: self.capacity(),
             running: vec![],
+            leave_ms: None,
+            reports: vec![],
         };
         *grant = Some(leader.heartbeat(beat).await.expect("answered").grant);
     }
@@ -295,6 +297,7 @@ impl Runner {
                 started_ms: Some(1),
                 ended_ms: 1,
                 output_bytes: 0,
+                checkpoint: None,
             });
             let outcomes = outcomes.collect();
             let report = OutcomeReport { node: self.node.clone(), incarnation: self.life, outcomes };

@@ -10,6 +10,7 @@ use rand::RngExt;
 
 use crate::core::{Core, Effect, Now, finish};
 use crate::database::attempt_id;
+use crate::placement::Runner;
 use crate::record::Task;
 use crate::retry::{self, Next};
 use crate::storage::BodyRef;
@@ -52,6 +53,8 @@ pub(crate) struct Open {
     pub(crate) node: NodeId,
     pub(crate) life: Incarnation,
     pub(crate) sent: Sent,
+    /// How many of the node's slots it takes.
+    pub(crate) slots: u32,
     /// Heartbeats in a row that did not list it.
     pub(crate) missing: u8,
     /// When it will have run longer than it may, if it may not run for ever and that is still to come.
@@ -60,6 +63,8 @@ pub(crate) struct Open {
     pub(crate) overdue: bool,
     /// Its task needs it no more.
     pub(crate) ending: bool,
+    /// It is ended to run elsewhere.
+    pub(crate) evicted: bool,
     /// Of its task's locks and limits.
     pub(crate) keys: Vec<String>,
 }
@@ -93,6 +98,8 @@ pub(crate) enum StartResult {
 pub(crate) enum Budget {
     Counts,
     Free,
+    /// It was ended for its node's sake.
+    Moved,
 }
 
 impl Core {
@@ -144,9 +151,15 @@ impl Core {
                     open.sent = Sent::InFlight;
                     // Bodies count in full: they are fetched into the call.
                     bytes += task.body.as_ref().map_or(task.spec.payload.len(), |body| body.bytes() as usize);
-                    starts.push((Start { attempt, spec: task.spec.clone() }, task.body.clone()));
+                    let checkpoint = task.checkpoint.as_deref().cloned();
+                    bytes += checkpoint.as_ref().map_or(0, |kept| kept.as_bytes().len());
+                    starts.push((Start { attempt, spec: task.spec.clone(), checkpoint }, task.body.clone()));
                 }
-                Some(_) => self.never_started(now, attempt, "its runner went away"),
+                Some(_) => {
+                    let drained = self.runners.get(node).is_some_and(Runner::drained);
+                    let why = if drained { "its node was drained" } else { "its runner went away" };
+                    self.never_started(now, attempt, why);
+                }
                 None => self.never_started(now, attempt, "it was not wanted any more"),
             }
         }
@@ -257,12 +270,19 @@ impl Core {
 
     /// The attempt has ended, or never was: nothing of it runs or ever will (or its policy does not mind).
     pub(crate) fn settle(&mut self, now: Now, attempt: AttemptId, end: AttemptEnd, budget: Budget) {
+        // Nothing was said since, unless its end brought it along.
+        self.close_checkpoint(attempt, None);
         let open = self.close(now, attempt);
         let Some(task) = self.db.get(attempt.task) else { return };
         let present = task.attempt_count == attempt.number
             && matches!(task.state, TaskState::Running | TaskState::Cancelling);
         if present {
-            let overdue = open.is_some_and(|open| open.overdue);
+            let overdue = open.as_ref().is_some_and(|open| open.overdue);
+            let moved = open.filter(|open| budget == Budget::Counts && self.is_moved(open, &end));
+            let (end, budget) = match moved {
+                Some(open) => (ended_for_a_drain(&open.node), Budget::Moved),
+                None => (end, budget),
+            };
             self.settle_present(now, attempt, end, budget, overdue);
         } else if end.is_success() && task.state != TaskState::Succeeded {
             self.succeeded_after_all(now, attempt, end);
@@ -361,6 +381,7 @@ impl Core {
             self.timers.remove(&(at, Timer::Overdue(attempt)));
         }
         self.give_back(attempt, &open.keys);
+        self.uncount(attempt, &open.node);
         let key = (open.node.clone(), open.life);
         if let Some(attempts) = self.lives.get_mut(&key) {
             attempts.remove(&attempt);
@@ -371,7 +392,7 @@ impl Core {
         self.runners.change(&open.node, now.at, |runner| {
             runner.ask.remove(&attempt);
             if runner.life == Some(open.life) {
-                runner.used = runner.used.saturating_sub(1);
+                runner.used = runner.used.saturating_sub(open.slots);
             }
         });
         self.dispatch_due = true;
@@ -408,6 +429,7 @@ impl Core {
     pub(crate) fn requeue_gone_members(&mut self, now: Now) {
         let gone = self.lives.iter().filter(|((node, life), _)| {
             self.runners.get(node).is_none_or(|runner| runner.member != Some(*life))
+                && !self.may_come_back(now, node)
         });
         let attempts: Vec<AttemptId> = gone.flat_map(|(_, attempts)| attempts.iter().copied()).collect();
         for attempt in attempts {
@@ -433,6 +455,11 @@ impl Core {
     }
 }
 
+/// How an attempt ended that was ended so that its task runs elsewhere.
+fn ended_for_a_drain(node: &NodeId) -> AttemptEnd {
+    AttemptEnd::Lost { reason: format!("ended, since node {node} was drained; it does not count") }
+}
+
 /// What follows the end of the present attempt; counts it.
 fn next(task: &mut Task, end: &AttemptEnd, budget: Budget, overdue: bool, jitter: f64) -> Next {
     let spec = &task.spec;
@@ -440,11 +467,17 @@ fn next(task: &mut Task, end: &AttemptEnd, budget: Budget, overdue: bool, jitter
         _ if end.is_success() => Next::Final(TaskState::Succeeded),
         (TaskState::Cancelling, _) => Next::Final(TaskState::Cancelled),
         _ if budget == Budget::Free => Next::Queue,
+        _ if budget == Budget::Moved && spec.on_lost == LostPolicy::Fail => Next::Final(TaskState::Lost),
+        _ if budget == Budget::Moved => Next::Queue,
         (_, AttemptEnd::Lost { .. }) => {
             task.lost += 1;
             retry::after_loss(spec.retries, task.failed, task.lost, spec.on_lost)
         }
         (_, AttemptEnd::Exited { code }) if spec.rules().permanent_exit_codes.contains(code) => {
+            task.failed += 1;
+            Next::Final(TaskState::Failed)
+        }
+        (_, AttemptEnd::Refused { .. }) => {
             task.failed += 1;
             Next::Final(TaskState::Failed)
         }

@@ -40,11 +40,20 @@ pub(crate) struct Answer {
 impl Core {
     /// A heartbeat; none if it must not be answered. Call [`answered`](Self::answered) when the answer leaves.
     pub(crate) fn heartbeat(&mut self, now: Now, beat: Heartbeat) -> Option<HeartbeatReply> {
-        let Heartbeat { node, address, incarnation, ended_incarnations, grant: held, capacity, running } =
-            beat;
+        let Heartbeat {
+            node,
+            address,
+            incarnation,
+            ended_incarnations,
+            grant: held,
+            capacity,
+            running,
+            reports,
+            leave_ms,
+        } = beat;
         let fresh = self.runners.fresh;
         self.runners.ensure(&node);
-        let used = self.lives.get(&(node.clone(), incarnation)).map_or(0, BTreeSet::len) as u32;
+        let used = self.slots_used(&node, incarnation);
         let known = self.runners.get(&node).and_then(|runner| runner.life) == Some(incarnation);
         // Not one for every heartbeat: a long term of many runners would run out of them.
         let new = (!known || held.is_none()).then(|| self.new_grant());
@@ -74,14 +83,25 @@ impl Core {
             tracing::warn!(%node, %incarnation, "another life of this node is a member and alive; its twin is not answered");
             return None;
         };
+        self.adopted(now, &node, incarnation, &ended_incarnations, &running);
+        self.gone_due |= !known;
+        let right = self.right(now, &node, leave_ms);
         let end = self.sighted(now, &node, incarnation, &running);
+        self.reports(now, &node, incarnation, reports);
         self.ask_after(now, &node, &ended_incarnations);
         Some(HeartbeatReply {
             token: self.settings.token,
             grant,
-            fence_after_ms: u64::try_from(self.settings.fence_after.as_millis()).unwrap_or(u64::MAX),
+            fence_after_ms: u64::try_from(right.as_millis()).unwrap_or(u64::MAX),
             end,
         })
+    }
+
+    /// Slots of what may run on a life.
+    fn slots_used(&self, node: &NodeId, life: Incarnation) -> u32 {
+        let attempts = self.lives.get(&(node.clone(), life)).into_iter().flatten();
+        let slots = attempts.filter_map(|attempt| self.open.get(attempt)).map(|open| open.slots);
+        slots.fold(0, u32::saturating_add)
     }
 
     /// The answer to a heartbeat leaves now.
@@ -116,7 +136,7 @@ impl Core {
                 open.sent = Sent::Accepted;
             }
             let cancelling = self.db.get(attempt.task).is_none_or(|task| task.state != TaskState::Running);
-            if cancelling || open.overdue || open.ending {
+            if cancelling || open.overdue || open.ending || open.evicted {
                 end.push(*attempt);
             }
         }
@@ -164,6 +184,8 @@ impl Core {
             tracing::warn!(%attempt, %node, "a node reports the end of another node's attempt; it is ignored");
             return;
         }
+        self.close_checkpoint(attempt, outcome.checkpoint);
+        self.db.note_start(attempt, outcome.started_ms);
         self.settle(now, attempt, outcome.end, Budget::Counts);
     }
 

@@ -17,6 +17,20 @@ pub struct Retention {
     pub count: usize,
     /// At most so long.
     pub age: Duration,
+    /// At most so many bytes of the task log, large payloads included.
+    pub bytes: u64,
+    /// How long the idempotency key of a final task goes on returning it, whether it is still kept itself or not.
+    pub idempotency_age: Duration,
+    /// At most so many keys whose tasks are not kept any more.
+    pub idempotency_count: usize,
+}
+
+impl Default for Retention {
+    /// What a node does unless it is told otherwise.
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self { count: 10_000, age: day, bytes: 64 << 20, idempotency_age: day, idempotency_count: 100_000 }
+    }
 }
 
 /// Everything that can be set.

@@ -13,12 +13,14 @@ use proto::{AttemptId, FencingToken, Grant, Incarnation, NodeId, TaskId};
 use rand::rngs::StdRng;
 
 use crate::attempts::{Open, Sent};
+use crate::config::Retention;
 use crate::database::{Database, attempt_id};
 use crate::fence::Fence;
 use crate::members::MemberInfo;
 use crate::placement::Runners;
 use crate::queue::{Place, Queue};
 use crate::record::Task;
+use crate::reports::Checkpoints;
 use crate::schedules::Schedules;
 use crate::storage::BodyRef;
 use crate::timers::Timer;
@@ -42,8 +44,7 @@ pub(crate) struct Now {
 pub(crate) struct Settings {
     pub(crate) token: FencingToken,
     pub(crate) fence_after: Duration,
-    pub(crate) retention_count: usize,
-    pub(crate) retention_age: Duration,
+    pub(crate) retention: Retention,
     pub(crate) queue_tasks_max: usize,
     pub(crate) payload_inline_max: usize,
     pub(crate) priority_ageing: Duration,
@@ -84,13 +85,17 @@ pub(crate) struct Core {
     pub(crate) held: BTreeMap<String, BTreeSet<AttemptId>>,
     /// What schedules wait for.
     pub(crate) schedules: Schedules,
+    /// Deadlines of drained nodes, by the keys of their records.
+    pub(crate) deadlines: BTreeMap<u128, Instant>,
+    /// Of the attempts that run.
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) dispatch_due: bool,
     /// Where a pass over the queue goes on that was too long for one turn.
     dispatch_from: Option<Place>,
     /// A member has gone: what may be requeued at once is to be.
-    gone_due: bool,
+    pub(crate) gone_due: bool,
     /// Not before that: who has just become the leader may not know yet of those that joined lately.
     pub(crate) gone_from: Instant,
     /// Runners with something in their outbox.
@@ -126,6 +131,8 @@ impl Core {
             news: VecDeque::new(),
             held: BTreeMap::new(),
             schedules: Schedules::new(now),
+            deadlines: BTreeMap::new(),
+            checkpoints: Checkpoints::default(),
             timers: BTreeSet::new(),
             effects: Vec::new(),
             dispatch_due: true,
@@ -137,7 +144,11 @@ impl Core {
             rng,
             grants_given: 0,
         };
+        core.db.set_wall(now.wall_ms);
         core.db.granted(core.settings.fence_after);
+        for (node, right) in core.db.meta().extended() {
+            core.fence.was_extended(node, right);
+        }
         core.db.begin(core.settings.token.epoch);
         let mut waiting = Vec::new();
         let mut running = Vec::new();
@@ -162,6 +173,7 @@ impl Core {
                 _ => {}
             }
         }
+        core.recover_operations(now);
         for (id, left_ms) in waiting {
             core.wait(id, now, Duration::from_millis(left_ms));
         }
@@ -233,6 +245,9 @@ impl Core {
             self.gone_due = false;
             self.requeue_gone_members(now);
         }
+        if self.db.settings().paused().is_some() {
+            return;
+        }
         // A pass that goes on leaves what became due meanwhile to the next one: otherwise heads that fit nowhere, if
         // there are enough of them, would keep those behind them from ever being looked at.
         let mut cursor = self.dispatch_from.take();
@@ -241,6 +256,7 @@ impl Core {
                 return;
             }
             self.queue.unpark();
+            self.runners.begin_pass();
         }
         for _ in 0..LOOKED_AT_MAX {
             if !self.runners.any_free() {
@@ -257,10 +273,13 @@ impl Core {
             };
             cursor = Some(place);
             if let Some(limit) = self.exhausted(&need) {
-                self.queue.park(&need, limit);
+                self.queue.park(&need, &limit);
                 continue;
             }
-            let Some(node) = self.runners.best(&need).cloned() else { continue };
+            let Some(node) = self.runners.best(&need).cloned() else {
+                self.runners.reserve(&need);
+                continue;
+            };
             if let Some(id) = self.queue.remove(&need, place) {
                 self.assign(now, id, node);
             }
@@ -282,6 +301,7 @@ impl Core {
                 token,
                 grant,
                 assigned_ms: now.wall_ms,
+                started_ms: None,
                 ended_ms: None,
                 end: None,
             };
@@ -303,15 +323,27 @@ impl Core {
     /// Takes note of an attempt that may run.
     fn opened(&mut self, now: Now, id: AttemptId, attempt: &Attempt, sent: Sent) {
         let (node, life) = (attempt.node.clone(), attempt.incarnation);
+        let slots = self.db.get(id.task).map_or(1, Task::slots);
         self.runners.change(&node, now.at, |runner| {
             if runner.life == Some(life) {
-                runner.used += 1;
+                runner.used = runner.used.saturating_add(slots);
             }
         });
+        self.count(id, &node);
         self.lives.entry((node.clone(), life)).or_default().insert(id);
         let keys = self.hold_keys(id);
-        let open =
-            Open { node, life, sent, missing: 0, overdue_at: None, overdue: false, ending: false, keys };
+        let open = Open {
+            node,
+            life,
+            sent,
+            slots,
+            evicted: false,
+            missing: 0,
+            overdue_at: None,
+            overdue: false,
+            ending: false,
+            keys,
+        };
         self.open.insert(id, open);
         // A new leader counts anew: that only makes this backstop later, never earlier.
         self.watch_run(now.at, id);
@@ -334,4 +366,7 @@ pub(crate) fn finish(task: &mut Task, state: TaskState, wall_ms: u64) {
     task.finished_ms = Some(wall_ms);
     task.not_before_ms = None;
     task.waits_for = Vec::new();
+    if state == TaskState::Succeeded {
+        task.checkpoint = None;
+    }
 }

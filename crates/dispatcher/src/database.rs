@@ -1,20 +1,22 @@
 //! Every task and schedule, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
 
+mod listing;
+mod retention;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
-use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use proto::api::{ApiError, ApiErrorKind, ListFilter, TaskPage};
+use proto::api::{ApiError, ApiErrorKind};
+use proto::progress::Progress;
 use proto::schedule::ScheduleName;
 use proto::task::TaskState;
-use proto::{AttemptId, Epoch, TaskId};
+use proto::{AttemptId, Epoch, NodeId, TaskId};
 
-use crate::record::{self, META_KEY, Meta, Page, Record, Schedule, Task, Unreadable, schedule_key};
-use crate::storage::{BodyRef, Change, Live};
-
-/// The server's cap on a list.
-const LIST_MAX: usize = 10_000;
+use crate::operations::{Settings, Usage, Used};
+use crate::record::{self, Key, META_KEY, Meta, Record, Schedule, Task, Unreadable, schedule_key};
+use crate::storage::{Change, Live};
 
 /// Digits of a prefix that may be looked up.
 const PREFIX_DIGITS_MIN: usize = 4;
@@ -30,7 +32,19 @@ pub(crate) struct Database {
     /// By order of submission.
     all: BTreeMap<u64, TaskId>,
     by_state: BTreeMap<TaskState, BTreeMap<u64, TaskId>>,
-    finished: BTreeSet<(u64, TaskId)>,
+    /// By end; with what each takes up in the log, in bytes, as soon as it is written there.
+    finished: BTreeMap<(u64, TaskId), u64>,
+    finished_bytes: u64,
+    /// When the newest was accepted, and by how much one was ever accepted before an older one, by the leaders' clocks.
+    newest_ms: u64,
+    disorder_ms: u64,
+    /// Idempotency keys of tasks that are forgotten, by the keys of their records.
+    kept_keys: BTreeMap<u128, Key>,
+    kept_by_end: BTreeSet<(u64, u128)>,
+    keys_dirty: BTreeSet<u128>,
+    keys_buried: Vec<(u128, u64)>,
+    /// The present time: milliseconds since 1970.
+    wall_ms: AtomicU64,
     /// Became final since the last [`take_ended`](Self::take_ended).
     ended: Vec<(TaskId, TaskState)>,
     order_next: u64,
@@ -43,6 +57,10 @@ pub(crate) struct Database {
     schedule_names: BTreeMap<ScheduleName, u128>,
     schedules_dirty: BTreeSet<u128>,
     schedules_buried: Vec<(u128, u64)>,
+    /// What operators have set.
+    settings: Settings,
+    /// Of kinds with a quota.
+    usage: Usage,
     meta: Meta,
     meta_dirty: bool,
 }
@@ -51,40 +69,89 @@ impl Database {
     /// The database that a replay found.
     pub(crate) fn replay(live: Vec<Live>) -> Result<Self, Unreadable> {
         let mut database = Self::default();
+        let mut accepted = Vec::new();
         for Live { key, body, .. } in live {
             match record::decode(key, &body)? {
                 Record::Meta(meta) => database.meta = meta,
-                Record::Task(task) => database.index(*task),
+                Record::Task(task) => {
+                    accepted.push((task.order, task.submitted_ms));
+                    let id = task.id;
+                    database.index(*task);
+                    database.weigh(id, body.len() as u64);
+                }
+                Record::Key(kept) => database.load_key(key, *kept),
                 Record::Schedule(schedule) => {
                     database.schedule_names.insert(schedule.name.clone(), key);
                     database.schedules.insert(key, *schedule);
                 }
+                Record::Node(node) => database.settings.replay_node(key, *node),
+                Record::Pause(pause) => database.settings.replay_pause(*pause),
+                Record::Quota(quota) => database.settings.replay_quota(key, *quota),
             }
         }
+        accepted.sort_unstable();
+        for (_, at_ms) in accepted {
+            database.accepted(at_ms);
+        }
         Ok(database)
+    }
+
+    /// The newest task so far was accepted then.
+    fn accepted(&mut self, at_ms: u64) {
+        self.disorder_ms = self.disorder_ms.max(self.newest_ms.saturating_sub(at_ms));
+        self.newest_ms = self.newest_ms.max(at_ms);
+    }
+
+    /// Tells it the time, to be written down beside what changes.
+    pub(crate) fn set_wall(&self, wall_ms: u64) {
+        self.wall_ms.store(wall_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self, id: TaskId) -> Option<&Task> {
         self.tasks.get(&id)
     }
 
+    /// Notes how far a task's attempt is, in memory alone.
+    pub(crate) fn note_progress(&mut self, id: TaskId, progress: Progress) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.progress = (!progress.is_empty()).then(|| Box::new(progress));
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
     }
 
-    pub(crate) fn by_key(&self, key: &str) -> Option<&Task> {
-        self.keys.get(key).and_then(|id| self.tasks.get(id))
-    }
-
-    pub(crate) fn meta(&self) -> Meta {
-        self.meta
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// Records that runners are granted rights as long as this; never shrinks.
     pub(crate) fn granted(&mut self, fence_after: Duration) {
         let ms = u64::try_from(fence_after.as_millis()).unwrap_or(u64::MAX);
-        if ms > self.meta.fence_after_ms_max {
-            self.meta = Meta { revision: self.meta.revision + 1, fence_after_ms_max: ms };
+        if fence_after > self.meta.usual() {
+            self.meta.change(|usual, _| *usual = ms);
+            self.meta_dirty = true;
+        }
+    }
+
+    /// Records that this node's runner is granted more than is usual.
+    pub(crate) fn extend(&mut self, node: &NodeId, right: Duration) {
+        let ms = u64::try_from(right.as_millis()).unwrap_or(u64::MAX);
+        if self.meta.extended().all(|(known, granted)| known != node || granted < right) {
+            self.meta.change(|_, extended| {
+                extended.insert(node.clone(), ms);
+            });
+            self.meta_dirty = true;
+        }
+    }
+
+    /// That is over.
+    pub(crate) fn end_extension(&mut self, node: &NodeId) {
+        if self.meta.extended().any(|(known, _)| known == node) {
+            self.meta.change(|_, extended| {
+                extended.remove(node);
+            });
             self.meta_dirty = true;
         }
     }
@@ -94,12 +161,38 @@ impl Database {
     /// id that was forgotten and is submitted again is not lost.
     pub(crate) fn begin(&mut self, term: Epoch) {
         self.revision_first = self.revision_first.max(term.0 << 32);
+        self.settings.begin(term);
+    }
+
+    /// What operators have set.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes what operators have set.
+    pub(crate) fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+    }
+
+    /// Counts anew what kinds with a quota use.
+    pub(crate) fn recount_usage(&mut self) {
+        self.usage.recount(self.settings.quotas().map(|(kind, _)| kind), self.tasks.values());
+    }
+
+    /// What there is of a kind that has a quota.
+    pub(crate) fn used(&self, kind: &str) -> Used {
+        self.usage.of(kind)
     }
 
     /// Adds a task; its place in the order and its first revision are given here.
     pub(crate) fn insert(&mut self, mut task: Task) {
         task.order = self.order_next;
         task.revision = task.revision.max(self.revision_first);
+        task.begin_steps();
+        self.accepted(task.submitted_ms);
+        if let Some(key) = &task.spec.idempotency_key {
+            self.free_key(record::key_key(key));
+        }
         self.dirty.insert(task.id);
         self.index(task);
     }
@@ -109,11 +202,16 @@ impl Database {
         self.all.insert(task.order, task.id);
         self.by_state.entry(task.state).or_default().insert(task.order, task.id);
         if let Some(key) = &task.spec.idempotency_key {
-            self.keys.insert(key.clone(), task.id);
+            // One whose time is over is that of a newer task too.
+            let older = |id: &TaskId| self.tasks.get(id).is_none_or(|other| other.order < task.order);
+            if self.keys.get(key).is_none_or(older) {
+                self.keys.insert(key.clone(), task.id);
+            }
         }
         if let Some(at) = task.finished_ms {
-            self.finished.insert((at, task.id));
+            self.finished.insert((at, task.id), 0);
         }
+        self.usage.reweigh(&task, Used::default());
         self.tasks.insert(task.id, task);
     }
 
@@ -121,25 +219,34 @@ impl Database {
     pub(crate) fn change<R>(&mut self, id: TaskId, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
         let task = self.tasks.get_mut(&id)?;
         let (state, finished) = (task.state, task.finished_ms);
+        let used = self.usage.before(task);
         let result = change(task);
+        self.usage.reweigh(task, used);
         task.revision += 1;
         if task.state != state {
+            task.step(state, finished, self.wall_ms.load(Ordering::Relaxed));
             if let Some(ids) = self.by_state.get_mut(&state) {
                 ids.remove(&task.order);
             }
             self.by_state.entry(task.state).or_default().insert(task.order, id);
         }
         if task.finished_ms != finished {
-            if let Some(at) = finished {
-                self.finished.remove(&(at, id));
-            }
+            let weight = finished.and_then(|at| self.finished.remove(&(at, id)));
+            self.finished_bytes = self.finished_bytes.saturating_sub(weight.unwrap_or(0));
             if let Some(at) = task.finished_ms {
-                self.finished.insert((at, id));
+                self.finished.insert((at, id), 0);
                 self.ended.push((id, task.state));
             }
         }
         self.dirty.insert(id);
         Some(result)
+    }
+
+    /// Notes when an attempt's process was started, as its runner reports with its end.
+    pub(crate) fn note_start(&mut self, attempt: AttemptId, started_ms: Option<u64>) {
+        if let (Some(task), Some(ms)) = (self.tasks.get_mut(&attempt.task), started_ms) {
+            task.note_start(attempt.number, ms);
+        }
     }
 
     /// Whether something became final since the last [`take_ended`](Self::take_ended).
@@ -150,42 +257,6 @@ impl Database {
     /// What became final lately, and how; some of it may be queued again since, or be forgotten.
     pub(crate) fn take_ended(&mut self) -> Vec<(TaskId, TaskState)> {
         take(&mut self.ended)
-    }
-
-    /// Deletes final tasks beyond `count` and those that ended before `before_ms`, at most `limit` of them;
-    /// returns the bodies that nobody refers to any more. A task of which something may still run is kept: the next leader
-    /// would know neither of that nor of the locks that it has.
-    pub(crate) fn expire(&mut self, count: usize, before_ms: u64, limit: usize) -> Vec<BodyRef> {
-        let mut bodies = Vec::new();
-        let mut after = None;
-        for _ in 0..limit {
-            let range = after.map_or((Unbounded, Unbounded), |seen| (Excluded(seen), Unbounded));
-            let Some(&(at, id)) = self.finished.range(range).next() else { break };
-            if self.finished.len() <= count && at >= before_ms {
-                break;
-            }
-            let runs = |task: &Task| task.attempts.iter().any(|attempt| attempt.end.is_none());
-            if self.tasks.get(&id).is_some_and(runs) {
-                after = Some((at, id));
-                continue;
-            }
-            self.finished.remove(&(at, id));
-            let Some(task) = self.tasks.remove(&id) else { continue };
-            self.all.remove(&task.order);
-            if let Some(ids) = self.by_state.get_mut(&task.state) {
-                ids.remove(&task.order);
-            }
-            if let Some(key) = &task.spec.idempotency_key
-                && self.keys.get(key) == Some(&id)
-            {
-                self.keys.remove(key);
-            }
-            self.dirty.remove(&id);
-            self.buried.push((id, task.revision + 1));
-            self.revision_first = self.revision_first.max(task.revision + 2);
-            bodies.extend(task.body);
-        }
-        bodies
     }
 
     pub(crate) fn schedule(&self, name: &ScheduleName) -> Option<&Schedule> {
@@ -259,20 +330,6 @@ impl Database {
         self.tasks.len() - self.finished.len()
     }
 
-    /// A page of tasks, newest first: as many as were asked for and fit into an answer.
-    pub(crate) fn list(&self, filter: &ListFilter) -> TaskPage {
-        let limit = filter.limit.map_or(LIST_MAX, |limit| (limit as usize).min(LIST_MAX));
-        let none = BTreeMap::new();
-        let ids = match filter.state {
-            Some(state) => self.by_state.get(&state).unwrap_or(&none),
-            None => &self.all,
-        };
-        let mut page = Page::default();
-        let newest = ids.values().rev().take(limit).filter_map(|id| self.tasks.get(id));
-        let newest = newest.take_while(|task| page.fits(task));
-        TaskPage { tasks: newest.map(|task| task.view(false)).collect(), total: ids.len() as u64 }
-    }
-
     /// The only task whose id begins with `prefix`.
     pub(crate) fn find(&self, prefix: &str) -> Result<&Task, ApiError> {
         let digits: String = prefix.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
@@ -308,9 +365,12 @@ impl Database {
     pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
             || !self.buried.is_empty()
+            || !self.keys_dirty.is_empty()
+            || !self.keys_buried.is_empty()
             || self.meta_dirty
             || !self.schedules_dirty.is_empty()
             || !self.schedules_buried.is_empty()
+            || self.settings.is_dirty()
     }
 
     /// Tasks that changed since the last [`take_changes`](Self::take_changes).
@@ -328,9 +388,26 @@ impl Database {
         if std::mem::take(&mut self.meta_dirty) {
             changes.push(change(META_KEY, self.meta.revision, Some(record::encode(&self.meta))));
         }
+        changes.extend(self.settings.take_changes());
         for id in std::mem::take(&mut self.dirty) {
             if let Some(task) = self.tasks.get(&id) {
-                changes.push(change(id.as_u128(), task.revision, Some(record::encode(task))));
+                let body = record::encode(task);
+                let (bytes, is_final) = (body.len() as u64, task.finished_ms.is_some());
+                changes.push(change(id.as_u128(), task.revision, Some(body)));
+                if is_final {
+                    self.weigh(id, bytes);
+                }
+            }
+        }
+        // Before the tasks that they are the keys of go, or a beginning could know of neither.
+        for key in std::mem::take(&mut self.keys_dirty) {
+            if let Some(kept) = self.kept_keys.get(&key) {
+                changes.push(change(key, kept.revision, Some(record::encode_kind(record::KEY, kept))));
+            }
+        }
+        for (key, revision) in self.keys_buried.drain(..) {
+            if !self.kept_keys.contains_key(&key) {
+                changes.push(change(key, revision, None));
             }
         }
         for (id, revision) in self.buried.drain(..) {
@@ -366,19 +443,35 @@ impl Drop for Database {
         }
         let (tasks, keys, all) = (take(&mut self.tasks), take(&mut self.keys), take(&mut self.all));
         let (by_state, finished) = (take(&mut self.by_state), take(&mut self.finished));
-        let freed = move || drop((tasks, keys, all, by_state, finished));
+        let kept = (take(&mut self.kept_keys), take(&mut self.kept_by_end));
+        let freed = move || drop((tasks, keys, all, by_state, finished, kept));
         // Nobody has to wait for it: it holds nothing but memory. Without a thread it is done here.
         drop(std::thread::Builder::new().name("taskd-free".to_owned()).spawn(freed));
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use proto::api::ListFilter;
     use proto::task::TaskSpec;
 
     use super::*;
+    use crate::config::Retention;
 
-    fn task(id: u128, state: TaskState, finished_ms: Option<u64>) -> Task {
+    /// What the next leader finds.
+    pub(super) fn replayed(database: &mut Database) -> Database {
+        for id in database.tasks.keys().copied().collect::<Vec<_>>() {
+            database.dirty.insert(id);
+        }
+        database.keys_dirty.extend(database.kept_keys.keys().copied());
+        let changes = database.take_changes();
+        let live = changes
+            .into_iter()
+            .filter_map(|c| Some(Live { key: c.key, revision: c.revision, body: c.body? }));
+        Database::replay(live.collect()).expect("readable")
+    }
+
+    pub(crate) fn task(id: u128, state: TaskState, finished_ms: Option<u64>) -> Task {
         Task {
             id: TaskId::from_u128(id),
             revision: 1,
@@ -394,7 +487,10 @@ mod tests {
             lost: 0,
             attempts: vec![],
             waits_for: vec![],
+            checkpoint: None,
+            progress: None,
             note: None,
+            history: None,
         }
     }
 
@@ -430,7 +526,8 @@ mod tests {
             task.state = TaskState::Succeeded;
             task.finished_ms = Some(4);
         });
-        assert!(database.expire(10, 5, 10).is_empty());
+        let day = Retention { age: Duration::from_millis(1), ..Retention::default() };
+        assert!(database.expire(&day, 6, 10).is_empty());
         let changes = database.take_changes();
         assert!(!database.is_dirty());
         let buried: Vec<_> = changes.iter().filter(|c| c.body.is_none()).map(|c| c.key).collect();
@@ -442,9 +539,10 @@ mod tests {
         assert_eq!(replayed.meta(), database.meta());
         assert!(replayed.iter().eq(database.iter()));
         assert_eq!(replayed.counts(), [(TaskState::Queued, 4 - 1), (TaskState::Failed, 1)]);
-        let page = replayed.list(&ListFilter { state: None, limit: Some(2) });
+        let filter = ListFilter { limit: Some(2), ..ListFilter::default() };
+        let page = replayed.list(&filter).expect("listed").page;
         assert_eq!(page.tasks.iter().map(|t| t.id.as_u128()).collect::<Vec<_>>(), [5, 3]);
-        assert_eq!(page.total, 4);
+        assert_eq!(page.total, Some(4));
         assert!(page.tasks[0].spec.payload.is_empty(), "lists come without payloads");
     }
 
@@ -467,7 +565,7 @@ mod tests {
                 let change = database.take_changes().pop().expect("something changed");
                 assert!(change.revision > newest, "the log would skip {change:?} after {newest}");
                 newest = change.revision;
-                database.expire(0, 0, 9);
+                database.expire(&Retention { count: 0, ..Retention::default() }, 0, 9);
             }
             database.take_changes();
         }

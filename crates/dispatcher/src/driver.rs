@@ -211,7 +211,9 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { at: self.parts.clock.now(), wall_ms: self.parts.clock.wall().0 }
+        let now = Now { at: self.parts.clock.now(), wall_ms: self.parts.clock.wall().0 };
+        self.core.db.set_wall(now.wall_ms);
+        now
     }
 
     /// Takes whatever else is there already, so that one turn serves it all and nothing waits behind what is always

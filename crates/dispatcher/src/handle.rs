@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::api::{ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
+use proto::operate::{OperateDone, OperateOrder, Operations};
 use proto::runner::{OutputChunk, Refusal};
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
@@ -210,6 +211,22 @@ impl Handle {
         self.ask(CALL_DEADLINE, |reply| Event::Schedules(after, reply)).await
     }
 
+    /// Carries an operator's order out; answered once it is durable.
+    ///
+    /// # Errors
+    /// What is wrong with the order; no leader; [`ApiErrorKind::Unknown`]: to give it again is safe.
+    pub async fn operate(&self, order: OperateOrder) -> Result<OperateDone, ApiError> {
+        self.ask(CALL_DEADLINE, |reply| Event::Operate(Box::new(order), reply)).await
+    }
+
+    /// What operators have set, and every node that is known.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn operations(&self) -> Result<Operations, ApiError> {
+        self.ask(CALL_DEADLINE, Event::Operations).await
+    }
+
     /// Part of the output of an attempt (0 = the newest), from the node that has it.
     ///
     /// # Errors
@@ -226,6 +243,13 @@ impl Handle {
         let bytes_max = bytes_max.min(OUTPUT_BYTES_MAX);
         match self.clients.output(&node, &address, attempt, offset, bytes_max).await {
             Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(removed @ Refusal::OutputRemoved { .. })) => Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!(
+                    "node {node} had the output of attempt {}: {removed} (see tasks.output_retention_age)",
+                    attempt.number
+                ),
+            )),
             Ok(Err(Refusal::NoSuchAttempt)) => Err(ApiError::new(
                 ApiErrorKind::NotFound,
                 format!("node {node} has no output of attempt {} (any more)", attempt.number),

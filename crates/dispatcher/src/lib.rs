@@ -53,6 +53,9 @@ pub use members::MemberInfo;
 mod handle;
 pub use handle::{Handle, RunnerSeen};
 
+mod inspect;
+pub use inspect::{Inspected, inspect};
+
 mod clients;
 pub use clients::{ConnectError, Runners};
 
@@ -62,14 +65,18 @@ mod fenced_log;
 
 mod driver;
 
+mod adoption;
 mod attempts;
 mod beats;
 mod core;
 mod database;
 mod fence;
+mod history;
+mod operations;
 mod placement;
 mod queue;
 mod record;
+mod reports;
 mod requests;
 mod retry;
 mod schedules;

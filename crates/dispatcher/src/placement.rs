@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use clock::Instant;
+use proto::operate::Quota;
 use proto::runner::Capacity;
 use proto::{AttemptId, Grant, Incarnation, NodeId};
 
@@ -28,7 +29,9 @@ pub(crate) struct Runner {
     pub(crate) answered: Option<Instant>,
     /// It gets nothing before that.
     pub(crate) hold_until: Option<Instant>,
-    /// Attempts of the present life that have not ended.
+    /// It gets nothing until an operator says so.
+    drained: bool,
+    /// Slots of the attempts of the present life that have not ended.
     pub(crate) used: u32,
     /// Committed attempts to send, in order.
     pub(crate) outbox: VecDeque<AttemptId>,
@@ -59,6 +62,7 @@ impl Runner {
             holds_grant: false,
             answered: None,
             hold_until: None,
+            drained: false,
             used: 0,
             outbox: VecDeque::new(),
             calls: 0,
@@ -74,11 +78,21 @@ impl Runner {
     pub(crate) fn suits(&self, need: &Need) -> bool {
         self.capacity.kinds.contains(&need.kind)
             && need.labels.iter().all(|(key, value)| self.capacity.labels.get(key) == Some(value))
+            && need.placing.as_deref().is_none_or(|placing| {
+                placing.slots <= self.capacity.slots
+                    && placing.require.iter().all(|term| term.is_met_by(&self.capacity.labels))
+            })
+    }
+
+    /// Whether an operator has said that it gets nothing.
+    pub(crate) fn drained(&self) -> bool {
+        self.drained
     }
 
     /// Whether starts may be sent: a member's present life that was answered lately, has got its grant and takes work.
     pub(crate) fn ready(&self, now: Instant, fresh: Duration) -> bool {
         !self.capacity.draining
+            && !self.drained
             && self.life.is_some()
             && self.member == self.life
             && self.holds_grant
@@ -97,13 +111,29 @@ pub(crate) struct Runners {
     list: BTreeMap<NodeId, Runner>,
     /// Those with free slots, most free first.
     free: BTreeSet<(Reverse<u32>, NodeId)>,
+    /// Those that an operator has drained, known or not.
+    drained: BTreeSet<NodeId>,
+    /// Those that gather free slots for a task that needs many, in the present pass over the queue.
+    reserved: BTreeSet<NodeId>,
+    /// Kinds with a quota: what of them may run.
+    kinds: BTreeMap<String, Kind>,
+    /// How many attempts may run on which node, of the tasks that are to be spread, by their keys.
+    spread: BTreeMap<String, BTreeMap<NodeId, u32>>,
     /// For how long after its last answered heartbeat a runner is taken to be there.
     pub(crate) fresh: Duration,
 }
 
 impl Runners {
     pub(crate) fn new(fresh: Duration) -> Self {
-        Self { list: BTreeMap::new(), free: BTreeSet::new(), fresh }
+        Self {
+            list: BTreeMap::new(),
+            free: BTreeSet::new(),
+            drained: BTreeSet::new(),
+            reserved: BTreeSet::new(),
+            kinds: BTreeMap::new(),
+            spread: BTreeMap::new(),
+            fresh,
+        }
     }
 
     pub(crate) fn get(&self, node: &NodeId) -> Option<&Runner> {
@@ -135,8 +165,60 @@ impl Runners {
     /// Makes sure that there is an entry.
     pub(crate) fn ensure(&mut self, node: &NodeId) {
         if !self.list.contains_key(node) {
-            self.list.insert(node.clone(), Runner::new());
+            let drained = self.drained.contains(node);
+            self.list.insert(node.clone(), Runner { drained, ..Runner::new() });
         }
+    }
+
+    /// A node gets nothing more, or again.
+    pub(crate) fn set_drained(&mut self, node: &NodeId, drained: bool, now: Instant) {
+        if drained {
+            self.drained.insert(node.clone());
+        } else {
+            self.drained.remove(node);
+        }
+        self.change(node, now, |runner| runner.drained = drained);
+    }
+
+    /// These kinds have a quota; how many of them run is counted from zero.
+    pub(crate) fn set_quotas(&mut self, quotas: BTreeMap<String, Quota>) {
+        let kinds = quotas.into_iter();
+        self.kinds = kinds.map(|(kind, quota)| (kind, Kind { quota, ..Kind::default() })).collect();
+    }
+
+    /// How many of a kind run, if it has a quota.
+    pub(crate) fn of_kind(&self, kind: &str) -> Option<(u32, Quota)> {
+        self.kinds.get(kind).map(|kind| (kind.running, kind.quota))
+    }
+
+    /// An attempt may run on a node from here on.
+    pub(crate) fn began(&mut self, kind: &str, spread: Option<&str>, node: &NodeId) {
+        if let Some(kind) = self.kinds.get_mut(kind) {
+            kind.running += 1;
+            *kind.on.entry(node.clone()).or_default() += 1;
+        }
+        if let Some(key) = spread {
+            *self.spread.entry(key.to_owned()).or_default().entry(node.clone()).or_default() += 1;
+        }
+    }
+
+    /// It does not any more; whether its kind has a quota of what may run.
+    pub(crate) fn ended(&mut self, kind: &str, spread: Option<&str>, node: &NodeId) -> bool {
+        let mut limited = false;
+        if let Some(kind) = self.kinds.get_mut(kind) {
+            kind.running = kind.running.saturating_sub(1);
+            less(&mut kind.on, node);
+            limited = kind.quota.running.is_some();
+        }
+        if let Some(key) = spread
+            && let Some(on) = self.spread.get_mut(key)
+        {
+            less(on, node);
+            if on.is_empty() {
+                self.spread.remove(key);
+            }
+        }
+        limited
     }
 
     /// Changes an entry and its place among the free ones; none if there is no such entry.
@@ -190,10 +272,81 @@ impl Runners {
         !self.free.is_empty()
     }
 
-    /// The node with most free slots that suits; of equals the first by name.
+    /// The node with most free slots that suits; of equals the first by name. For a task that has wishes, the one that
+    /// meets most of them.
     pub(crate) fn best(&self, need: &Need) -> Option<&NodeId> {
-        let mut free = self.free.iter().map(|(_, node)| node);
-        free.find(|node| self.list.get(*node).is_some_and(|runner| runner.suits(need)))
+        let slots = need.slots();
+        let kind = self.kinds.get(&need.kind);
+        let mut free = self
+            .free
+            .iter()
+            .take_while(|(Reverse(free), _)| *free >= slots)
+            .map(|(_, node)| node)
+            .filter(|node| !self.reserved.contains(*node))
+            .filter(|node| self.list.get(*node).is_some_and(|runner| runner.suits(need)))
+            .filter(|node| kind.is_none_or(|kind| kind.has_room_on(node)));
+        let wishes = need.placing.as_deref().filter(|it| it.spread.is_some() || !it.prefer.is_empty());
+        let Some(placing) = wishes else { return free.next() };
+        let spread = placing.spread.as_ref().and_then(|key| self.spread.get(key));
+        free.min_by_key(|node| {
+            let beside = spread.and_then(|on| on.get(*node)).copied().unwrap_or(0);
+            let labels = self.list.get(*node).map(|runner| &runner.capacity.labels);
+            let met = labels
+                .map_or(0, |labels| placing.prefer.iter().filter(|term| term.is_met_by(labels)).count());
+            (beside, Reverse(met))
+        })
+    }
+
+    /// A new pass over the queue begins: nothing is kept free yet.
+    pub(crate) fn begin_pass(&mut self) {
+        self.reserved.clear();
+    }
+
+    /// For a task that needs more slots than any node has free: the node that is nearest to that gets nothing of those
+    /// behind it, in this pass. Otherwise small tasks would take every slot that becomes free, for ever. It has most free
+    /// slots in the next pass too, so that it stays the same one.
+    pub(crate) fn reserve(&mut self, need: &Need) {
+        if need.slots() <= 1 {
+            return;
+        }
+        let nearest = self.free.iter().map(|(_, node)| node).find(|node| {
+            !self.reserved.contains(*node) && self.list.get(*node).is_some_and(|runner| runner.suits(need))
+        });
+        if let Some(node) = nearest.cloned() {
+            self.reserved.insert(node);
+        }
+    }
+
+    /// Whether no node on which such a task could run has room for another one of its kind.
+    pub(crate) fn kind_is_full_on_all(&self, need: &Need) -> bool {
+        let Some(kind) = self.kinds.get(&need.kind) else { return false };
+        let mut suiting = self.list.iter().filter(|(_, runner)| runner.suits(need) && !runner.drained);
+        suiting.all(|(node, _)| !kind.has_room_on(node))
+    }
+}
+
+/// A kind with a quota.
+#[derive(Debug, Default)]
+struct Kind {
+    quota: Quota,
+    /// Attempts that may run.
+    running: u32,
+    /// The same by node.
+    on: BTreeMap<NodeId, u32>,
+}
+
+impl Kind {
+    fn has_room_on(&self, node: &NodeId) -> bool {
+        self.quota.per_node.is_none_or(|max| self.on.get(node).copied().unwrap_or(0) < max)
+    }
+}
+
+fn less(on: &mut BTreeMap<NodeId, u32>, node: &NodeId) {
+    if let Some(count) = on.get_mut(node) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            on.remove(node);
+        }
     }
 }
 
@@ -221,6 +374,7 @@ mod tests {
             kind: kind.to_owned(),
             labels: zone.map(|zone| ("zone".to_owned(), zone.to_owned())).into_iter().collect(),
             limits: Vec::new(),
+            placing: None,
         };
         let mut placed = Vec::new();
         while let Some(node) = runners.best(&need("noop", None)).cloned() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::TaskId;
+use proto::placing::Placing;
 use proto::task::{Limit, TaskSpec};
 
 /// Classes that are looked at again before one pass, of those that wait for a key.
@@ -24,13 +25,20 @@ pub(crate) struct Need {
     pub(crate) labels: BTreeMap<String, String>,
     /// By key.
     pub(crate) limits: Vec<Limit>,
+    pub(crate) placing: Option<Box<Placing>>,
 }
 
 impl Need {
     pub(crate) fn of(spec: &TaskSpec) -> Self {
         let mut limits = spec.rules().limits.clone();
         limits.sort_unstable();
-        Self { kind: spec.kind.clone(), labels: spec.labels.clone(), limits }
+        let placing = spec.rules().placing.clone();
+        Self { kind: spec.kind.clone(), labels: spec.labels.clone(), limits, placing }
+    }
+
+    /// How many of a node's slots it takes.
+    pub(crate) fn slots(&self) -> u32 {
+        self.placing.as_deref().map_or(1, |placing| placing.slots)
     }
 }
 
@@ -220,7 +228,7 @@ mod tests {
     use super::*;
 
     fn need(kind: &str) -> Need {
-        Need { kind: kind.to_owned(), labels: BTreeMap::new(), limits: Vec::new() }
+        Need { kind: kind.to_owned(), labels: BTreeMap::new(), limits: Vec::new(), placing: None }
     }
 
     fn strict(priority: i32, order: u64) -> Place {
@@ -328,7 +336,6 @@ mod tests {
         }
         assert!(!queue.is_roomy() && queue.parked.is_empty());
     }
-
     /// Each brings its own limit: who is let in only while nobody else runs must not hide one that four may be.
     #[test]
     fn those_of_a_smaller_limit_are_in_nobodys_way() {

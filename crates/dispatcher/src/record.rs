@@ -1,12 +1,19 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use bytes::Bytes;
+use proto::history::Steps;
+use proto::placing::Placing;
+use proto::progress::{self, Checkpoint};
 use proto::schedule::{ScheduleName, ScheduleSpec, Tick, TickCounts};
 use proto::task::{Attempt, AttemptEnd, Dependency, TaskSpec, TaskState, TaskView};
-use proto::{FRAME_BYTES_MAX, ScheduleId, TaskId};
+use proto::{FRAME_BYTES_MAX, NodeId, ScheduleId, TaskId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::operations::{DrainedNode, KindQuota, Pause};
 use crate::storage::BodyRef;
 
 /// The key of [`Meta`]. No task may have it.
@@ -23,6 +30,18 @@ const OF_A_KIND: u32 = 2;
 
 /// The kind of [`Schedule`].
 const SCHEDULE: &str = "schedule";
+
+/// The kind of [`DrainedNode`].
+pub(crate) const NODE: &str = "node";
+
+/// The kind of [`Pause`].
+pub(crate) const PAUSE: &str = "pause";
+
+/// The kind of [`KindQuota`].
+pub(crate) const QUOTA: &str = "quota";
+
+/// The kind of [`Key`].
+pub(crate) const KEY: &str = "key";
 
 /// Newest attempts that a record keeps.
 const ATTEMPTS_KEPT: usize = 8;
@@ -65,6 +84,15 @@ pub(crate) struct Task {
     /// Why it ended, where no attempt tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<Box<str>>,
+    /// Where its next attempt could go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
+    /// How far its attempt is: of this leader's memory alone.
+    #[serde(skip)]
+    pub(crate) progress: Option<Box<progress::Progress>>,
+    /// What of its way nothing else here tells.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "compact::steps")]
+    pub(crate) history: Option<Box<Steps>>,
 }
 
 impl Task {
@@ -76,6 +104,7 @@ impl Task {
     /// Appends an attempt and forgets the oldest ended ones beyond the limit.
     pub(crate) fn push_attempt(&mut self, attempt: Attempt) {
         self.attempt_count = attempt.number;
+        self.progress = None;
         if self.attempts.len() >= ATTEMPTS_KEPT
             && let Some(oldest) = self.attempts.iter().position(|attempt| attempt.end.is_some())
         {
@@ -91,6 +120,9 @@ impl Task {
         {
             attempt.end = Some(shorten(end));
             attempt.ended_ms = Some(at_ms);
+            if number == self.attempt_count {
+                self.progress = None;
+            }
         }
     }
 
@@ -122,6 +154,9 @@ impl Task {
             attempts: self.attempts.clone(),
             waits_for: self.waits_for.clone(),
             note: self.note.as_deref().map(str::to_owned),
+            steps: self.history.as_deref().filter(|_| payload).cloned().unwrap_or_default(),
+            progress: self.progress.as_deref().cloned(),
+            checkpoint: self.checkpoint.as_deref().filter(|_| payload).cloned(),
         }
     }
 }
@@ -150,12 +185,16 @@ impl Page {
         let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
         bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
         bytes += spec.origin.as_ref().map_or(0, |origin| ORIGIN + origin.schedule.as_str().len());
+        bytes += PROGRESS * usize::from(task.progress.is_some());
         bytes +=
             rules_bytes(spec) + task.waits_for.len() * DEPENDENCY + task.note.as_deref().map_or(0, str::len);
         for attempt in &task.attempts {
             bytes += ATTEMPT + attempt.node.as_str().len();
-            if let Some(AttemptEnd::Lost { reason: text } | AttemptEnd::Failed { message: text }) =
-                &attempt.end
+            if let Some(
+                AttemptEnd::Lost { reason: text }
+                | AttemptEnd::Failed { message: text }
+                | AttemptEnd::Refused { message: text },
+            ) = &attempt.end
             {
                 bytes += text.len();
             }
@@ -169,6 +208,9 @@ impl Page {
 /// Room for an [`Origin`](proto::schedule::Origin), beside its schedule's name.
 const ORIGIN: usize = 60;
 
+/// Room for one [`Progress`](progress::Progress).
+const PROGRESS: usize = 300;
+
 /// Room for one [`Dependency`].
 const DEPENDENCY: usize = 80;
 
@@ -176,12 +218,21 @@ const DEPENDENCY: usize = 80;
 pub(crate) fn rules_bytes(spec: &TaskSpec) -> usize {
     let Some(rules) = spec.rules.as_deref() else { return 0 };
     let limits = rules.limits.iter().map(|limit| 32 + limit.key.len()).sum::<usize>();
-    160 + limits + rules.after.len() * DEPENDENCY + rules.permanent_exit_codes.len() * 12
+    let placing = rules.placing.as_deref().map_or(0, placing_bytes);
+    160 + limits + rules.after.len() * DEPENDENCY + rules.permanent_exit_codes.len() * 12 + placing
+}
+
+fn placing_bytes(placing: &Placing) -> usize {
+    let terms = placing.require.iter().chain(&placing.prefer);
+    let terms = terms.map(|term| 8 + term.to_string().len()).sum::<usize>();
+    64 + terms + placing.spread.as_deref().map_or(0, str::len)
 }
 
 /// Cuts a message so that no runner can make a record grow past a segment.
 fn shorten(mut end: AttemptEnd) -> AttemptEnd {
-    if let AttemptEnd::Lost { reason: text } | AttemptEnd::Failed { message: text } = &mut end
+    if let AttemptEnd::Lost { reason: text }
+    | AttemptEnd::Failed { message: text }
+    | AttemptEnd::Refused { message: text } = &mut end
         && text.len() > MESSAGE_BYTES_MAX
     {
         let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -196,6 +247,7 @@ fn shorten(mut end: AttemptEnd) -> AttemptEnd {
 mod compact {
     use std::collections::BTreeMap;
 
+    use proto::history::Steps;
     use proto::schedule::Origin;
     use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, Rules, TaskSpec};
     use proto::{FencingToken, Grant, Incarnation, NodeId};
@@ -265,6 +317,14 @@ mod compact {
         .serialize(to)
     }
 
+    /// Each as a list of its fields in their order, since there may be some in every record.
+    pub(super) fn steps<S: Serializer>(history: &Option<Box<Steps>>, to: S) -> Result<S::Ok, S::Error> {
+        let steps = history.as_deref().map_or(&[][..], |history| &history.steps);
+        let forgotten = history.as_deref().map_or(0, |history| history.forgotten);
+        let steps: Vec<_> = steps.iter().map(|step| (step.at_ms, step.state, step.until_ms)).collect();
+        (steps, forgotten).serialize(to)
+    }
+
     #[derive(Serialize)]
     struct Try<'a> {
         number: u32,
@@ -274,6 +334,8 @@ mod compact {
         grant: Grant,
         assigned_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
+        started_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         ended_ms: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         end: &'a Option<AttemptEnd>,
@@ -281,7 +343,8 @@ mod compact {
 
     pub(super) fn attempts<S: Serializer>(attempts: &[Attempt], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(attempts.iter().map(|attempt| {
-            let Attempt { number, node, incarnation, token, grant, assigned_ms, ended_ms, end } = attempt;
+            let Attempt { number, node, incarnation, token, grant, assigned_ms, started_ms, ended_ms, end } =
+                attempt;
             Try {
                 number: *number,
                 node,
@@ -289,6 +352,7 @@ mod compact {
                 token: *token,
                 grant: *grant,
                 assigned_ms: *assigned_ms,
+                started_ms: *started_ms,
                 ended_ms: *ended_ms,
                 end,
             }
@@ -296,13 +360,54 @@ mod compact {
     }
 }
 
+/// An idempotency key whose task is forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) key: String,
+    pub(crate) task: TaskId,
+    /// As it ended.
+    pub(crate) state: TaskState,
+    pub(crate) finished_ms: u64,
+    /// Grows with every change.
+    pub(crate) revision: u64,
+}
+
 /// What the log keeps of the cluster's past promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     /// Grows with every change.
     pub(crate) revision: u64,
-    /// The longest right to run that was ever granted to a runner, in milliseconds.
-    pub(crate) fence_after_ms_max: u64,
+    /// The longest right to run that was ever granted to a runner, in milliseconds; `extended` counts while it is there,
+    /// for releases that do not know it.
+    fence_after_ms_max: u64,
+    /// The same without `extended`, if there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usual_ms: Option<u64>,
+    /// Nodes that were granted more for a planned restart, and how much in all, in milliseconds, until that is over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    extended: BTreeMap<NodeId, u64>,
+}
+
+impl Meta {
+    /// The longest right that was ever granted but for planned restarts.
+    pub(crate) fn usual(&self) -> Duration {
+        Duration::from_millis(self.usual_ms.unwrap_or(self.fence_after_ms_max))
+    }
+
+    /// What was granted for planned restarts that may not be over.
+    pub(crate) fn extended(&self) -> impl Iterator<Item = (&NodeId, Duration)> {
+        self.extended.iter().map(|(node, ms)| (node, Duration::from_millis(*ms)))
+    }
+
+    /// With another usual right and other extensions.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut u64, &mut BTreeMap<NodeId, u64>)) {
+        let mut usual = self.usual_ms.unwrap_or(self.fence_after_ms_max);
+        change(&mut usual, &mut self.extended);
+        let most = self.extended.values().copied().max();
+        self.fence_after_ms_max = most.map_or(usual, |most| most.max(usual));
+        self.usual_ms = most.is_some().then_some(usual);
+        self.revision += 1;
+    }
 }
 
 /// A schedule. It is written anew with every tick, behind the tasks of its ticks.
@@ -349,6 +454,26 @@ impl Schedule {
 /// The key of a schedule's record, which follows from its name. It is not [`META_KEY`], and a task that has it is refused.
 pub(crate) fn schedule_key(name: &ScheduleName) -> u128 {
     digest("taskd schedule", &[name.as_str().as_bytes()])
+}
+
+/// The key of a drained node's record.
+pub(crate) fn node_key(node: &NodeId) -> u128 {
+    digest("taskd node", &[node.as_str().as_bytes()])
+}
+
+/// The key of the record of a pause.
+pub(crate) fn pause_key() -> u128 {
+    digest("taskd pause", &[])
+}
+
+/// The key of a kind's quota.
+pub(crate) fn quota_key(kind: &str) -> u128 {
+    digest("taskd quota", &[kind.as_bytes()])
+}
+
+/// The key of the record of an idempotency key, which follows from it.
+pub(crate) fn key_key(key: &str) -> u128 {
+    digest("taskd idempotency key", &[key.as_bytes()])
 }
 
 /// The task of a tick, under whichever leader.
@@ -406,6 +531,10 @@ pub(crate) enum Record {
     Meta(Meta),
     Task(Box<Task>),
     Schedule(Box<Schedule>),
+    Node(Box<DrainedNode>),
+    Pause(Box<Pause>),
+    Quota(Box<KindQuota>),
+    Key(Box<Key>),
 }
 
 /// Encodes a task or a [`Meta`].
@@ -416,6 +545,11 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Bytes {
 /// Encodes a schedule.
 pub(crate) fn encode_schedule(schedule: &Schedule) -> Bytes {
     wrap(&Wrapped { v: OF_A_KIND, k: Some(SCHEDULE), r: schedule })
+}
+
+/// Encodes a record that says of what kind it is.
+pub(crate) fn encode_kind<T: Serialize>(kind: &str, record: &T) -> Bytes {
+    wrap(&Wrapped { v: OF_A_KIND, k: Some(kind), r: record })
 }
 
 fn wrap<T: Serialize>(wrapped: &Wrapped<'_, T>) -> Bytes {
@@ -432,6 +566,10 @@ pub(crate) fn decode(key: u128, bytes: &[u8]) -> Result<Record, Unreadable> {
         (..=PLAIN, _) if key == META_KEY => unwrap(bytes).map(Record::Meta),
         (..=PLAIN, _) => unwrap(bytes).map(|task| Record::Task(Box::new(task))),
         (OF_A_KIND, Some(SCHEDULE)) => unwrap(bytes).map(|schedule| Record::Schedule(Box::new(schedule))),
+        (OF_A_KIND, Some(NODE)) => unwrap(bytes).map(|node| Record::Node(Box::new(node))),
+        (OF_A_KIND, Some(PAUSE)) => unwrap(bytes).map(|pause| Record::Pause(Box::new(pause))),
+        (OF_A_KIND, Some(QUOTA)) => unwrap(bytes).map(|quota| Record::Quota(Box::new(quota))),
+        (OF_A_KIND, Some(KEY)) => unwrap(bytes).map(|kept| Record::Key(Box::new(kept))),
         (OF_A_KIND, kind) => {
             return Err(Unreadable::Unknown { key, kind: kind.unwrap_or("none").to_owned() });
         }
@@ -479,5 +617,29 @@ mod tests {
         let unknown = wrap(&Wrapped { v: OF_A_KIND, k: Some("calendar"), r: &1 });
         let said = decode(9, &unknown).expect_err("of a later release").to_string();
         assert!(said.contains("\"calendar\"") && said.contains("upgrade this node"), "{said}");
+    }
+
+    #[test]
+    fn an_extension_is_seen_by_every_release_and_leaves_no_trace() {
+        #[derive(Deserialize)]
+        struct Former {
+            fence_after_ms_max: u64,
+        }
+        let node: NodeId = "n1".parse().expect("valid");
+        let mut meta = Meta::default();
+        meta.change(|usual, _| *usual = 30_000);
+        let before = meta.clone();
+        meta.change(|_, extended| {
+            extended.insert(node.clone(), 90_000);
+        });
+        let bytes = encode(&meta);
+        let former: Former = unwrap(&bytes).expect("a former release reads it");
+        assert_eq!(former.fence_after_ms_max, 90_000, "it knows of no extension, and waits for everybody");
+        let Ok(Record::Meta(read)) = decode(META_KEY, &bytes) else { panic!("this one reads it") };
+        assert_eq!((&read, read.usual()), (&meta, Duration::from_secs(30)));
+        meta.change(|_, extended| {
+            extended.remove(&node);
+        });
+        assert_eq!(Meta { revision: before.revision, ..meta }, before);
     }
 }

@@ -28,15 +28,21 @@ impl Core {
             return Some(existing(task));
         }
         let spec = &submission.spec;
-        if let Some(task) = spec.idempotency_key.as_deref().and_then(|key| self.db.by_key(key)) {
-            return Some(existing(task));
+        let retention = &self.settings.retention;
+        let known = spec.idempotency_key.as_deref().and_then(|key| self.db.by_key(key, retention));
+        if let Some((id, state)) = known {
+            return Some(Submitted::Existing { id, state });
         }
         let refuse = |kind, message: String| Some(Submitted::Refused(ApiError::new(kind, message)));
         if let Err(error) = spec.check() {
             return refuse(ApiErrorKind::Invalid, error.to_string());
         }
         let key = submission.id.as_u128();
-        if key == META_KEY || self.db.schedule_at(key).is_some() {
+        if key == META_KEY
+            || self.db.schedule_at(key).is_some()
+            || self.db.is_kept_key(key)
+            || self.db.settings().has_key(key)
+        {
             return refuse(
                 ApiErrorKind::Invalid,
                 "the task id is taken by something else: draw it at random".to_owned(),
@@ -48,7 +54,7 @@ impl Core {
         if let Err(message) = self.check_kind(&spec.kind) {
             return refuse(ApiErrorKind::Invalid, message);
         }
-        self.check_queue().err().map(Submitted::Refused)
+        self.check_room(&spec.kind, spec.payload.len() as u64).err().map(Submitted::Refused)
     }
 
     /// Whether it is a kind that is run somewhere, as far as is known.
@@ -64,8 +70,14 @@ impl Core {
         ))
     }
 
+    /// Whether another task of a kind may wait, with a payload so large.
+    pub(crate) fn check_room(&self, kind: &str, payload_bytes: u64) -> Result<(), ApiError> {
+        self.check_queue()?;
+        self.check_quota(kind, payload_bytes)
+    }
+
     /// Whether another task may wait or run.
-    pub(crate) fn check_queue(&self) -> Result<(), ApiError> {
+    fn check_queue(&self) -> Result<(), ApiError> {
         let max = self.settings.queue_tasks_max;
         if self.db.open_len() < max {
             return Ok(());
@@ -156,7 +168,10 @@ impl Core {
             lost: 0,
             attempts: Vec::new(),
             waits_for: Vec::new(),
+            checkpoint: None,
+            progress: None,
             note: None,
+            history: None,
         };
         let standing = self.standing(now, task.start_ms(), &task.spec.rules().after);
         (task.state, task.not_before_ms) = (standing.state, standing.not_before_ms);
@@ -210,6 +225,8 @@ impl Core {
                 format!("{max} tasks wait or run, the limit is {max}: retry it later"),
             ));
         }
+        let payload_bytes = task.body.as_ref().map_or(task.spec.payload.len() as u64, BodyRef::bytes);
+        self.check_quota(&task.spec.kind, payload_bytes)?;
         self.db.change(id, |task| {
             task.state = TaskState::Queued;
             // Whatever it was to wait for: whoever asks for it wants it now.

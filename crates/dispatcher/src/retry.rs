@@ -48,7 +48,8 @@ pub(crate) fn after_loss(retries: Retries, failed: u32, lost: u32, policy: LostP
 
 /// Whether an end means that the attempt ran too long.
 pub(crate) fn timed_out(end: &AttemptEnd, overdue: bool) -> bool {
-    matches!(end, AttemptEnd::TimedOut) || (overdue && matches!(end, AttemptEnd::Cancelled))
+    matches!(end, AttemptEnd::TimedOut | AttemptEnd::NoProgress { .. })
+        || (overdue && matches!(end, AttemptEnd::Cancelled))
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) enum Timer {
     Overdue(AttemptId),
     /// Of the schedule with this key.
     Tick(u128),
+    /// Of the drained node with this key.
+    Drained(u128),
 }
 
 impl Core {
@@ -87,11 +89,10 @@ impl Core {
         self.watch_wall(now);
         self.fire_timers(now);
         self.dispatch_due |= self.runners.tick(now.at);
+        self.end_extensions(now);
         self.fence_silent(now);
         if !self.owes_news() && !self.owes_ticks() {
-            let age = u64::try_from(self.settings.retention_age.as_millis()).unwrap_or(u64::MAX);
-            let before_ms = now.wall_ms.saturating_sub(age);
-            let bodies = self.db.expire(self.settings.retention_count, before_ms, EXPIRE_MAX);
+            let bodies = self.db.expire(&self.settings.retention, now.wall_ms, EXPIRE_MAX);
             self.effects.extend(bodies.into_iter().map(Effect::DeleteBody));
         }
         self.forget_runners(now);
@@ -116,6 +117,7 @@ impl Core {
                 Timer::Impatient(id) => self.waited_too_long(now, id),
                 Timer::Overdue(attempt) => self.overdue(now, attempt),
                 Timer::Tick(key) => self.schedule_is_due(key),
+                Timer::Drained(key) => self.deadline_passed(key),
             }
         }
     }

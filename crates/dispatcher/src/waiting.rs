@@ -42,6 +42,16 @@ impl Task {
         rules.start_at_ms.max(delayed)
     }
 
+    /// How many of a node's slots it takes.
+    pub(crate) fn slots(&self) -> u32 {
+        self.spec.rules().placing.as_deref().map_or(1, |placing| placing.slots)
+    }
+
+    /// By which key its attempts are spread over the nodes.
+    pub(crate) fn spread(&self) -> Option<&str> {
+        self.spec.rules().placing.as_deref().and_then(|placing| placing.spread.as_deref())
+    }
+
     /// Since when it waits for a slot, in milliseconds since 1970. Does not change while it does.
     fn waits_since_ms(&self) -> u64 {
         self.not_before_ms.unwrap_or(self.submitted_ms).max(self.start_ms().unwrap_or(0))
@@ -179,11 +189,11 @@ impl Core {
         }
     }
 
-    /// A key under which as many attempts may run as such a task allows.
-    pub(crate) fn exhausted<'a>(&self, need: &'a Need) -> Option<&'a Limit> {
+    /// A key under which as many attempts may run as such a task allows, its kind's quota being one of them.
+    pub(crate) fn exhausted(&self, need: &Need) -> Option<Limit> {
         let full =
             |limit: &&Limit| self.held.get(&limit.key).is_some_and(|held| held.len() >= limit.max as usize);
-        need.limits.iter().find(full)
+        need.limits.iter().find(full).cloned().or_else(|| self.kind_exhausted(&need.kind))
     }
 
     /// An attempt may run from here on, under its task's keys; returns them.

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use clock::Instant;
-use proto::AttemptId;
 use proto::api::Why;
 use proto::status::FenceStatus;
 use proto::task::{LostPolicy, TaskState};
+use proto::{AttemptId, NodeId};
 
 use crate::attempts::{Open, Sent};
 use crate::core::{Core, Now};
 use crate::database::attempt_id;
+use crate::operations::{names, words};
+use crate::placement::Runner;
 use crate::queue::Need;
 use crate::record::Task;
 
@@ -32,7 +34,7 @@ impl Core {
                         .to_owned(),
                     Some("taskd cluster status".to_owned()),
                 ),
-                None => self.why_waiting(task),
+                None => self.why_waiting(now, task),
             },
             TaskState::Running | TaskState::Cancelling => self.why_open(now, task),
             _ => why_final(task),
@@ -92,8 +94,14 @@ impl Core {
         (reason, Some(format!("taskd task why {}", attempt.task)))
     }
 
-    fn why_waiting(&self, task: &Task) -> Reason {
+    fn why_waiting(&self, now: Now, task: &Task) -> Reason {
         let need = Need::of(&task.spec);
+        if let Some(said) = self.db.settings().paused() {
+            return (
+                format!("the cluster is paused {}, and nothing new starts", words(now, said)),
+                Some("taskd cluster resume".to_owned()),
+            );
+        }
         let present: Vec<_> = self.runners.iter().filter(|(_, runner)| runner.member.is_some()).collect();
         if present.is_empty() {
             return (
@@ -115,36 +123,82 @@ impl Core {
             );
         }
         if !heard.iter().any(|(_, runner)| runner.suits(&need)) {
-            let labels: Vec<_> = need.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            return (
-                format!("no node that runs tasks of kind {:?} carries {}", need.kind, labels.join(", ")),
-                Some(format!("give a node the labels {}", labels.join(", "))),
-            );
+            return why_unsuited(&need, heard.iter().map(|(_, runner)| *runner));
         }
         let suiting: Vec<_> = heard.iter().filter(|(_, runner)| runner.suits(&need)).collect();
-        let taking = suiting.iter().filter(|(_, runner)| !runner.capacity.draining);
+        let drained: Vec<_> =
+            suiting.iter().filter(|(_, runner)| runner.drained()).map(|(node, _)| *node).collect();
+        let taking = suiting.iter().filter(|(_, runner)| !runner.capacity.draining && !runner.drained());
         let slots: u32 = taking.clone().map(|(_, runner)| runner.capacity.slots).sum();
         if taking.count() == 0 {
-            return ("every node that could run it is being stopped".to_owned(), None);
+            return match drained.first() {
+                Some(node) => self.why_drained(now, node, drained.len()),
+                None => ("every node that could run it is being stopped".to_owned(), None),
+            };
         }
         if slots == 0 {
             return ("the nodes that could run it have no slots".to_owned(), None);
+        }
+        if let Some(reason) = self.why_quota(&need) {
+            return reason;
         }
         if let Some(limit) = self.exhausted(&need) {
             return self.why_limited(&limit.key, limit.max);
         }
         let ahead = self.queue.ahead(self.place(task), AHEAD_MAX);
         let many = if ahead >= AHEAD_MAX { "more than " } else { "" };
-        let busy = suiting.iter().all(|(_, runner)| runner.free() == 0);
-        let slots = if busy {
+        let taking =
+            || suiting.iter().filter(|(_, runner)| !runner.drained()).map(|(_, runner)| runner.free());
+        let slots = if taking().all(|free| free == 0) {
             format!("all {slots} slots that could run it are busy")
+        } else if taking().all(|free| free < need.slots()) {
+            let most = taking().max().unwrap_or(0);
+            format!(
+                "it takes {} slots of one node, and no node that could run it has more than {most} free",
+                need.slots()
+            )
         } else {
             "it is about to be assigned".to_owned()
         };
+        let drained = match drained.as_slice() {
+            [] => String::new(),
+            nodes => format!("; drained (taskd node list): {}", names(nodes.iter().copied())),
+        };
         (
-            format!("{slots}; {many}{ahead} tasks are ahead of it"),
+            format!("{slots}; {many}{ahead} tasks are ahead of it{drained}"),
             Some("submit it with a higher --priority, or add nodes or slots".to_owned()),
         )
+    }
+
+    /// Every node that could run it and is not stopping is drained, `node` being the first of them.
+    fn why_drained(&self, now: Now, node: &NodeId, count: usize) -> Reason {
+        let drain = self.db.settings().drain(node).map(|drain| words(now, &drain.said)).unwrap_or_default();
+        let others = if count > 1 {
+            format!(", and so are {} others that could run it", count - 1)
+        } else {
+            String::new()
+        };
+        let only = if count > 1 { "" } else { ", the only node that could run it," };
+        (format!("{node}{only} is drained {drain}{others}"), Some(format!("taskd node undrain {node}")))
+    }
+
+    /// Its kind has a quota, and as many run.
+    fn why_quota(&self, need: &Need) -> Option<Reason> {
+        let kind = &need.kind;
+        let (running, quota) = self.runners.of_kind(kind)?;
+        if let Some(max) = quota.running.filter(|max| running >= *max) {
+            return Some((
+                format!("{running} tasks of kind {kind:?} run, and its quota is {max}"),
+                Some(format!("taskd quota set {kind} --running N")),
+            ));
+        }
+        let max = quota.per_node.filter(|_| self.runners.kind_is_full_on_all(need))?;
+        Some((
+            format!(
+                "{max} tasks of kind {kind:?} run on each node that could run it, and that is its quota for a node"
+            ),
+            Some(format!("taskd quota set {kind} --per-node N")),
+        ))
     }
 
     fn why_open(&self, now: Now, task: &Task) -> Reason {
@@ -177,7 +231,12 @@ impl Core {
         match open.sent {
             Sent::Unsent | Sent::InFlight => (format!("attempt {number} is on its way to node {node}"), stop),
             Sent::Unsure => (format!("node {node} is asked whether attempt {number} has reached it"), stop),
-            Sent::Accepted => (format!("attempt {number} runs on node {node}"), stop),
+            Sent::Accepted => match self.drain_of(now, open) {
+                Some((words, remedy)) => {
+                    (format!("attempt {number} runs on node {node}{words}"), Some(remedy))
+                }
+                None => (format!("attempt {number} runs on node {node}"), stop),
+            },
         }
     }
 
@@ -236,6 +295,30 @@ impl Core {
             }),
         )
     }
+}
+
+/// No node that runs its kind is one that it may run on.
+fn why_unsuited<'a>(need: &Need, runners: impl Iterator<Item = &'a Runner>) -> Reason {
+    let mut terms: Vec<_> = need.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    terms.extend(need.placing.iter().flat_map(|placing| &placing.require).map(ToString::to_string));
+    let of_kind = runners.filter(|runner| runner.capacity.kinds.contains(&need.kind));
+    let most = of_kind.map(|runner| runner.capacity.slots).max().unwrap_or(0);
+    if most < need.slots() {
+        return (
+            format!(
+                "it takes {} slots of one node, and no node that runs tasks of kind {:?} has more than {most}",
+                need.slots(),
+                need.kind
+            ),
+            Some("give a node more slots (node.slots), or submit it with fewer --slots".to_owned()),
+        );
+    }
+    let slots = if need.slots() > 1 { format!(" and has {} slots", need.slots()) } else { String::new() };
+    let terms = terms.join(", ");
+    (
+        format!("no node that runs tasks of kind {:?} carries {terms}{slots}", need.kind),
+        Some(format!("give a node the labels {terms}; taskd node list shows those that there are")),
+    )
 }
 
 fn why_final(task: &Task) -> Reason {

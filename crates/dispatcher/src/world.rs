@@ -5,6 +5,7 @@
 //! never started again; what was acknowledged is never lost; ticks do not overlap that must not. At the end, once nothing
 //! fails any more, every task becomes final, and every tick of a schedule is one task.
 
+mod operations;
 mod scenarios;
 mod schedules;
 
@@ -27,6 +28,7 @@ use crate::core::{Core, Effect, Now, Settings};
 use crate::database::Database;
 use crate::fence::Fence;
 use crate::members::MemberInfo;
+use crate::record::Task;
 use crate::storage::{Change, Live};
 
 const FENCE_MS: u64 = 500;
@@ -36,6 +38,8 @@ const DRIFT_MS: u64 = 10;
 const SKEW_MS: u64 = 10_000_000;
 const SLOTS: u32 = 2;
 const NODES: usize = 3;
+/// What a planned restart asks for.
+const LEAVE_MS: u64 = 700;
 
 /// A process and until when its machine lets it run.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +57,9 @@ struct Machine {
     floor: u64,
     grant: Option<Grant>,
     right_until: u64,
-    /// Survives the daemon, not its right.
+    /// It is about to be restarted, and asks for more time.
+    leaving: bool,
+    /// Survives the daemon if it is under a shim, not its right.
     processes: BTreeMap<AttemptId, Process>,
     /// Left behind by a daemon whose disk is gone: nobody knows of them, and their right runs out.
     orphans: BTreeMap<AttemptId, Process>,
@@ -65,12 +71,30 @@ struct Machine {
     late: VecDeque<Batch>,
 }
 
+/// What a daemon finds and does when it is started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Boot {
+    /// Nothing: the disk is another one.
+    Wiped,
+    /// It ends what is left.
+    Ends,
+    /// It goes on with it.
+    Adopts,
+}
+
+/// Whether an attempt is a process under a shim; the others end with the daemon, without a trace.
+fn under_shim(attempt: AttemptId) -> bool {
+    !(attempt.task.as_u128() >> 64).is_multiple_of(4)
+}
+
 struct Group {
     changes: Vec<Change>,
     effects: Vec<Effect>,
     submitted: Vec<TaskId>,
     scheduled: Vec<ScheduleName>,
     acks: Option<(usize, Vec<AttemptId>)>,
+    /// What operators had set by then.
+    set: operations::Set,
 }
 
 struct World {
@@ -90,6 +114,12 @@ struct World {
     /// Success acknowledged to the runner.
     done: BTreeSet<TaskId>,
     starts: u64,
+    /// Attempts that a daemon found running and went on with.
+    adopted: u64,
+    /// Granted for planned restarts.
+    extended: u64,
+    /// What operators have set, as far as it is durable.
+    set: operations::Set,
     /// By a person.
     retried: BTreeSet<TaskId>,
 }
@@ -112,8 +142,11 @@ fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, now: Now)
     let settings = Settings {
         token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(epoch) },
         fence_after: Duration::from_millis(FENCE_MS),
-        retention_count: 100_000,
-        retention_age: Duration::from_secs(1_000_000),
+        retention: crate::Retention {
+            count: 100_000,
+            age: Duration::from_secs(1_000_000),
+            ..crate::Retention::default()
+        },
         queue_tasks_max: 100_000,
         payload_inline_max: 64,
         priority_ageing: Duration::from_secs(60),
@@ -136,13 +169,20 @@ impl Machine {
             free: SLOTS.saturating_sub(self.processes.len() as u32),
             labels: BTreeMap::new(),
             kinds: vec!["noop".to_owned()],
-            draining: false,
+            draining: self.leaving,
         }
     }
 
     fn end(&mut self, attempt: AttemptId, end: AttemptEnd, ms: u64) {
-        if self.processes.remove(&attempt).is_some() && self.alive {
-            let outcome = Outcome { attempt, end, started_ms: Some(ms), ended_ms: ms, output_bytes: 0 };
+        if self.processes.remove(&attempt).is_some() && (self.alive || under_shim(attempt)) {
+            let outcome = Outcome {
+                attempt,
+                end,
+                started_ms: Some(ms),
+                ended_ms: ms,
+                output_bytes: 0,
+                checkpoint: None,
+            };
             self.spool.insert(attempt, outcome);
         }
     }
@@ -168,8 +208,9 @@ impl Machine {
         self.grant = Some(reply.grant);
         self.right_until = self.right_until.max(sent + reply.fence_after_ms);
         for process in self.processes.values_mut() {
-            process.until = self.right_until;
+            process.until = process.until.max(self.right_until);
         }
+        self.leaving &= reply.fence_after_ms <= FENCE_MS;
         self.enforce(ms);
         for attempt in &reply.end {
             self.end(*attempt, AttemptEnd::Cancelled, ms);
@@ -179,6 +220,9 @@ impl Machine {
     fn start(&mut self, epoch: u64, batch: &Batch, ms: u64) -> Result<Vec<StartReply>, Refusal> {
         if epoch < self.floor {
             return Err(Refusal::StaleToken { seen: Epoch(self.floor) });
+        }
+        if self.leaving {
+            return Err(Refusal::Draining);
         }
         if batch.incarnation != self.life() {
             return Err(Refusal::WrongIncarnation { current: self.life() });
@@ -225,6 +269,7 @@ impl World {
             floor: 0,
             grant: None,
             right_until: 0,
+            leaving: false,
             processes: BTreeMap::new(),
             orphans: BTreeMap::new(),
             spool: BTreeMap::new(),
@@ -247,6 +292,9 @@ impl World {
             scheduled: BTreeSet::new(),
             done: BTreeSet::new(),
             starts: 0,
+            adopted: 0,
+            extended: 0,
+            set: operations::Set::default(),
             retried: BTreeSet::new(),
         };
         world.members();
@@ -275,7 +323,8 @@ impl World {
         let changes = self.core.db.take_changes();
         let effects = self.core.take_effects();
         if !changes.is_empty() || !effects.is_empty() || !submitted.is_empty() || acks.is_some() {
-            self.pending.push_back(Group { changes, effects, submitted, scheduled: Vec::new(), acks });
+            let set = self.set_now();
+            self.pending.push_back(Group { changes, effects, submitted, scheduled: Vec::new(), acks, set });
         }
     }
 
@@ -289,6 +338,7 @@ impl World {
 
     fn commit(&mut self) {
         let Some(group) = self.pending.pop_front() else { return };
+        self.set = group.set;
         self.persist(group.changes);
         self.accepted.extend(group.submitted);
         self.scheduled.extend(group.scheduled);
@@ -321,7 +371,9 @@ impl World {
     fn turn(&mut self, fate: u8) {
         let now = self.now();
         self.core.run_schedules(now, &mut 1_000_000);
+        let before = self.bounds();
         self.core.dispatch(now);
+        self.check_assigned(&before);
         let batches = self.core.next_batches(now);
         for (number, batch) in batches.into_iter().enumerate() {
             self.start(batch, fate.wrapping_add(number as u8));
@@ -409,6 +461,8 @@ impl World {
                 grant: machine.grant,
                 capacity: machine.capacity(),
                 running: machine.processes.keys().copied().collect(),
+                leave_ms: machine.leaving.then_some(LEAVE_MS),
+                reports: vec![],
             };
             machine.beat = Some((ms, beat));
         }
@@ -423,6 +477,17 @@ impl World {
         let life = beat.incarnation;
         if let Some(reply) = self.core.heartbeat(now, beat) {
             let node = self.machines[index].node.clone();
+            if self.core.is_extended(reply.fence_after_ms) {
+                // Such an answer waits until the log holds the reason; a leader that dies before has given none.
+                self.write(Vec::new(), None);
+                if answer_lost {
+                    return;
+                }
+                while !self.pending.is_empty() {
+                    self.commit();
+                }
+                self.extended += 1;
+            }
             self.core.answered(now, &node, life);
             let machine = &mut self.machines[index];
             if !answer_lost && machine.alive && machine.life() == life {
@@ -500,15 +565,20 @@ impl World {
     fn change_leader(&mut self, survive: usize, part: usize) {
         let mut groups = std::mem::take(&mut self.pending).into_iter();
         for group in groups.by_ref().take(survive).collect::<Vec<_>>() {
+            self.set = group.set;
             self.persist(group.changes);
         }
+        let mut sets = vec![self.set.clone()];
         if let Some(group) = groups.next() {
+            sets.push(group.set);
             self.persist(group.changes.into_iter().take(part).collect());
         }
         self.ms += SESSION_MS;
         self.enforce();
         self.epoch += 1;
         self.core = lead(&self.log, self.epoch, self.now());
+        self.set = self.set_now();
+        assert!(sets.contains(&self.set), "the next leader has {:?} of {sets:?}", self.set);
         self.members();
     }
 
@@ -517,9 +587,10 @@ impl World {
         machine.alive = false;
         machine.beat = None;
         machine.late.clear();
+        machine.processes.retain(|attempt, _| under_shim(*attempt));
     }
 
-    fn restart(&mut self, index: usize, wiped: bool) {
+    fn restart(&mut self, index: usize, boot: Boot) {
         let machine = &mut self.machines[index];
         if machine.alive {
             return;
@@ -529,14 +600,18 @@ impl World {
         machine.alive = true;
         machine.grant = None;
         machine.right_until = 0;
-        if wiped {
+        machine.leaving = false;
+        if boot == Boot::Wiped {
             // A new disk: it knows of nothing, and what its predecessor left behind runs on until its right ends.
             machine.orphans.append(&mut machine.processes);
             machine.ended_lives.clear();
             machine.spool.clear();
             machine.refused.clear();
         } else {
-            machine.processes.clear();
+            if boot == Boot::Ends {
+                machine.processes.clear();
+            }
+            self.adopted += machine.processes.len() as u64;
             machine.ended_lives.push(old);
         }
     }
@@ -570,7 +645,7 @@ impl World {
 
     fn step(&mut self, (op, a, b): (u8, u8, u8)) {
         let index = usize::from(a) % NODES;
-        match op % 24 {
+        match op % 27 {
             0 | 1 => self.submit(b),
             2..=4 => self.turn(b),
             5..=7 => self.commit(),
@@ -585,7 +660,10 @@ impl World {
             13 => self.finish_one(index, b),
             14 => self.machines[index].cut = b.is_multiple_of(2),
             15 if b.is_multiple_of(3) => self.crash(index),
-            15 => self.restart(index, b.is_multiple_of(2)),
+            15 => self.restart(
+                index,
+                [Boot::Wiped, Boot::Ends, Boot::Adopts, Boot::Adopts][usize::from(b / 3 % 4)],
+            ),
             16 => self.members(),
             17 if b.is_multiple_of(4) => self.change_leader(usize::from(b / 4) % 4, usize::from(a) % 4),
             17 => {
@@ -612,6 +690,24 @@ impl World {
             21 => self.advance(u64::from(b) * 8),
             22 if b.is_multiple_of(3) => self.set_wall(a),
             23 if b.is_multiple_of(4) => self.trigger(a),
+            25 | 26 => self.operate(index, b),
+            24 if b.is_multiple_of(3) => self.machines[index].leaving = self.machines[index].alive,
+            24 => {
+                // It gets work, and is restarted quickly enough for that to go on.
+                self.send_beat(index);
+                self.deliver_beat(index, false);
+                self.deliver_beat(index, false);
+                for _ in 0..2 {
+                    self.turn(b);
+                    while !self.pending.is_empty() {
+                        self.commit();
+                    }
+                }
+                self.crash(index);
+                self.restart(index, Boot::Adopts);
+                self.members();
+                self.send_beat(index);
+            }
             _ => self.advance(u64::from(b) % 50),
         }
         self.check();
@@ -656,6 +752,7 @@ impl World {
             assert!(self.core.db.get(*task).is_some(), "{task} is forgotten");
         }
         self.check_schedules();
+        self.check_counts();
         self.core.queue.check();
     }
 
@@ -663,9 +760,11 @@ impl World {
     fn settle(&mut self) {
         for index in 0..NODES {
             self.machines[index].cut = false;
-            self.restart(index, false);
+            self.restart(index, Boot::Adopts);
+            self.machines[index].leaving = false;
         }
         self.members();
+        self.unset();
         self.pause_all();
         for round in 0..2_000_u64 {
             for index in 0..NODES {

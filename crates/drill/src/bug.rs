@@ -32,11 +32,17 @@ pub enum Bug {
     ReleaseBeforeRemoval,
     /// Addresses stay although their session or lease is over.
     KeepOnWithoutSession,
+    /// A cancelled task gives its locks back before its processes are gone.
+    EarlyUnlock,
+    /// Whoever asked is answered before the commit that the answer depends on.
+    AckUncommitted,
+    /// A new leader decides the last ticks once more, into tasks of other ids.
+    TickTwice,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::NoLease,
         Self::ReadProbe,
         Self::NoTokenCheck,
@@ -52,6 +58,9 @@ impl Bug {
         Self::RefreshUnproved,
         Self::ReleaseBeforeRemoval,
         Self::KeepOnWithoutSession,
+        Self::EarlyUnlock,
+        Self::AckUncommitted,
+        Self::TickTwice,
     ];
 
     /// How a specification names it.
@@ -72,6 +81,9 @@ impl Bug {
             Self::RefreshUnproved => "refresh-unproved",
             Self::ReleaseBeforeRemoval => "release-before-removal",
             Self::KeepOnWithoutSession => "keep-on-without-session",
+            Self::EarlyUnlock => "early-unlock",
+            Self::AckUncommitted => "ack-uncommitted",
+            Self::TickTwice => "tick-twice",
         }
     }
 

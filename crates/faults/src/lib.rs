@@ -30,6 +30,7 @@ mod noise;
 mod report;
 mod round;
 mod sys;
+pub mod tasks;
 mod trace;
 pub mod vips;
 mod watch;

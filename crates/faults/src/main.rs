@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use faults::{Interrupted, Options, vips};
+use faults::{Interrupted, Options, tasks, vips};
 
 /// Faults in a cluster of real processes, each in a network namespace of its own.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ struct Cli {
 enum Part {
     /// Virtual IPs, seen from outside
     Vips(vips::Options),
+    /// Thousands of tasks, and a checker of what came of them
+    Tasks(tasks::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
                 verdict.table()
             };
             Ok((verdict.violations().to_vec(), text))
+        }),
+        Cli { part: Some(Part::Tasks(options)), .. } => ended(faults::missing(), || {
+            let verdict = tasks::run(&options)?;
+            Ok((verdict.violations().to_vec(), verdict.table().to_owned()))
         }),
         Cli { options: Some(options), .. } => ended(faults::missing(), || {
             let verdict = faults::run(&options)?;

@@ -83,7 +83,7 @@ impl Node {
              tick = \"{tick}ms\"\nmargin = \"{margin}ms\"\n\
              [election]\nhold_down = \"1s\"\n\
              [exec]\nallow = true\n\
-             [tasks]\nfence_after = \"10s\"\nheartbeat = \"500ms\"\nkill_grace = \"500ms\"\n\
+             [tasks]\nfence_after = \"10s\"\nheartbeat = \"500ms\"\nkill_grace = \"500ms\"\nretention_count = 60000\n\
              [log]\nlevel = \"info\"\n{more}",
             more = program.config,
             data = dir.join(name),

@@ -1,7 +1,10 @@
 //! What people, scripts and peers ask of any node. A node that does not lead passes the call on to the leader.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::operate::{OperateDone, OperateOrder, Operations};
 use crate::runner::OutputChunk;
 use crate::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use crate::status::ClusterStatus;
@@ -85,6 +88,12 @@ pub trait Api {
     /// Has `text` hold for the cluster; refused with [`ApiErrorKind::Conflict`] if the revision that holds is not the
     /// `expected` one any more, and with [`ApiErrorKind::Invalid`] and every error if the text makes no sense.
     async fn config_apply(via: Via, text: String, expected: Option<u64>) -> Result<Applied, ApiError>;
+
+    /// Carries an operator's order out: drained nodes, a pause, quotas. To give it again is safe.
+    async fn operate(via: Via, order: OperateOrder) -> Result<OperateDone, ApiError>;
+
+    /// What operators have set, and the nodes as the leader sees them.
+    async fn operations(via: Via) -> Result<Operations, ApiError>;
 }
 
 /// Whether a call comes from a client or was passed on by a peer; a peer's call is not passed on again.
@@ -126,24 +135,64 @@ pub enum Submitted {
     Refused(ApiError),
 }
 
-/// Which tasks to list.
+/// Which tasks to list: those to which everything that is set applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListFilter {
     /// Only tasks in this state.
     #[serde(default)]
     pub state: Option<TaskState>,
-    /// At most this many; the server caps it at 10,000, and at what fits into a frame.
+    /// Only tasks in one of these states, that one included; none = in any.
+    #[serde(default)]
+    pub states: Vec<TaskState>,
+    /// Only tasks of this kind.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Only tasks with this in their name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Only tasks whose name begins with this.
+    #[serde(default)]
+    pub name_prefix: Option<String>,
+    /// Only tasks of which an attempt that is still remembered was given to this node.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// Only tasks that ask for all of these labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Only tasks of this schedule.
+    #[serde(default)]
+    pub schedule: Option<ScheduleName>,
+    /// Only tasks that were accepted then or later: milliseconds since 1970.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// Only tasks that were accepted before, likewise.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
+    /// Only tasks that ended then or later, likewise. With this or the next, they come by their end.
+    #[serde(default)]
+    pub ended_since_ms: Option<u64>,
+    /// Only tasks that ended before, likewise.
+    #[serde(default)]
+    pub ended_until_ms: Option<u64>,
+    /// Behind this: what a page before gave as `next`. It stays good whatever happens meanwhile, under every leader.
+    #[serde(default)]
+    pub after: Option<String>,
+    /// At most this many; the server caps it at 1,000, at what fits into a frame, and at how much it looks at.
     #[serde(default)]
     pub limit: Option<u32>,
 }
 
-/// A page of tasks.
+/// A page of tasks. It may have fewer than were asked for, or none, and yet not be the last one: see `next`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskPage {
     /// Newest first, without payloads.
     pub tasks: Vec<TaskView>,
-    /// How many match in all.
-    pub total: u64,
+    /// How many there are in all, pages before and behind included; none where only looking at each of them would tell,
+    /// that is with any filter but states.
+    pub total: Option<u64>,
+    /// Where the next page begins; none if this is the last one.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Why a task is where it is.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::progress::AttemptReport;
 use crate::runner::{Capacity, Outcome};
 use crate::{AttemptId, FencingToken, Grant, Incarnation, NodeId};
 
@@ -26,15 +27,23 @@ pub struct Heartbeat {
     pub address: String,
     /// Its present life.
     pub incarnation: Incarnation,
-    /// Earlier lives on the same machine whose leftovers are all ended; resent until it is restarted.
+    /// Earlier lives on the same machine, which are over: what they left has ended, or is adopted and listed in `running`.
+    /// Resent until it is restarted.
     pub ended_incarnations: Vec<Incarnation>,
     /// The grant it holds, if it holds one. None after a lapse: the leader then issues a new one, and sends starts under
     /// it once a heartbeat has named it.
     pub grant: Option<Grant>,
     /// Its slots, labels and kinds.
     pub capacity: Capacity,
-    /// Attempts whose processes exist or will.
+    /// Attempts whose processes exist or will; those that it has adopted from `ended_incarnations` among them.
     pub running: Vec<AttemptId>,
+    /// It is about to stop and leaves what it runs to its successor: for that it asks for a right to run that is longer
+    /// than usual by so many milliseconds. The leader answers when the log says so.
+    #[serde(default)]
+    pub leave_ms: Option<u64>,
+    /// What some of them have said of themselves since this leader was last told; bounded, the others follow.
+    #[serde(default)]
+    pub reports: Vec<AttemptReport>,
 }
 
 /// The leader's answer.

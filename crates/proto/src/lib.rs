@@ -13,8 +13,12 @@
 
 pub mod api;
 pub mod hello;
+pub mod history;
 pub mod ids;
 pub mod leader;
+pub mod operate;
+pub mod placing;
+pub mod progress;
 pub mod runner;
 pub mod schedule;
 pub mod status;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::progress::Checkpoint;
 use crate::task::{AttemptEnd, TaskSpec};
 use crate::{AttemptId, Epoch, FencingToken, Grant, Incarnation, NodeId};
 
@@ -51,6 +52,9 @@ pub struct Start {
     pub attempt: AttemptId,
     /// What to run, payload included.
     pub spec: TaskSpec,
+    /// Where an earlier attempt has left off, by its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What became of one start.
@@ -99,6 +103,12 @@ pub enum Refusal {
     /// The runner no longer has or never had what was asked for.
     #[error("no such attempt here")]
     NoSuchAttempt,
+    /// The output was removed, as old output is.
+    #[error("its {bytes} bytes of output were removed, because they were old or others needed the room")]
+    OutputRemoved {
+        /// How much there was.
+        bytes: u64,
+    },
     /// The runner could not do its part.
     #[error("{0}")]
     Failed(String),
@@ -129,6 +139,9 @@ pub struct Outcome {
     pub ended_ms: u64,
     /// Bytes of output it wrote, kept or not.
     pub output_bytes: u64,
+    /// The newest checkpoint, if it said one and did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What a runner offers.
@@ -153,7 +166,8 @@ pub struct Inventory {
     pub node: NodeId,
     /// Its present life.
     pub incarnation: Incarnation,
-    /// Earlier lives on the same machine, by its own fsynced record, whose leftovers are all ended.
+    /// Earlier lives on the same machine, by its own fsynced record: what they left has ended, or is adopted and listed in
+    /// `running`.
     pub ended_incarnations: Vec<Incarnation>,
     /// Its slots, labels and kinds.
     pub capacity: Capacity,

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operate::{Drain, Said};
 use crate::task::TaskState;
 use crate::{ClusterId, Epoch, NodeId};
 
@@ -45,6 +46,12 @@ pub struct ClusterStatus {
     /// Attempts on nodes that are not heard of, if the leader answered.
     #[serde(default)]
     pub fences: Vec<FenceStatus>,
+    /// By whom, when and why nothing new starts, if that is so and the leader answered.
+    #[serde(default)]
+    pub paused: Option<Said>,
+    /// Nodes that get no new tasks, if the leader answered.
+    #[serde(default)]
+    pub drained: BTreeMap<NodeId, Drain>,
 }
 
 /// What a node says of itself when it is not simply running.

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::history::Steps;
+use crate::placing::Placing;
+use crate::progress::{Checkpoint, Progress};
 use crate::schedule::Origin;
 use crate::{FencingToken, Grant, Incarnation, NodeId, PAYLOAD_BYTES_MAX, TaskId};
 
@@ -67,6 +71,13 @@ pub struct Rules {
     /// Exit codes that no retry would help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permanent_exit_codes: Vec<i32>,
+    /// How long an attempt may say nothing of its progress, in milliseconds; then it ends as
+    /// [`AttemptEnd::NoProgress`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_timeout_ms: Option<u64>,
+    /// Where it may run, and where it would rather; none = wherever its labels are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placing: Option<Box<Placing>>,
 }
 
 impl Rules {
@@ -97,6 +108,9 @@ impl Rules {
         if self.delay_ms.is_some_and(|ms| ms > Self::DELAY_MS_MAX) {
             return Err(InvalidSpec::TooLate);
         }
+        if self.progress_timeout_ms == Some(0) {
+            return Err(InvalidSpec::ZeroProgressTimeout);
+        }
         if self.queue_timeout_ms == Some(0) {
             return Err(InvalidSpec::ZeroQueueTimeout);
         }
@@ -117,7 +131,7 @@ impl Rules {
         if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(InvalidSpec::LimitTwice { key: twice[0].to_owned() });
         }
-        Ok(())
+        self.placing.as_deref().map_or(Ok(()), Placing::check)
     }
 }
 
@@ -235,6 +249,9 @@ pub enum InvalidSpec {
     #[error("the queue timeout is zero: leave it out to have none")]
     ZeroQueueTimeout,
     /// See the message.
+    #[error("the progress timeout is zero: leave it out to have none")]
+    ZeroProgressTimeout,
+    /// See the message.
     #[error("a lock or limit needs a key, and a limit lets at least 1 run")]
     EmptyLimit,
     /// See the message.
@@ -243,6 +260,12 @@ pub enum InvalidSpec {
         /// Which.
         key: String,
     },
+    /// See the message.
+    #[error("the key to spread by is empty: leave it out, or name what is to be spread")]
+    EmptySpread,
+    /// See the message.
+    #[error("{0} slots: a task takes 1 to 100000 of its node's")]
+    Slots(u32),
     /// See the message.
     #[error("the task has no kind: use exec, sleep, noop or a kind that the nodes register")]
     NoKind,
@@ -275,6 +298,8 @@ impl TaskSpec {
             after: Vec::new(),
             limits: Vec::new(),
             permanent_exit_codes: Vec::new(),
+            progress_timeout_ms: None,
+            placing: None,
         };
         self.rules.as_deref().unwrap_or(&NONE)
     }
@@ -476,6 +501,11 @@ pub enum AttemptEnd {
     },
     /// It ran longer than its run timeout and was ended.
     TimedOut,
+    /// It said nothing of its progress for longer than its progress timeout and was ended.
+    NoProgress {
+        /// The timeout, in milliseconds.
+        after_ms: u64,
+    },
     /// It was ended because its task is cancelled.
     Cancelled,
     /// It was ended because its right to run had lapsed, or with its node; its processes are gone.
@@ -486,6 +516,11 @@ pub enum AttemptEnd {
     /// It could not be run, or an in-process service returned an error.
     Failed {
         /// What went wrong, for people.
+        message: String,
+    },
+    /// An in-process service said that no attempt at this would succeed, so that there is no other.
+    Refused {
+        /// Why, for people.
         message: String,
     },
 }
@@ -503,9 +538,17 @@ impl fmt::Display for AttemptEnd {
             Self::Exited { code } => write!(f, "exit {code}"),
             Self::Signaled { signal } => write!(f, "signal {signal}"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::NoProgress { after_ms } => {
+                write!(
+                    f,
+                    "timed out: it said nothing of its progress for {:?}",
+                    Duration::from_millis(*after_ms)
+                )
+            }
             Self::Cancelled => f.write_str("cancelled"),
             Self::Lost { reason } => write!(f, "lost: {reason}"),
             Self::Failed { message } => write!(f, "failed: {message}"),
+            Self::Refused { message } => write!(f, "failed for good: {message}"),
         }
     }
 }
@@ -525,6 +568,9 @@ pub struct Attempt {
     pub grant: Grant,
     /// When it was assigned: milliseconds since 1970, by the leader's clock.
     pub assigned_ms: u64,
+    /// When its process was started, by the clock of its node; none as long as it was not reported, or if it never was.
+    #[serde(default)]
+    pub started_ms: Option<u64>,
     /// When its end was recorded.
     #[serde(default)]
     pub ended_ms: Option<u64>,
@@ -562,6 +608,15 @@ pub struct TaskView {
     pub attempt_count: u32,
     /// The newest attempts, oldest first.
     pub attempts: Vec<Attempt>,
+    /// How far its running attempt is, by that one's own words.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// Where its next attempt could go on; left out of lists.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
+    /// What else is remembered of its way; left out of lists.
+    #[serde(default)]
+    pub steps: Steps,
 }
 
 impl TaskView {
@@ -572,7 +627,7 @@ impl TaskView {
 }
 
 /// Payload of the built-in kind `exec`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecPayload {
     /// Program and arguments; never a shell string.
@@ -583,6 +638,46 @@ pub struct ExecPayload {
     /// Working directory; the attempt's own directory if none.
     #[serde(default)]
     pub cwd: Option<String>,
+    /// What it reads from its standard input; nothing if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// As whom it runs, a name or a number; as the daemon's own user if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Its file mode creation mask; the daemon's if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
+    /// What it may use.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_none")]
+    pub resources: ResourceLimits,
+}
+
+/// What each process of a task may use at the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceLimits {
+    /// Address space, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Time on a processor, in seconds; then SIGXCPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<u64>,
+    /// Open files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// Processes and threads of its user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
+    /// Size of a file that it writes, in bytes; then SIGXFSZ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+}
+
+impl ResourceLimits {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Payload of the built-in kind `sleep`.

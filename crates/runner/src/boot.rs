@@ -6,12 +6,14 @@ use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use proto::runner::Outcome;
 use proto::task::AttemptEnd;
 use proto::{AttemptId, Incarnation};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::Adopted;
 use crate::error::BootFailure;
 use crate::ledger::Ledger;
 use crate::leftovers::{self, Leftover};
@@ -23,6 +25,8 @@ use crate::store::{self, Lives, OpenError, Store};
 
 /// How long shims are given to end their trees themselves.
 const ASKED_FIRST: Duration = Duration::from_millis(500);
+/// How long a shim is given to say how it stands: far more than it needs, on a machine that is busy.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(1_500);
 /// For how long somebody else may hold the directory.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks.
@@ -33,6 +37,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Ground {
     pub(crate) store: Store,
     pub(crate) ended: Vec<Incarnation>,
+    /// What a predecessor left, and goes on.
+    pub(crate) adopted: Vec<Adopted>,
     pub(crate) ledger: Ledger,
     pub(crate) refusals: Refusals,
 }
@@ -72,6 +78,11 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
         let store = store.clone();
         blocking(move || scan(&store)).await.map_err(disk("read the attempts"))?
     };
+    let adopted = if options.adopt { adopt(&store, &mut leftovers).await } else { Vec::new() };
+    go_on()?;
+    if !adopted.is_empty() {
+        tracing::info!(attempts = adopted.len(), "going on with what a predecessor left running");
+    }
     if !leftovers.is_empty() {
         tracing::warn!(attempts = leftovers.len(), "a predecessor crashed: ending what it left running");
         end(&store, &leftovers, options.leftovers_deadline, cancel).await?;
@@ -110,7 +121,7 @@ pub(crate) async fn prepare(options: &Options, cancel: &CancellationToken) -> Re
         let bytes = on_disk(&outcome);
         ledger.ended(outcome, Some(bytes));
     }
-    Ok(Ground { store, ended, ledger, refusals })
+    Ok(Ground { store, ended, adopted, ledger, refusals })
 }
 
 fn begin(store: &Store, machine_id: &str, incarnation: Incarnation) -> io::Result<Lives> {
@@ -153,6 +164,33 @@ fn scan(store: &Store) -> io::Result<Found> {
     }
     found.unacknowledged.sort_by_key(|outcome| outcome.ended_ms);
     Ok(found)
+}
+
+/// Takes those out of the leftovers whose shims answer. All are asked at once: only one that does not answer takes long.
+async fn adopt(store: &Store, leftovers: &mut Vec<Leftover>) -> Vec<Adopted> {
+    let asked = std::mem::take(leftovers).into_iter().map(|leftover| {
+        let store = store.clone();
+        async move {
+            let (asked, attempt) = (leftover.clone(), leftover.attempt);
+            let answer = blocking(move || {
+                let _held = store;
+                asked.standing(ANSWERS_WITHIN)
+            });
+            let adopted = answer.await.unwrap_or_else(|error| {
+                tracing::debug!(%attempt, %error, "its shim does not say how it stands");
+                None
+            });
+            adopted.ok_or(leftover)
+        }
+    });
+    let mut adopted = Vec::new();
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(living) => adopted.push(living),
+            Err(leftover) => leftovers.push(leftover),
+        }
+    }
+    adopted
 }
 
 /// Returns when nothing of the leftovers runs any more.
@@ -216,5 +254,5 @@ fn conclude(leftover: &Leftover, now_ms: u64) -> io::Result<Outcome> {
 
 fn lost(attempt: AttemptId, now_ms: u64) -> Outcome {
     let end = AttemptEnd::Lost { reason: "its node's daemon was restarted".to_owned() };
-    Outcome { attempt, end, started_ms: None, ended_ms: now_ms, output_bytes: 0 }
+    Outcome { attempt, end, started_ms: None, ended_ms: now_ms, output_bytes: 0, checkpoint: None }
 }

@@ -4,6 +4,7 @@
 //! its two sets, and its result an event.
 
 mod calls;
+mod leave;
 mod report;
 
 use std::collections::HashMap;
@@ -23,13 +24,14 @@ use tokio::time;
 use crate::attempt::{EndRequest, Ended};
 use crate::boot::Ground;
 use crate::fence::Fence;
-use crate::handle::{Handle, QUEUE_MAX, Request, Status};
+use crate::handle::{Closing, Handle, QUEUE_MAX, Request, Status};
 use crate::ledger::Ledger;
 use crate::link::LinkError;
 use crate::options::{Options, PidNamespace};
 use crate::phase::{PhaseId, Report};
 use crate::process::Shims;
 use crate::refusals::Refusals;
+use crate::service::Reports;
 use crate::shim::KILL_ALLOWANCE;
 
 /// Shims in the making at a time.
@@ -38,6 +40,9 @@ const STARTING_MAX: usize = 8;
 const SHIM_SLACK: Duration = Duration::from_secs(1);
 /// The last part of a stop, kept for joining what is left.
 const STOP_RESERVE: Duration = Duration::from_millis(200);
+
+/// Between two looks at whether everything can be left.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// For how long a stopping runner looks for a leader that takes its last outcomes. Those that nobody takes are kept,
 /// but until this node is back their tasks have to wait for the fence.
@@ -48,7 +53,11 @@ const SUCCESSION: Duration = Duration::from_secs(2);
 pub(crate) enum Mode {
     Running,
     Draining,
-    Stopping { deadline: time::Instant },
+    /// `leave`: what is under a shim goes on.
+    Stopping {
+        deadline: time::Instant,
+        leave: bool,
+    },
 }
 
 /// Everything that can happen.
@@ -58,6 +67,7 @@ enum Event {
     Ended(Result<(Id, Ended), JoinError>),
     Job(Result<Job, JoinError>),
     Observed(FencingToken),
+    Closing(Closing),
     Mode(Mode),
     /// Something is due.
     Due,
@@ -68,6 +78,8 @@ enum Event {
 enum Job {
     Beat {
         sent: Instant,
+        /// It asked for more time.
+        leaving: bool,
         result: Result<HeartbeatReply, LinkError>,
     },
     Reported {
@@ -89,6 +101,12 @@ struct Live {
     end: watch::Sender<Option<EndRequest>>,
     /// Whether it runs inside the daemon, and so ends with it.
     in_process: bool,
+    /// What it says of itself.
+    reports: Reports,
+    /// How much of that which leader has heard.
+    told: Option<(FencingToken, u64)>,
+    /// What it was adopted with: until when it may run, as long as no leader has answered this life.
+    own_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -106,8 +124,15 @@ pub(crate) struct Driver {
     attempts: JoinSet<Ended>,
     jobs: JoinSet<Job>,
     mode: Mode,
+    closing: Closing,
+    /// Since when it stops.
+    stopping_since: Option<time::Instant>,
+    /// What is asked for more time has got it, or as much as there is.
+    extended: bool,
     beat_at: time::Instant,
     beating: Option<AbortHandle>,
+    /// What the heartbeat under way tells of attempts.
+    telling: Vec<(AttemptId, u64)>,
     watching_leader: bool,
     report_at: time::Instant,
     reporting: Option<Id>,
@@ -123,6 +148,7 @@ pub(crate) struct Driver {
     requests: mpsc::Receiver<Request>,
     observed: watch::Receiver<Option<FencingToken>>,
     mode_seen: watch::Receiver<Mode>,
+    closing_seen: watch::Receiver<Closing>,
     status: watch::Sender<Status>,
 }
 
@@ -153,7 +179,9 @@ impl Driver {
             grant: None,
             floor: None,
             ended_incarnations: ground.ended.clone(),
+            extended: false,
         };
+        let (closing, closing_seen) = watch::channel(Closing::No);
         let (status, status_seen) = watch::channel(status);
         let (pid_namespace, fallback) = isolation(options.pid_namespace, geteuid().is_root());
         if let Some(fallback) = fallback {
@@ -169,7 +197,7 @@ impl Driver {
             starting: Semaphore::new(STARTING_MAX),
             drill: options.drill.clone(),
         });
-        let driver = Self {
+        let mut driver = Self {
             fence: Fence::new(options.incarnation, options.kill_grace, options.drill.clone()),
             options,
             shims,
@@ -182,8 +210,12 @@ impl Driver {
             attempts: JoinSet::new(),
             jobs: JoinSet::new(),
             mode: Mode::Running,
+            closing: Closing::No,
+            stopping_since: None,
+            extended: false,
             beat_at: time::Instant::now(),
             beating: None,
+            telling: Vec::new(),
             watching_leader: false,
             report_at: time::Instant::now(),
             reporting: None,
@@ -196,9 +228,11 @@ impl Driver {
             requests,
             observed,
             mode_seen,
+            closing_seen,
             status,
         };
-        (driver, Handle { requests: request_sender, observed: observed_sender, status: status_seen })
+        driver.adopt(ground.adopted);
+        (driver, Handle { requests: request_sender, observed: observed_sender, closing, status: status_seen })
     }
 
     /// Runs until it is told to stop.
@@ -235,6 +269,7 @@ impl Driver {
             Ok(()) = self.observed.changed() => {
                 (*self.observed.borrow_and_update()).map_or(Event::Due, Event::Observed)
             }
+            Ok(()) = self.closing_seen.changed() => Event::Closing(*self.closing_seen.borrow_and_update()),
             Ok(()) = self.mode_seen.changed() => Event::Mode(*self.mode_seen.borrow_and_update()),
             () = time::sleep_until(wake) => Event::Due,
         }
@@ -260,10 +295,12 @@ impl Driver {
                     self.beat_now();
                 }
             }
+            Event::Closing(closing) => self.close(closing),
             Event::Mode(mode) => {
                 self.mode = mode;
-                if let Mode::Stopping { deadline } = mode {
-                    self.end_all(deadline);
+                if let Mode::Stopping { deadline, leave } = mode {
+                    self.stopping_since = Some(time::Instant::now());
+                    self.end_all(deadline, leave);
                 }
                 self.beat_now();
             }
@@ -273,7 +310,7 @@ impl Driver {
 
     fn job(&mut self, job: Job) {
         match job {
-            Job::Beat { sent, result } => self.beaten(sent, result),
+            Job::Beat { sent, leaving, result } => self.beaten(sent, leaving, result),
             Job::Reported { attempts, result } => self.reported(&attempts, result),
             Job::LeaderChanged => {
                 self.watching_leader = false;
@@ -319,6 +356,7 @@ impl Driver {
     /// Does what time has made due. Idempotent.
     fn due(&mut self) {
         let now = self.options.clock.now();
+        self.lapse_adopted(now);
         if let Some(gone_by) = self.fence.lapse(now) {
             let attempts = self.live.len();
             tracing::warn!(
@@ -389,11 +427,12 @@ impl Driver {
         });
     }
 
-    fn end_all(&mut self, deadline: time::Instant) {
+    fn end_all(&mut self, deadline: time::Instant, leave: bool) {
         let left = deadline.saturating_duration_since(time::Instant::now()).saturating_sub(STOP_RESERVE);
         let grace = self.options.kill_grace.min(left / 2);
         let hard_at = self.options.clock.now() + (grace + SHIM_SLACK).min(left * 3 / 4);
-        let attempts: Vec<_> = self.live.keys().copied().collect();
+        let ends = self.live.iter().filter(|(_, live)| live.in_process || !leave);
+        let attempts: Vec<_> = ends.map(|(attempt, _)| *attempt).collect();
         for attempt in attempts {
             let end = AttemptEnd::Lost { reason: "the node was stopped".to_owned() };
             self.end(attempt, end, grace, hard_at);
@@ -403,7 +442,8 @@ impl Driver {
     /// When to look again at the latest.
     fn wake(&self) -> time::Instant {
         let (now, clock_now) = (time::Instant::now(), self.options.clock.now());
-        let by_clock = [self.fence.lapse_at(), self.overrun_at].into_iter().flatten();
+        let by_clock =
+            [self.fence.lapse_at(), self.overrun_at, self.adopted_lapse_at()].into_iter().flatten();
         let mut wake =
             by_clock.map(|at| now + at.since(clock_now)).min().unwrap_or(now + self.options.heartbeat);
         if self.beating.is_none() && self.fence.floor().is_some() {
@@ -412,34 +452,60 @@ impl Driver {
         if self.reporting.is_none() && self.ledger.unacknowledged() > 0 && self.fence.floor().is_some() {
             wake = wake.min(self.report_at);
         }
-        if let Mode::Stopping { deadline } = self.mode {
+        if let Mode::Stopping { deadline, leave } = self.mode {
             wake = wake.min(deadline - STOP_RESERVE);
+            if let Some(since) = self.stopping_since.filter(|_| leave && !self.extended) {
+                wake = wake.min(since + SUCCESSION).max(now + LOOK_AGAIN);
+            }
         }
         wake.max(now)
     }
 
     fn is_finished(&self) -> bool {
-        let Mode::Stopping { deadline } = self.mode else { return false };
+        let Mode::Stopping { deadline, leave } = self.mode else { return false };
         if time::Instant::now() + STOP_RESERVE >= deadline {
             return true;
         }
         // A leader that stops has ended its own dispatcher before this runner: the next one is about to take over.
         let given_up = self.reports_fail_since.is_some_and(|since| since.elapsed() >= SUCCESSION);
         let hopeless = given_up || self.fence.floor().is_none();
-        self.live.is_empty() && self.reporting.is_none() && (self.ledger.unacknowledged() == 0 || hopeless)
+        let gone = if leave {
+            self.may_leave() && (self.extended || self.live.is_empty() || self.is_alone())
+        } else {
+            self.live.is_empty()
+        };
+        gone && self.reporting.is_none() && (self.ledger.unacknowledged() == 0 || hopeless)
+    }
+
+    /// Whether nobody is likely to answer before the end of the stop.
+    fn is_alone(&self) -> bool {
+        let long = self.stopping_since.is_none_or(|since| since.elapsed() >= SUCCESSION);
+        long || self.fence.floor().is_none() || self.leave_ms().is_none()
     }
 
     /// Joins what is left. Jobs on the disk are short and come to their end; the rest is aborted.
     async fn wind_up(mut self) -> Report {
         self.requests.close();
-        let abandoned: Vec<_> = self.live.keys().copied().collect();
+        let mut abandoned: Vec<_> = self.live.keys().copied().collect();
+        let mut left = Vec::new();
+        if self.leaves() {
+            self.hand_over().await;
+            (abandoned, left) = abandoned.into_iter().partition(|attempt| self.live[attempt].in_process);
+            let for_s = self.fence.deadline().map(|until| until.since(self.options.clock.now()).as_secs());
+            tracing::info!(
+                attempts = left.len(),
+                for_s,
+                extended = self.extended,
+                "tasks are left running for the next daemon"
+            );
+        }
         if !abandoned.is_empty() {
             tracing::error!(attempts = abandoned.len(), "stopping, though some attempts have not ended");
         }
         self.attempts.shutdown().await;
         self.jobs.shutdown().await;
         self.status.send_modify(|status| status.phase = PhaseId::Stopped);
-        Report { undelivered: self.ledger.unacknowledged(), abandoned, aborted: false }
+        Report { undelivered: self.ledger.unacknowledged(), abandoned, left, aborted: false }
     }
 
     fn capacity(&self) -> Capacity {
@@ -448,12 +514,17 @@ impl Driver {
             free: self.free(),
             labels: self.options.labels.clone(),
             kinds: self.options.services.kinds(),
-            draining: self.mode != Mode::Running,
+            draining: self.is_closing(),
         }
     }
 
+    /// Whether it takes no more work.
+    fn is_closing(&self) -> bool {
+        self.mode != Mode::Running || self.closing != Closing::No
+    }
+
     fn free(&self) -> u32 {
-        if self.mode != Mode::Running || self.ledger.is_full() {
+        if self.is_closing() || self.ledger.is_full() {
             return 0;
         }
         self.options.slots.saturating_sub(u32::try_from(self.live.len()).unwrap_or(u32::MAX))
@@ -469,6 +540,7 @@ impl Driver {
             grant: self.fence.grant(self.options.clock.now()),
             floor: self.fence.floor(),
             ended_incarnations: Vec::new(),
+            extended: self.extended,
         };
         self.status.send_if_modified(|old| {
             let ended_incarnations = std::mem::take(&mut old.ended_incarnations);

@@ -1,5 +1,7 @@
 //! The cheap-clone [`Handle`] on a runner, and the requests that it passes to the owner's loop.
 
+use std::time::Duration;
+
 use proto::runner::{Inventory, OutputChunk, Presence, Refusal, StartBatch, StartReply};
 use proto::{AttemptId, FencingToken, Grant, Incarnation};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +24,18 @@ pub(crate) enum Request {
     Output { attempt: AttemptId, offset: u64, bytes_max: u32, reply: Reply<OutputChunk> },
 }
 
+/// Whether a runner prepares for its end, while everything around it still works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    No,
+    /// It takes no more work.
+    Drain,
+    /// Nor then; and what runs needs more time than usual, because nobody will be there to ask for it.
+    Leave {
+        more: Duration,
+    },
+}
+
 /// Where a runner stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -41,6 +55,8 @@ pub struct Status {
     pub floor: Option<FencingToken>,
     /// Earlier lives on this machine, whose leftovers are all ended.
     pub ended_incarnations: Vec<Incarnation>,
+    /// A leader has answered the question for more time that [`Handle::prepare_to_leave`] has it ask.
+    pub extended: bool,
 }
 
 /// A way to a runner. It can ask, but neither stop nor outlive it: after the stop every request is refused.
@@ -48,6 +64,7 @@ pub struct Status {
 pub struct Handle {
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) observed: watch::Sender<Option<FencingToken>>,
+    pub(crate) closing: watch::Sender<Closing>,
     pub(crate) status: watch::Receiver<Status>,
 }
 
@@ -65,6 +82,29 @@ impl Handle {
             let known = seen.is_some_and(|seen| seen.cluster == token.cluster && seen.epoch >= token.epoch);
             if !known {
                 *seen = Some(token);
+            }
+            !known
+        });
+    }
+
+    /// It takes no more work from now on; what runs goes on.
+    pub fn close(&self) {
+        self.closing.send_if_modified(|closing| {
+            let news = *closing == Closing::No;
+            if news {
+                *closing = Closing::Drain;
+            }
+            news
+        });
+    }
+
+    /// The same, for a stop that [leaves](crate::Runner::leave) what runs to a successor: a leader is asked for a right
+    /// to run that is longer than usual by `more`, which [`Status::extended`] shows.
+    pub fn prepare_to_leave(&self, more: Duration) {
+        self.closing.send_if_modified(|closing| {
+            let known = matches!(closing, Closing::Leave { .. });
+            if !known {
+                *closing = Closing::Leave { more };
             }
             !known
         });

@@ -1,12 +1,15 @@
 //! What has ended here: reported until acknowledged, remembered for a while after. The pure part; everything is bounded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use proto::AttemptId;
 use proto::runner::Outcome;
 
 /// Outcomes that wait for a leader; with more, nothing new is started.
 pub(crate) const UNACKNOWLEDGED_MAX: usize = 16_384;
+/// Checkpoints in one report, in bytes: well below a frame.
+const REPORT_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Attempts without a directory that are remembered after their acknowledgement, so that a repeated start does not run
 /// again.
 const REMEMBERED_MAX: usize = 16_384;
@@ -18,12 +21,15 @@ pub struct Retention {
     pub attempts_max: usize,
     /// How much they may take together.
     pub bytes_max: u64,
+    /// How long after their end, by this node's wall clock.
+    pub age_max: Duration,
 }
 
 impl Default for Retention {
-    /// The newest 10,000 attempts, or 1 GiB.
+    /// The newest 10,000 attempts, or 1 GiB, of the last 30 days.
     fn default() -> Self {
-        Self { attempts_max: 10_000, bytes_max: 1 << 30 }
+        let age_max = Duration::from_secs(30 * 24 * 60 * 60);
+        Self { attempts_max: 10_000, bytes_max: 1 << 30, age_max }
     }
 }
 
@@ -88,7 +94,15 @@ impl Ledger {
 
     /// The first `count` that a leader has to be told, oldest first.
     pub(crate) fn to_report(&self, count: usize) -> Vec<Outcome> {
-        self.unacknowledged.values().take(count).filter_map(|attempt| self.get(*attempt).cloned()).collect()
+        let mut room = REPORT_BYTES_MAX;
+        let fits = |outcome: &&Outcome| {
+            let bytes = outcome.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.as_bytes().len());
+            let left = room.checked_sub(bytes);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let outcomes = self.unacknowledged.values().take(count).filter_map(|attempt| self.get(*attempt));
+        outcomes.take_while(fits).cloned().collect()
     }
 
     /// A leader was told `reported` and has `acknowledged` some. What it left out goes to the end of the queue. Returns
@@ -127,10 +141,16 @@ impl Ledger {
 
     /// Acknowledged attempts beyond the retention: their directories are to be removed. That they ran is remembered for a
     /// while, because a start that was sent twice may be late.
-    pub(crate) fn surplus(&mut self) -> Vec<AttemptId> {
+    pub(crate) fn surplus(&mut self, now_ms: u64) -> Vec<AttemptId> {
+        let age_ms = u64::try_from(self.retention.age_max.as_millis()).unwrap_or(u64::MAX);
+        let old = |ledger: &Self| {
+            let oldest = ledger.retained.front().and_then(|(attempt, _)| ledger.get(*attempt));
+            oldest.is_some_and(|outcome| outcome.ended_ms.saturating_add(age_ms) < now_ms)
+        };
         let mut surplus = Vec::new();
         while self.retained.len() > self.retention.attempts_max
             || self.retained_bytes > self.retention.bytes_max
+            || old(self)
         {
             let Some((oldest, bytes)) = self.retained.pop_front() else { break };
             self.retained_bytes -= bytes;
@@ -173,7 +193,7 @@ mod tests {
 
     fn outcome(n: u128) -> Outcome {
         let end = AttemptEnd::Exited { code: 0 };
-        Outcome { attempt: id(n), end, started_ms: None, ended_ms: 0, output_bytes: 0 }
+        Outcome { attempt: id(n), end, started_ms: None, ended_ms: 0, output_bytes: 0, checkpoint: None }
     }
 
     fn order(ledger: &Ledger) -> Vec<u128> {
@@ -192,15 +212,17 @@ mod tests {
 
     #[test]
     fn directories_are_kept_within_the_retention() {
-        let mut ledger = Ledger::new(Retention { attempts_max: 3, bytes_max: 100 });
+        let mut ledger =
+            Ledger::new(Retention { attempts_max: 3, bytes_max: 100, age_max: Duration::from_millis(7) });
         ledger.retain(outcome(1), 10);
         (2..=4).for_each(|n| ledger.ended(outcome(n), Some(10)));
         assert_eq!(ledger.acknowledged(&[id(2)], &[id(2), id(3), id(4)]), [id(2), id(3), id(4)]);
-        assert_eq!(ledger.surplus(), [id(1)], "too many");
+        assert_eq!(ledger.surplus(7), [id(1)], "too many");
         ledger.ended(outcome(5), Some(85));
-        assert_eq!(ledger.surplus(), [], "what nobody has acknowledged is no surplus");
+        assert_eq!(ledger.surplus(7), [], "what nobody has acknowledged is no surplus");
         ledger.acknowledged(&[], &[id(5)]);
-        assert_eq!(ledger.surplus(), [id(2), id(3)], "too many, and then too large");
+        assert_eq!(ledger.surplus(7), [id(2), id(3)], "too many, and then too large");
+        assert_eq!(ledger.surplus(8), [id(4), id(5)], "too old");
         assert_eq!(ledger.unacknowledged(), 0);
         assert!(ledger.get(id(2)).is_some(), "a repeated start must not run it again");
     }

@@ -1,22 +1,24 @@
 //! Ending what nobody supervises any more, and knowing that it has ended.
 //!
-//! First the shim is asked, for it knows its tree best. Who does not answer is killed: the recorded processes, whatever
+//! What is still under a shim that answers is not left over: it is adopted. Of the rest, first the shim is asked, for it knows its tree best. Who does not answer is killed: the recorded processes, whatever
 //! descends from them, and whoever was started with the attempt's directory in its environment, until none is left. A
 //! number alone is never killed: its start time must be the recorded one.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proto::AttemptId;
 
+use crate::adopt::Adopted;
 use crate::proc;
-use crate::shim::wire::{Order, ProcessId, ShimState, line};
+use crate::shim::wire::{LINE_BYTES_MAX, Order, ProcessId, ShimState, Standing, line};
 use crate::store;
 
 /// Environment variable that names an attempt's directory, in its shim and, unless it clears it, in the whole tree.
@@ -45,6 +47,40 @@ impl Leftover {
         Ok(Self { attempt, dir, marker, shim, tree })
     }
 
+    /// The shim, if it lives and says, within `within`, until when its tree may run. Blocking.
+    ///
+    /// One that is stopped does not answer, nor does one of a release that does not know the question.
+    pub(crate) fn standing(&self, within: Duration) -> io::Result<Option<Adopted>> {
+        let Some(shim) = self.shim.filter(|shim| proc::is_alive(*shim).unwrap_or(false)) else {
+            return Ok(None);
+        };
+        let until = Instant::now() + within;
+        let mut link = connect(&self.dir)?;
+        link.set_write_timeout(Some(within))?;
+        link.write_all(&line(&Order::Describe)?)?;
+        let (mut heard, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || heard.len() > LINE_BYTES_MAX {
+                return Ok(None);
+            }
+            link.set_read_timeout(Some(left))?;
+            match link.read(&mut chunk)? {
+                0 => return Ok(None),
+                count => heard.extend_from_slice(&chunk[..count]),
+            }
+            // Among what it tells everybody.
+            let whole = heard.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let mut lines = heard[..whole].split(|byte| *byte == b'\n');
+            let standing = lines.find_map(|line| serde_json::from_slice::<Standing>(line).ok());
+            if let Some(standing) = standing {
+                link.set_nonblocking(true)?;
+                let until = clock::Instant::from_nanos(standing.deadline_ns);
+                return Ok(Some(Adopted { attempt: self.attempt, shim, link, until }));
+            }
+        }
+    }
+
     /// Tells the shim, if it listens. Blocking, briefly.
     pub(crate) fn tell(&self, order: &Order) {
         let told = connect(&self.dir).and_then(|mut stream| {
@@ -55,6 +91,13 @@ impl Leftover {
             tracing::debug!(attempt = %self.attempt, %error, "the shim cannot be told");
         }
     }
+}
+
+/// Moves the deadline of an attempt's shim, which must hear it. Blocking, briefly.
+pub(crate) fn extend(dir: &Path, until: clock::Instant) -> io::Result<()> {
+    let mut stream = connect(dir)?;
+    stream.set_nonblocking(true)?;
+    stream.write_all(&line(&Order::Extend { deadline_ns: until.as_nanos() })?)
 }
 
 /// Everyone of these attempts who still runs. Blocking: reads all of `/proc` once.

@@ -1,7 +1,7 @@
 //! Executes a node's tasks: process trees under shims, and services inside the daemon.
 //!
 //! ```text
-//! Runner<Booting> ──boot──▶ Runner<Running> ──drain──▶ Runner<Draining> ──stop──▶ Runner<Stopped>
+//! Runner<Booting> ──boot──▶ Runner<Running> ──drain──▶ Runner<Draining> ──stop, leave──▶ Runner<Stopped>
 //!        └─ fails: BootFailure, everything undone
 //! ```
 //!
@@ -15,21 +15,23 @@
 //! - An attempt whose right to run has lapsed is gone by `send instant of the last answered heartbeat + fence_after`: the loop
 //!   and the attempt's shim each see to that alone.
 //! - An end is reported only when the whole process tree is gone, and reported until a leader acknowledges it. Ends of
-//!   process tasks are on disk before that. Ends inside the daemon are not: should it crash, its successor says that its
-//!   life is over, and whatever was not acknowledged counts as lost.
+//!   process tasks are on disk before that, and ends inside the daemon that have output. Others inside the daemon are not:
+//!   should it crash, its successor says that its life is over, and whatever was not acknowledged counts as lost.
 //! - An attempt runs at most once here: a repeated start is answered from memory.
 //! - A node that has said "unknown" of an attempt never runs it, even after a crash.
 //! - Absent on purpose: any notion of the coordination service, of queues, retries and placement.
 //!
 //! Modules in reading order: [`Options`] and [`Services`]; `phase`, `boot`, `driver` (the loop), `fence` and `ledger` (its
-//! pure parts), `attempt` and `process` (one attempt), [`shim`] (the other side of a process), `leftovers`, `store`.
+//! pure parts), `attempt`, `process` and `in_process` (one attempt), [`shim`] (the other side of a process), `leftovers`, `store`.
 
+mod adopt;
 mod attempt;
 mod boot;
 mod driver;
 mod error;
 mod fence;
 mod handle;
+mod in_process;
 mod ledger;
 mod leftovers;
 mod link;
@@ -50,4 +52,7 @@ pub use link::{LeaderLink, LinkError};
 pub use options::{ExitPolicy, InvalidOptions, Options, PidNamespace, ShimProgram};
 pub use phase::{Booting, Draining, EDGES, Edge, MERMAID, Phase, PhaseId, Report, Runner, Running, Stopped};
 pub use server::Server;
-pub use service::{Exec, ExecPolicy, Noop, Process, Services, Sleep, Task, TaskService, Unfit, Work};
+pub use service::{
+    Exec, ExecPolicy, Hold, Holds, Noop, Process, Reports, Right, Said, Services, Sleep, Task, TaskService,
+    Unfit, Work, WorkError,
+};

@@ -44,6 +44,8 @@ pub struct Options {
     pub heartbeat: Duration,
     /// How long a boot may take to end what a crashed predecessor left.
     pub leftovers_deadline: Duration,
+    /// Whether a boot goes on with the processes of a predecessor that are still under their shims, instead of ending them.
+    pub adopt: bool,
     /// Whether tasks get PID namespaces.
     pub pid_namespace: PidNamespace,
     /// CLOCK_BOOTTIME where there are real processes: their shims read it themselves.
@@ -87,6 +89,7 @@ impl Options {
             kill_grace: Duration::from_secs(2),
             heartbeat: Duration::from_secs(1),
             leftovers_deadline: Duration::from_secs(4),
+            adopt: true,
             pid_namespace: PidNamespace::Auto,
             clock,
             leader,

@@ -46,12 +46,14 @@ pub struct Report {
     pub undelivered: usize,
     /// Attempts that could not be ended in time. Their shims hold their deadlines, and the next boot ends them first.
     pub abandoned: Vec<AttemptId>,
+    /// Attempts that were left to the next life, as was asked for.
+    pub left: Vec<AttemptId>,
     /// The loop itself could not be ended, or crashed: what else it ran is not known to have ended.
     pub aborted: bool,
 }
 
 impl Report {
-    /// Whether nothing is left that runs.
+    /// Whether nothing is left that runs but what was to be left.
     pub fn is_clean(&self) -> bool {
         !self.aborted && self.abandoned.is_empty()
     }
@@ -71,11 +73,11 @@ async fn start(options: Options, cancel: CancellationToken) -> Result<Core, Boot
     Ok(Core { incarnation, handle, mode, owner, pulse, clock, drill })
 }
 
-async fn finish(mut core: Core, within: Duration) -> Report {
+async fn finish(mut core: Core, within: Duration, leave: bool) -> Report {
     let deadline = time::Instant::now() + within;
     core.enter(PhaseId::Draining);
     core.drill.hold("runner.stop").await;
-    core.mode.send_replace(Mode::Stopping { deadline });
+    core.mode.send_replace(Mode::Stopping { deadline, leave });
     let unknown = Report { aborted: true, ..Report::default() };
     let report = match time::timeout_at(deadline, core.owner.join_next()).await {
         Ok(Some(Ok(report))) => report,
@@ -180,7 +182,16 @@ mod machine {
         /// Ends every attempt (SIGTERM, grace, SIGKILL), tells the leader if it answers, and ends itself, all `within`.
         #[edge(to = Stopped)]
         pub async fn stop(self, within: Duration) -> Runner<Stopped> {
-            let report = finish(self.phase.core, within).await;
+            let report = finish(self.phase.core, within, false).await;
+            Runner { phase: Stopped { report } }
+        }
+
+        /// Ends itself and what it runs inside the daemon, and leaves the process trees to their shims, which the next
+        /// boot adopts, all `within`. Until when those may run is what the last answered heartbeat said:
+        /// [`Handle::prepare_to_leave`] first asks for more.
+        #[edge(to = Stopped)]
+        pub async fn leave(self, within: Duration) -> Runner<Stopped> {
+            let report = finish(self.phase.core, within, true).await;
             Runner { phase: Stopped { report } }
         }
     }

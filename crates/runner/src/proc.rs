@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -25,6 +26,23 @@ pub(crate) struct Row {
 /// The process that has this number now.
 pub(crate) fn identify(pid: i32) -> io::Result<Option<ProcessId>> {
     Ok(row(Path::new("/proc"), pid)?.map(|row| row.id))
+}
+
+/// Whether this very process still executes anything.
+pub(crate) fn is_alive(id: ProcessId) -> io::Result<bool> {
+    Ok(row(Path::new("/proc"), id.pid)?.is_some_and(|row| row.id == id && !row.dead))
+}
+
+/// Something that polls readable once this very process has ended. None if it has already, or where the kernel has no such
+/// thing.
+pub(crate) fn pin(id: ProcessId) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = rustix::process::Pid::from_raw(id.pid) else { return Ok(None) };
+    let pinned = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::NOSYS) => return Ok(None),
+        pinned => pinned?,
+    };
+    // Whoever it is that is pinned, it is the one that was meant only if that one is there.
+    Ok(is_alive(id)?.then_some(pinned))
 }
 
 /// Tells this start of the machine from every other; none where the system hides it.

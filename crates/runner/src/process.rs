@@ -1,6 +1,6 @@
 //! A process task, as the daemon sees it: a shim that was started, is told things, and leaves a record.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drill::Drill;
+use nix::unistd::User;
+use proto::progress::Checkpoint;
 use proto::runner::Outcome;
 use proto::task::AttemptEnd;
 use proto::{AttemptId, FencingToken, NodeId};
@@ -20,12 +22,16 @@ use tokio::sync::Semaphore;
 use tokio::{task, time};
 
 use crate::ShimProgram;
+use crate::adopt::Shim;
 use crate::attempt::{Control, EndRequest, Ended, shortened};
 use crate::leftovers::{self, Leftover};
-use crate::service::Process;
-use crate::shim::wire::{Order, StartFile, Task, line};
+use crate::service::{Process, Reports};
+use crate::shim::stage::Stage;
+use crate::shim::wire::{LINE_BYTES_MAX, Order, ShimReport, StartFile, Task, line};
 use crate::store::{self, Store};
 
+/// Where a task finds what an earlier attempt has left.
+const CHECKPOINT: &str = "TASKD_CHECKPOINT";
 /// Between two looks at a tree that is being killed.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 /// How often a record that cannot be read is looked at.
@@ -51,15 +57,22 @@ pub(crate) struct Shims {
     pub(crate) drill: Drill,
 }
 
+/// What one attempt is given.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) token: FencingToken,
+    pub(crate) process: Process,
+    pub(crate) run_timeout_ms: Option<u64>,
+    pub(crate) progress_timeout_ms: Option<u64>,
+    /// Where an earlier one has left off.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Takes what it says of itself.
+    pub(crate) reports: Reports,
+}
+
 /// Runs one attempt to its end: the returned one's whole tree is gone.
-pub(crate) async fn run(
-    shims: Arc<Shims>,
-    attempt: AttemptId,
-    token: FencingToken,
-    process: Process,
-    timeout_ms: Option<u64>,
-    mut control: Control,
-) -> Ended {
+pub(crate) async fn run(shims: Arc<Shims>, attempt: AttemptId, given: Given, mut control: Control) -> Ended {
+    let Given { token, process, run_timeout_ms, progress_timeout_ms, checkpoint, reports } = given;
     let clock = Arc::clone(&control.clock);
     let permit = tokio::select! {
         biased;
@@ -71,15 +84,28 @@ pub(crate) async fn run(
         Err(end) => return Ended::in_memory(attempt, end, None, &clock),
     };
     let dir = shims.store.attempt(attempt);
-    let order = StartFile {
+    let mut env: Vec<(String, String)> = process.env.into_iter().collect();
+    // Another service of the same kind may have left one that is no text.
+    let checkpoint = checkpoint.and_then(|checkpoint| String::from_utf8(checkpoint.into_bytes()).ok());
+    env.extend(checkpoint.map(|text| (CHECKPOINT.to_owned(), text)));
+    let mut order = StartFile {
         attempt,
         task: Task {
             argv: process.argv,
-            env: process.env.into_iter().collect(),
+            env,
             cwd: process.cwd.unwrap_or_else(|| dir.join(store::WORK)),
+            stdin: process.stdin.is_some().then(|| dir.join(store::STDIN)),
+            stage: Stage {
+                umask: process.umask,
+                resources: process.resources,
+                unfit: dir.join(store::UNFIT),
+                ..Stage::default()
+            },
+            reexec: shims.program.args.clone(),
         },
         deadline_ns: deadline.as_nanos(),
-        run_timeout_ms: timeout_ms,
+        run_timeout_ms,
+        progress_timeout_ms,
         grace_ms: shims.grace.as_millis() as u64,
         output_bytes_max: shims.output_bytes_max,
         pid_namespace: shims.pid_namespace,
@@ -87,7 +113,14 @@ pub(crate) async fn run(
     };
     let launched = {
         let (shims, dir) = (Arc::clone(&shims), dir.clone());
-        blocking(move || launch(&shims, &dir, token, &order)).await
+        let (stdin, user) = (process.stdin, process.user);
+        blocking(move || {
+            if let Some(user) = user {
+                order.task.become_user(&user)?;
+            }
+            launch(&shims, &dir, token, &order, stdin.as_deref())
+        })
+        .await
     };
     drop(permit);
     let (child, link) = match launched {
@@ -105,7 +138,7 @@ pub(crate) async fn run(
         }
     };
     shims.drill.record(clock.now(), || format!("open shim id={attempt}"));
-    let status = attend(&shims.store, attempt, child, link, &mut control).await;
+    let status = attend(&shims.store, attempt, Shim::Child(child), link, &reports, &mut control).await;
     shims.drill.record(clock.now(), || format!("close shim id={attempt}"));
     let fallback = fallback(&control.request(), status);
     let outcome = conclude(&shims.store, attempt, fallback, clock.wall().0).await;
@@ -119,10 +152,17 @@ fn launch(
     dir: &Path,
     token: FencingToken,
     order: &StartFile,
+    stdin: Option<&str>,
 ) -> io::Result<(Child, UnixStream)> {
     DirBuilder::new().mode(0o700).create(dir)?;
     if order.task.cwd == dir.join(store::WORK) {
         DirBuilder::new().mode(0o700).create(&order.task.cwd)?;
+        if let Some((user, group)) = order.task.stage.identity {
+            std::os::unix::fs::chown(&order.task.cwd, Some(user), Some(group))?;
+        }
+    }
+    if let Some(stdin) = stdin {
+        fs::write(dir.join(store::STDIN), stdin)?;
     }
     store::write(&dir.join(store::START), order)?;
     let listener = leftovers::listen(dir)?;
@@ -153,20 +193,22 @@ fn launch(
 }
 
 /// Passes on deadlines and orders until the shim has ended.
-async fn attend(
+pub(crate) async fn attend(
     store: &Store,
     attempt: AttemptId,
-    mut child: Child,
+    mut shim: Shim,
     link: UnixStream,
+    reports: &Reports,
     control: &mut Control,
 ) -> Option<ExitStatus> {
+    let mut ear = Ear::new(&link);
     let mut link = Some(link);
     let mut ending: Option<EndRequest> = None;
     loop {
         let hard = ending.as_ref().map(|request| control.until(request.hard_at));
         tokio::select! {
             biased;
-            status = child.wait() => return status.ok(),
+            status = shim.ended() => return status,
             Ok(()) = control.end.changed() => {
                 let Some(request) = control.request() else { continue };
                 let grace_ms = request.grace.as_millis() as u64;
@@ -178,9 +220,77 @@ async fn attend(
                     tell(&mut link, &Order::Extend { deadline_ns: deadline.as_nanos() });
                 }
             }
+            report = ear.hear() => {
+                if let Some(checkpoint) = report.checkpoint {
+                    reports.checkpoint(checkpoint);
+                }
+                reports.progress(report.progress);
+            }
             () = time::sleep(hard.unwrap_or_default()), if hard.is_some() => {
                 tracing::warn!(%attempt, "its shim does not end it in time: killing the processes directly");
                 kill_all(store, attempt).await;
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Blocking: asks the system's user database.
+    fn become_user(&mut self, user: &str) -> io::Result<()> {
+        let known = match user.parse::<u32>() {
+            Ok(id) => User::from_uid(id.into()),
+            Err(_) => User::from_name(user),
+        };
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("there is no user {user:?} here"));
+        let found = known.map_err(io::Error::from)?.ok_or_else(unknown)?;
+        // Those are the daemon's own otherwise.
+        let home = found.dir.to_string_lossy().into_owned();
+        for (name, value) in [("HOME", home), ("USER", found.name.clone()), ("LOGNAME", found.name)] {
+            if !self.env.iter().any(|(known, _)| known == name) {
+                self.env.push((name.to_owned(), value));
+            }
+        }
+        self.stage.identity = Some((found.uid.as_raw(), found.gid.as_raw()));
+        Ok(())
+    }
+}
+
+/// Hears what a shim tells.
+#[derive(Debug)]
+struct Ear {
+    link: Option<tokio::net::UnixStream>,
+    pending: Vec<u8>,
+}
+
+impl Ear {
+    /// On the same connection. Without one, nothing is heard, and nothing else is amiss.
+    fn new(link: &UnixStream) -> Self {
+        Self { link: link.try_clone().and_then(tokio::net::UnixStream::from_std).ok(), pending: Vec::new() }
+    }
+
+    /// The newest that came; for ever if nothing comes. Cancel safe.
+    async fn hear(&mut self) -> ShimReport {
+        loop {
+            let Some(link) = &self.link else { return std::future::pending().await };
+            if link.readable().await.is_err() {
+                self.link = None;
+                continue;
+            }
+            let mut chunk = [0; 16 * 1024];
+            match link.try_read(&mut chunk) {
+                Ok(count) if count > 0 && self.pending.len() < LINE_BYTES_MAX => {
+                    self.pending.extend_from_slice(&chunk[..count]);
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Ok(_) | Err(_) => self.link = None,
+            }
+            if let Some(end) = self.pending.iter().rposition(|byte| *byte == b'\n') {
+                let lines: Vec<u8> = self.pending.drain(..=end).collect();
+                let newest = lines[..end].rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+                if let Ok(report) = serde_json::from_slice(newest) {
+                    return report;
+                }
             }
         }
     }
@@ -228,7 +338,7 @@ async fn kill_all(store: &Store, attempt: AttemptId) {
 }
 
 /// What to say of an attempt whose shim left no record.
-fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>) -> AttemptEnd {
+pub(crate) fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>) -> AttemptEnd {
     match (request, status.and_then(|status| status.code())) {
         (Some(request), _) => request.end.clone(),
         (None, Some(code)) if code != 0 => {
@@ -239,7 +349,12 @@ fn fallback(request: &Option<EndRequest>, status: Option<ExitStatus>) -> Attempt
 }
 
 /// The shim's record; or, if it left none, one made here once nothing of the tree is left.
-async fn conclude(store: &Store, attempt: AttemptId, fallback: AttemptEnd, now_ms: u64) -> Outcome {
+pub(crate) async fn conclude(
+    store: &Store,
+    attempt: AttemptId,
+    fallback: AttemptEnd,
+    now_ms: u64,
+) -> Outcome {
     let path = store.attempt(attempt).join(store::EXIT);
     // A record that cannot be read now (no file descriptor is left, say) is not replaced by what is known less well.
     for _ in 0..READ_TRIES {
@@ -256,7 +371,14 @@ async fn conclude(store: &Store, attempt: AttemptId, fallback: AttemptEnd, now_m
         time::sleep(READ_AGAIN).await;
     }
     kill_all(store, attempt).await;
-    let outcome = Outcome { attempt, end: fallback, started_ms: None, ended_ms: now_ms, output_bytes: 0 };
+    let outcome = Outcome {
+        attempt,
+        end: fallback,
+        started_ms: None,
+        ended_ms: now_ms,
+        output_bytes: 0,
+        checkpoint: None,
+    };
     let written = {
         let (store, outcome) = (store.clone(), outcome.clone());
         blocking(move || {

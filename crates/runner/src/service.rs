@@ -2,18 +2,23 @@
 
 mod builtin;
 mod exec;
+mod inside;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use proto::progress::Checkpoint;
+use proto::task::ResourceLimits;
 use proto::{AttemptId, FencingToken, NodeId};
 use tokio_util::sync::CancellationToken;
 
 pub use builtin::{Noop, Sleep};
 pub use exec::{Exec, ExecPolicy};
+pub use inside::{Hold, Holds, Reports, Right, Said, WorkError};
 
 /// Executes tasks of one kind.
 pub trait TaskService: fmt::Debug + Send + Sync {
@@ -38,18 +43,29 @@ pub struct Task {
     pub payload: Vec<u8>,
     /// Fires when the attempt is to end; after a grace the work is dropped at its next await point.
     pub cancelled: CancellationToken,
+    /// How long it may run from its beginning.
+    pub run_timeout: Option<Duration>,
+    /// Until when its node may run it, by what is known so far.
+    pub right: Right,
+    /// Where an earlier attempt has left off, by its own words.
+    pub checkpoint: Option<Checkpoint>,
+    /// Takes what it says of itself.
+    pub reports: Reports,
+    /// Keeps it from counting as ended while anything of it may still run.
+    pub holds: Holds,
 }
 
 /// The work of one attempt.
 pub enum Work {
     /// A process tree under a shim.
     Process(Process),
-    /// A future on the daemon's own runtime. It has to watch [`Task::cancelled`]; the error says what went wrong, for people.
+    /// A future on the daemon's own runtime. It has to watch [`Task::cancelled`]. What it returns is kept as the attempt's
+    /// output, on this node's disk.
     ///
     /// It must not block: a single poll of a second costs the node its leadership, one of four seconds is taken for a
     /// hang, and the node calls its last rung. What computes or reads files for long belongs into
-    /// `tokio::task::spawn_blocking`.
-    InProcess(BoxFuture<'static, Result<(), String>>),
+    /// `tokio::task::spawn_blocking`, with a [`Hold`] inside: dropping the future does not end such a thread.
+    InProcess(BoxFuture<'static, Result<Vec<u8>, WorkError>>),
 }
 
 impl fmt::Debug for Work {
@@ -70,6 +86,14 @@ pub struct Process {
     pub env: BTreeMap<String, String>,
     /// Working directory; an empty one of the attempt's own if none.
     pub cwd: Option<PathBuf>,
+    /// What it reads from its standard input; nothing if none.
+    pub stdin: Option<String>,
+    /// As whom it runs, a name or a number; as the daemon's own user if none. Whoever prepares it has checked that it may.
+    pub user: Option<String>,
+    /// Its file mode creation mask; the daemon's if none.
+    pub umask: Option<u32>,
+    /// What each of its processes may use.
+    pub resources: ResourceLimits,
 }
 
 /// Why a payload can never run here, for people.

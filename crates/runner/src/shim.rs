@@ -20,6 +20,8 @@ pub(crate) mod capture;
 mod init;
 mod ladder;
 mod orders;
+mod said;
+pub(crate) mod stage;
 mod supervise;
 mod tree;
 pub(crate) mod wire;
@@ -42,6 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let done = hand_down_nothing().and_then(|()| match args.as_slice() {
         [stage] if stage == wire::INIT_STAGE => init::run(),
+        [stage, set, program, args @ ..] if stage == wire::EXEC_STAGE => stage::run(set, program, args),
         [dir] => supervise::run(Path::new(dir)),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -21,6 +21,8 @@ use proto::{AttemptId, Incarnation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::shim::capture::Capture;
+
 /// The daemon's order to the shim.
 pub(crate) const START: &str = "start.json";
 /// What an order becomes that has been called off.
@@ -33,6 +35,10 @@ pub(crate) const SOCKET: &str = "ctl";
 pub(crate) const EXIT: &str = "exit.json";
 /// The outcome that one has.
 pub(crate) const DONE: &str = "done.json";
+/// What the task reads from its standard input.
+pub(crate) const STDIN: &str = "stdin";
+/// Why its program could not be executed.
+pub(crate) const UNFIT: &str = "unfit";
 /// The working directory of a task that names none.
 pub(crate) const WORK: &str = "work";
 
@@ -203,10 +209,24 @@ impl Store {
             renamed => renamed?,
         }
         let _ = fs::remove_dir_all(dir.join(WORK));
-        for name in [SOCKET, START, CALLED_OFF, SHIM_STATE] {
+        for name in [SOCKET, START, CALLED_OFF, SHIM_STATE, STDIN, UNFIT] {
             let _ = fs::remove_file(dir.join(name));
         }
         Ok(())
+    }
+
+    /// Keeps what work inside the daemon has put out, with its outcome; returns how many bytes that takes. The directory
+    /// appears whole: one that a crash left without an outcome would be reported as lost.
+    pub(crate) fn keep(&self, outcome: &Outcome, output: &[u8], bytes_max: u64) -> io::Result<u64> {
+        let staging = self.removed().join(format!("{}.kept", outcome.attempt));
+        absent_is_fine(fs::remove_dir_all(&staging))?;
+        DirBuilder::new().mode(0o700).create(&staging)?;
+        let mut capture = Capture::new(&staging, bytes_max);
+        capture.write(output);
+        write_durably(&staging.join(EXIT), outcome)?;
+        fs::rename(staging, self.attempt(outcome.attempt))?;
+        File::open(self.attempts())?.sync_all()?;
+        Ok((output.len() as u64).min(bytes_max))
     }
 
     /// Removes what is left of an attempt. Out of sight first: a directory that a crash left half removed would look like

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use proto::api::{
     Api, ApiClient, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why,
 };
+use proto::operate::{OperateDone, OperateOrder, Operations};
 use proto::runner::OutputChunk;
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::ClusterStatus;
@@ -59,6 +60,8 @@ enum Need {
     Lead,
     /// It moves virtual IPs.
     Vip,
+    /// It changes what operators set.
+    Operate,
 }
 
 impl Need {
@@ -66,7 +69,9 @@ impl Need {
     const fn patience(self) -> Duration {
         match self {
             Self::Read => LEADERLESS_READ_MAX,
-            Self::News | Self::Write | Self::Schedule | Self::Lead | Self::Vip => LEADERLESS_WAIT_MAX,
+            Self::News | Self::Write | Self::Schedule | Self::Lead | Self::Vip | Self::Operate => {
+                LEADERLESS_WAIT_MAX
+            }
         }
     }
 
@@ -80,6 +85,9 @@ impl Need {
             }
             Self::Schedule => {
                 "whether it was done is not known. Look before you repeat it: taskd schedule list. Adding it again is safe"
+            }
+            Self::Operate => {
+                "whether it was done is not known. Look before you repeat it: taskd node list. To say it again is safe"
             }
             Self::Lead => "whether it was done is not known. Look before you repeat it: taskd cluster status",
             // Where to look depends on the order; whoever gave it knows.
@@ -165,7 +173,7 @@ impl ApiServer {
 fn nothing_done(need: Need, trouble: &str) -> ApiError {
     let end = match need {
         Need::Write => "nothing was queued or changed. Try again, or look at: taskd cluster status",
-        Need::Lead | Need::Vip | Need::Schedule => {
+        Need::Lead | Need::Vip | Need::Schedule | Need::Operate => {
             "nothing was changed. Try again, or look at: taskd cluster status"
         }
         Need::Read | Need::News => {
@@ -407,5 +415,13 @@ impl Api for ApiServer {
         expected: Option<u64>,
     ) -> Result<Applied, ApiError> {
         self.apply(&text, expected).await
+    }
+
+    async fn operate(self, context: Context, via: Via, order: OperateOrder) -> Result<OperateDone, ApiError> {
+        at_leader!(self, context, via, Operate, operate(order))
+    }
+
+    async fn operations(self, context: Context, via: Via) -> Result<Operations, ApiError> {
+        at_leader!(self, context, via, Read, operations())
     }
 }

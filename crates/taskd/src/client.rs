@@ -1,11 +1,33 @@
 //! Talks to any node of a cluster: the library behind the command line, benchmarks and embedders.
 //!
+//! ```no_run
+//! use taskd::client::{Client, Task};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("10.0.0.1:10601,10.0.0.2:10601".parse()?).await?;
+//! let scrub = client.submit(Task::new("scrub", &"v1")?.priority(10).lock("volume/v1")).await?;
+//! let report = client.submit(Task::new("report", &"v1")?.after(scrub.id())).await?;
+//! report.wait().await?;
+//! let lines: u64 = report.result().await?;
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A [`Client`] knows several addresses and uses whichever answers. Calls that may be made twice are made again, at the
 //! next address if need be, until their deadline; a submission is one of them, because the task's id is drawn here
 //! and a node reports a task that it already has as [`Existing`](proto::api::Submitted::Existing).
+//!
+//! # Cancel safety
+//! Every call may be dropped half-way; the library's state stays sound. What was asked for may then have been done or not:
+//! look, or ask again, which is harmless for all but [`retry`](Client::retry), [`handover`](Client::handover) and
+//! removing a schedule.
 
+mod handle;
+mod operate;
 mod schedules;
 mod submit;
+mod task;
 mod vips;
 
 use std::str::FromStr;
@@ -21,8 +43,10 @@ use tarpc::client::RpcError;
 use tarpc::context::Context;
 use tokio::time::Instant;
 
-pub use schedules::draw_schedule_id;
+pub use handle::{Handle, ResultError, SubmitError};
+pub use schedules::{Schedule, draw_schedule_id};
 pub use submit::draw_id;
+pub use task::{PayloadError, Task};
 
 use crate::config::parse_address;
 use crate::net::{ConnectError, Identity, Peers, SharedNetwork, Tcp};
@@ -39,18 +63,25 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const REACH_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long one node may take to answer before another is asked.
 const ATTEMPT: Duration = Duration::from_secs(5);
+
 /// Where nodes listen: `HOST:PORT`, several separated by commas. At least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses(Vec<String>);
 
-impl FromStr for Addresses {
-    type Err = String;
+/// Text that is no [`Addresses`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidAddresses(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Addresses {
+    type Err = InvalidAddresses;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddresses> {
         text.split(',')
             .map(|address| parse_address(address.trim()).map(str::to_owned))
             .collect::<Result<_, _>>()
             .map(Self)
+            .map_err(InvalidAddresses)
     }
 }
 

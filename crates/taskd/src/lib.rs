@@ -9,11 +9,13 @@
 //! | [`net`] | sockets, handshake, codec, pooled connections |
 //! | [`client`] | talks to any node of a cluster |
 //! | [`node`] | a node: built, started, stopped |
+//! | [`service`] | kinds of tasks of your own |
 
 pub mod client;
 pub mod config;
 pub mod net;
 pub mod node;
+pub mod service;
 pub mod telemetry;
 
 mod api_server;
@@ -30,6 +32,7 @@ pub use config::Config;
 pub use data_dir::DataDirError;
 pub use drill;
 pub use node::{Builder, LogOnly, Node, NodeHandle, StartError, StopRequester};
+pub use proto;
 pub use reload::{Reloaded, Reloader};
 pub use runner;
 pub use supervisor::watchdog::{LastRung, Wedge};

@@ -23,6 +23,10 @@ use crate::supervisor::published::Board;
 /// patience.
 const REPORT_WITHIN: Duration = Duration::from_secs(3);
 
+/// For how long a node that was elected lets a heartbeat wait until it serves. The runners beat as soon as they see it
+/// elected; if it told them that it does not lead yet, nothing would start until their next beat. Shorter than they wait.
+const SERVES_SOON: Duration = Duration::from_secs(1);
+
 /// Requests in flight on the connection inside the process.
 const LOCAL_BUFFER: usize = 256;
 
@@ -138,6 +142,8 @@ impl runner::LeaderLink for ToLeader {
 pub(crate) struct LeaderServer {
     pub(crate) board: Board,
     pub(crate) node: NodeId,
+    /// Where this node listens.
+    pub(crate) address: String,
 }
 
 impl LeaderServer {
@@ -146,11 +152,27 @@ impl LeaderServer {
             .dispatcher()
             .ok_or_else(|| NotLeading { node: self.node.clone(), leader: self.board.leader_address() })
     }
+
+    /// Waits for the dispatcher of a term that has just begun.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    async fn dispatcher_soon(&self) -> Result<dispatcher::Handle, NotLeading> {
+        let mut board = self.board.clone();
+        let serves = async {
+            while board.dispatcher().is_none() && board.leader_address().as_ref() == Some(&self.address) {
+                board.changed().await;
+            }
+        };
+        // Whoever is too slow says so itself: the answer below.
+        let _ = tokio::time::timeout(SERVES_SOON, serves).await;
+        self.dispatcher()
+    }
 }
 
 impl LeaderRpc for LeaderServer {
     async fn heartbeat(self, _: Context, beat: Heartbeat) -> Result<HeartbeatReply, NotLeading> {
-        self.dispatcher()?.heartbeat(beat).await
+        self.dispatcher_soon().await?.heartbeat(beat).await
     }
 
     async fn outcomes(self, _: Context, report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading> {

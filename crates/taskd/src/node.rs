@@ -25,7 +25,7 @@ use clock::{BootClock, SharedClock};
 use drill::Drill;
 use proto::Incarnation;
 use proto::api::Api;
-use proto::hello::Service;
+use proto::hello::Service as Wanted;
 use proto::leader::LeaderRpc;
 use proto::runner::RunnerRpc;
 use rand::RngExt;
@@ -34,11 +34,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
-use crate::config::{Config, Problem};
+use crate::config::{Config, OnStop, Problem};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::links::LeaderServer;
 use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
 use crate::reload::Reloader;
+use crate::service::{Service, Typed};
 use crate::status;
 use crate::supervisor::published::{Board, Published};
 use crate::supervisor::pulses::Pulses;
@@ -133,7 +134,11 @@ impl Node {
     /// A node with the built-in task services, the machine's clock and network.
     pub fn builder(config: Config) -> Builder {
         let exec = if config.exec.allow { runner::ExecPolicy::Any } else { runner::ExecPolicy::Off };
-        let services = runner::Services::built_in(exec);
+        let mut services = runner::Services::built_in(exec.clone());
+        if config.exec.allow {
+            let users = config.exec.users.iter().cloned();
+            services = services.with("exec", runner::Exec::new(exec).with_users(users));
+        }
         Builder {
             config,
             services,
@@ -148,9 +153,22 @@ impl Node {
 }
 
 impl Builder {
-    /// Adds a kind of task.
+    /// Adds a kind of task, or replaces the one of that name. Submit such tasks with
+    /// [`client::Task::new`](crate::client::Task::new).
     #[must_use]
-    pub fn service(mut self, kind: impl Into<String>, service: impl runner::TaskService + 'static) -> Self {
+    pub fn service(self, kind: impl Into<String>, service: impl Service) -> Self {
+        let kind = kind.into();
+        let service = Typed::new(kind.clone(), service);
+        self.task_service(kind, service)
+    }
+
+    /// Adds a kind of task that sees its payload as bytes, or runs processes.
+    #[must_use]
+    pub fn task_service(
+        mut self,
+        kind: impl Into<String>,
+        service: impl runner::TaskService + 'static,
+    ) -> Self {
         self.services = self.services.with(kind, service);
         self
     }
@@ -198,12 +216,13 @@ impl Builder {
         self
     }
 
-    /// Takes the data directory, listens, and brings the node up in the background.
+    /// Takes the data directory, listens, and brings the node up in the background. With port 0 in `node.listen` the system
+    /// picks one, which [`NodeHandle::address`] tells.
     ///
     /// # Errors
     /// See [`StartError`]; an unreachable ZooKeeper is none, the node goes on trying.
     pub async fn start(self) -> Result<NodeHandle, StartError> {
-        let Self { config, services, shim, vip_guard, clock, network, last_rung, drill } = self;
+        let Self { mut config, services, shim, vip_guard, clock, network, last_rung, drill } = self;
         config.check().map_err(StartError::Config)?;
         let auth = config.coordination.auth().map_err(|problem| StartError::Config(vec![problem]))?;
         let data_dir = open_data_dir(&config.node.data_dir).await.map_err(StartError::DataDir)?;
@@ -227,6 +246,12 @@ impl Builder {
         let listener = Listener::bind(&network, config.node.listen, net_identity.clone(), limits)
             .await
             .map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        // Port 0 is any that is free; the others have to know which.
+        if config.node.listen.port() == 0 {
+            let bound = listener.local_addr();
+            config.node.listen =
+                bound.map_err(|source| StartError::Listen { address: config.node.listen, source })?;
+        }
         let overrun = Arc::clone(&last_rung);
         let exit_policy =
             runner::ExitPolicy::new(move |what| overrun.abandon(&Wedge::Overrun { what: what.to_owned() }));
@@ -271,8 +296,9 @@ impl Builder {
             config,
         });
         parts.note("open", "listener");
-        let stop = CancellationToken::new();
-        let requester = StopRequester(stop.clone());
+        let on_stop = watch::Sender::new(parts.config.tasks.on_stop);
+        let stop = StopRequester { stop: CancellationToken::new(), on_stop };
+        let requester = stop.clone();
         parts.drill.on_stop(move || requester.request());
         let supervisor = Supervisor::new(Arc::clone(&parts), watchdog.beat(), publisher);
         let mut tasks = JoinSet::new();
@@ -302,7 +328,7 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, DataDirError> {
 #[derive(Debug)]
 pub struct NodeHandle {
     tasks: JoinSet<StopReport>,
-    stop: CancellationToken,
+    stop: StopRequester,
     board: Board,
     parts: Arc<Parts>,
     reloader: Reloader,
@@ -310,12 +336,21 @@ pub struct NodeHandle {
 
 /// Asks a node to stop. Cannot wait for it: only the [`NodeHandle`] can.
 #[derive(Clone, Debug)]
-pub struct StopRequester(CancellationToken);
+pub struct StopRequester {
+    pub(crate) stop: CancellationToken,
+    pub(crate) on_stop: watch::Sender<OnStop>,
+}
 
 impl StopRequester {
     /// Asks. Returns at once.
     pub fn request(&self) {
-        self.0.cancel();
+        self.stop.cancel();
+    }
+
+    /// The same, whatever `tasks.on_stop` says. A stop that waits for tasks is cut short by another way.
+    pub fn request_as(&self, on_stop: OnStop) {
+        self.on_stop.send_replace(on_stop);
+        self.stop.cancel();
     }
 }
 
@@ -344,7 +379,7 @@ impl NodeHandle {
 
     /// For whoever may ask the node to stop.
     pub fn stop_requester(&self) -> StopRequester {
-        StopRequester(self.stop.clone())
+        self.stop.clone()
     }
 
     /// Hands the node's file to it while it runs.
@@ -352,10 +387,11 @@ impl NodeHandle {
         self.reloader.clone()
     }
 
-    /// Stops the node: dispatcher, runner, virtual IPs, quorum, embedded keeper, listener. Takes at most the configured stop deadline; a node that
+    /// Stops the node as `tasks.on_stop` says, but that it waits for no task: dispatcher, runner, virtual IPs, quorum, embedded keeper, listener. Takes at most the configured stop deadline; a node that
     /// is wedged beyond that is aborted, reported as abandoned, and has called its [`LastRung`].
     pub async fn stop(self) -> StopReport {
-        self.stop.cancel();
+        let drains = *self.stop.on_stop.borrow() == OnStop::Drain;
+        self.stop.request_as(if drains { OnStop::Kill } else { *self.stop.on_stop.borrow() });
         let within = self.parts.stop_within;
         tokio::time::timeout(within + LAST_RUNG, self.join()).await.unwrap_or_else(|_| StopReport {
             cause: StopCause::Requested,
@@ -381,7 +417,7 @@ async fn run(
     parts: Arc<Parts>,
     board: Board,
     watchdog: Watchdog,
-    stop: CancellationToken,
+    stop: StopRequester,
 ) -> StopReport {
     let mut connections = JoinSet::new();
     parts.pulses.listener.phase("Listening", parts.clock.now());
@@ -408,12 +444,12 @@ async fn run(
 
 async fn answer(incoming: crate::net::Incoming, parts: Arc<Parts>, board: Board) {
     match incoming.service {
-        Service::Api => serve(incoming, ApiServer { parts, board }.serve()).await,
-        Service::Leader => {
-            let node = parts.node.clone();
-            serve(incoming, LeaderServer { board, node }.serve()).await;
+        Wanted::Api => serve(incoming, ApiServer { parts, board }.serve()).await,
+        Wanted::Leader => {
+            let (node, address) = (parts.node.clone(), parts.address.clone());
+            serve(incoming, LeaderServer { board, node, address }.serve()).await;
         }
-        Service::Runner => {
+        Wanted::Runner => {
             // A peer that comes before the runner runs is turned away and comes again.
             if let Some(runner) = board.runner() {
                 serve(incoming, runner.server().serve()).await;

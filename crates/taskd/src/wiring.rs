@@ -135,6 +135,11 @@ impl Parts {
             slots: self.config.node.slots(),
             labels: self.config.node.labels.clone(),
             output_bytes_max: tasks.output_bytes_max,
+            retention: runner::Retention {
+                attempts_max: tasks.output_retention_count,
+                bytes_max: tasks.output_retention_bytes,
+                age_max: tasks.output_retention_age,
+            },
             kill_grace: tasks.kill_grace,
             heartbeat: tasks.heartbeat,
             pid_namespace: match self.config.exec.pid_namespace {
@@ -229,7 +234,14 @@ impl Parts {
                 fence_after: tasks.fence_after,
                 drift: tasks.drift,
                 heartbeat: tasks.heartbeat,
-                retention: dispatcher::Retention { count: tasks.retention_count, age: tasks.retention_age },
+                retention: dispatcher::Retention {
+                    count: tasks.retention_count,
+                    age: tasks.retention_age,
+                    // The other half is for what has not ended.
+                    bytes: tasks.retention_bytes.min(tasks.log_bytes_budget / 2),
+                    idempotency_age: tasks.idempotency_retention,
+                    idempotency_count: tasks.idempotency_count,
+                },
                 queue_tasks_max: tasks.queue_tasks_max,
                 priority_ageing: tasks.priority_ageing,
                 payload_inline_max: PAYLOAD_INLINE_MAX,

@@ -84,7 +84,7 @@ async fn requests_out_of_bounds(cluster: &Cluster) {
     for node in &cluster.nodes {
         let client = Client::connect(node.address.parse().unwrap()).await.unwrap();
         for (spec, says) in &rows {
-            match client.submit(spec.clone(), SOON).await {
+            match client.submit_spec(spec.clone(), SOON).await {
                 Ok(Submitted::Refused(error)) => {
                     assert_eq!(error.kind, ApiErrorKind::Invalid, "{error}");
                     assert!(error.message.contains(says), "{error}");
@@ -128,7 +128,9 @@ async fn payloads_that_no_service_understands(cluster: &Cluster) {
     let client = Client::connect(cluster.nodes[0].address.parse().unwrap()).await.unwrap();
     for payload in ["", "true", r#"{"argv": []}"#, r#"{"argv": ["true"], "user": "root"}"#] {
         let spec = TaskSpec::new("exec", payload.as_bytes().to_vec());
-        let Ok(Submitted::Accepted { id }) = client.submit(spec, SOON).await else { panic!("{payload}") };
+        let Ok(Submitted::Accepted { id }) = client.submit_spec(spec, SOON).await else {
+            panic!("{payload}")
+        };
         let task = cluster.reaches(&id.to_string(), &["failed"]).await;
         assert!(task["attempts"][0]["end"]["failed"]["message"].is_string(), "{payload}: {task:#}");
     }

@@ -194,7 +194,7 @@ fn submitting_prints_the_id_alone_and_other_commands_find_it() {
     let (_, stdout, _) = node.run(&["task", "list", "--state", "dead", "-o", "json"]);
     assert_eq!(
         serde_json::from_str::<Value>(&stdout).unwrap(),
-        serde_json::json!({ "tasks": [], "total": 0 })
+        serde_json::json!({ "tasks": [], "total": 0, "next": null })
     );
     let (code, stdout, _) = node.run(&["task", "logs", &id]);
     assert_eq!((code, stdout.as_str()), (0, "ran exit 0\n"));

@@ -50,7 +50,7 @@ async fn one_node_is_enough_and_kill_9_costs_no_task() {
     assert_eq!((&first["state"], &first["attempt_count"]), (&"succeeded".into(), &1.into()), "{first:#}");
     assert_eq!(cluster.task(&waits).await["state"], "queued");
     std::fs::write(&gate, "").unwrap();
-    assert_eq!(cluster.reaches(&runs, &["succeeded"]).await["attempt_count"], 2);
+    assert_eq!(cluster.reaches(&runs, &["succeeded"]).await["attempt_count"], 1, "it has survived as well");
 
     // The end is clean, and what comes after it as well.
     let (status, took) = cluster.nodes[0].stop().await;

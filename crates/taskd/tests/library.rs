@@ -33,7 +33,7 @@ impl TaskService for Count {
         Ok(Work::InProcess(Box::pin(async move {
             tokio::task::yield_now().await;
             bytes.fetch_add(task.payload.len(), Ordering::Relaxed);
-            if task.payload == b"bad" { Err("that was bad".to_owned()) } else { Ok(()) }
+            if task.payload == b"bad" { Err("that was bad".into()) } else { Ok(Vec::new()) }
         })))
     }
 }
@@ -54,11 +54,11 @@ async fn start(config: Config, count: &Count) -> NodeHandle {
     // The test's own executable is no taskd.
     let shim =
         ShimProgram { program: PathBuf::from(env!("CARGO_BIN_EXE_taskd")), args: vec!["shim".to_owned()] };
-    Node::builder(config).service("count", count.clone()).shim(shim).start().await.unwrap()
+    Node::builder(config).task_service("count", count.clone()).shim(shim).start().await.unwrap()
 }
 
 async fn run(client: &Client, spec: TaskSpec) -> TaskView {
-    let Submitted::Accepted { id } = client.submit(spec, SOON).await.unwrap() else {
+    let Submitted::Accepted { id } = client.submit_spec(spec, SOON).await.unwrap() else {
         panic!("it was not accepted");
     };
     until("the task has ended", SOON, async || {
@@ -156,7 +156,7 @@ async fn an_embedded_node_runs_the_programs_own_tasks() {
     for _ in 0..2 {
         let mut spec = TaskSpec::new("sleep", sleep.clone());
         spec.on_lost = LostPolicy::Requeue;
-        let Submitted::Accepted { id } = client.submit(spec, SOON).await.unwrap() else { panic!() };
+        let Submitted::Accepted { id } = client.submit_spec(spec, SOON).await.unwrap() else { panic!() };
         ids.push(id.to_string());
     }
     let leader = status.leader.unwrap().node;

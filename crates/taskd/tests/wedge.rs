@@ -408,7 +408,7 @@ impl TaskService for Blocks {
             return Err(Unfit(format!("it is over: {}", block())));
         }
         Ok(Work::InProcess(Box::pin(async move {
-            if block() { Ok(()) } else { Err("nobody blocked it".to_owned()) }
+            if block() { Ok(Vec::new()) } else { Err("nobody blocked it".into()) }
         })))
     }
 }
@@ -424,7 +424,8 @@ fn embedded(dir: &Path) -> Config {
 async fn start(config: Config, blocks: Blocks, last_rung: Tell) -> NodeHandle {
     let program = env!("CARGO_BIN_EXE_taskd").into();
     let shim = ShimProgram { program, args: vec!["shim".to_owned()] };
-    let builder = Node::builder(config).service("blocks", blocks).shim(shim).last_rung(Arc::new(last_rung));
+    let builder =
+        Node::builder(config).task_service("blocks", blocks).shim(shim).last_rung(Arc::new(last_rung));
     builder.start().await.unwrap()
 }
 
@@ -439,7 +440,7 @@ async fn an_embedders_service() {
         let mut node = start(embedded(dir.path()), blocks, Tell(tell)).await;
         timeout(SOON, node.ready()).await.unwrap();
         let client = Client::connect(node.address().parse().unwrap()).await.unwrap();
-        let submitted = client.submit(TaskSpec::new("blocks", vec![]), SOON).await.unwrap();
+        let submitted = client.submit_spec(TaskSpec::new("blocks", vec![]), SOON).await.unwrap();
         assert!(matches!(submitted, Submitted::Accepted { .. }), "{submitted:?}");
         let wedge = until("the last rung", SOON, async || told.try_recv().ok()).await;
         let Wedge::Component { component, phase, phase_for, what, blocked_for } = wedge else {

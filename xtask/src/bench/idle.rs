@@ -1,7 +1,6 @@
 //! An idle cluster: CPU and memory per node, writes per second in the coordination service.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -27,7 +26,7 @@ pub(crate) fn run(workspace: &Workspace, args: &ClusterArgs, seconds: u64) -> Re
 }
 
 fn measure(cluster: &Cluster, window: Duration, interrupt: &Interrupt) -> Result<String> {
-    pause(SETTLE, interrupt)?;
+    shell::pause(SETTLE, interrupt)?;
     let leader = cluster.client().leader()?.context("nobody leads")?;
     let hosts = cluster.coordination().split(['/', ',']).next().unwrap_or_default().to_owned();
     let pids: Vec<u32> = (0..cluster.nodes().len()).filter_map(|index| cluster.pid(index)).collect();
@@ -35,7 +34,7 @@ fn measure(cluster: &Cluster, window: Duration, interrupt: &Interrupt) -> Result
 
     println!("looking at an idle cluster for {} s", window.as_secs());
     let (start, before, writes_before) = (Instant::now(), busy()?, coordinator::zxid(&hosts)?);
-    pause(window, interrupt)?;
+    shell::pause(window, interrupt)?;
     let (after, writes_after, took) = (busy()?, coordinator::zxid(&hosts)?, start.elapsed().as_secs_f64());
 
     let mut rows = vec![["node", "CPU % of a core", "RSS MiB"].map(str::to_owned).to_vec()];
@@ -51,15 +50,6 @@ fn measure(cluster: &Cluster, window: Duration, interrupt: &Interrupt) -> Result
         stats::table(&rows),
         cluster.coordinator_name()
     ))
-}
-
-fn pause(duration: Duration, interrupt: &Interrupt) -> Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        interrupt.check()?;
-        thread::sleep(shell::POLL);
-    }
-    Ok(())
 }
 
 /// User and system time that a process has used.
@@ -101,7 +91,7 @@ fn parse_ticks(stat: &str) -> Option<u64> {
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
-fn rss_mib(pid: u32) -> Result<f64> {
+pub(super) fn rss_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();

@@ -14,6 +14,8 @@ use crate::shell::{self, Interrupt};
 
 /// Longest that a look at the cluster may take.
 const LOOK: Duration = Duration::from_secs(10);
+/// Longest that a handover may take.
+const HANDOVER: Duration = Duration::from_secs(60);
 /// How many submissions are under way at once.
 const SUBMITTERS: usize = 6;
 
@@ -141,6 +143,15 @@ impl Client {
     /// Who leads and serves, if anybody.
     pub(crate) fn leader(&self) -> Result<Option<Leader>> {
         Ok(self.status()?.leader.filter(|leader| leader.serving))
+    }
+
+    /// Has another node lead, and returns when it does.
+    pub(crate) fn handover(&self) -> Result<()> {
+        let output = shell::output(&mut self.command(&["cluster", "handover"]), HANDOVER)?;
+        if !output.status.success() {
+            bail!("taskd cluster handover failed ({}): {}", output.status, output.stderr.trim());
+        }
+        Ok(())
     }
 
     /// Submits one task and returns its id, once it is accepted durably.

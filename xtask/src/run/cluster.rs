@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) profile: Profile,
     /// Attempts that a node runs at a time.
     pub(crate) slots: u32,
+    /// Bytes that the live task log may take, where the default is not enough.
+    pub(crate) log_bytes_budget: Option<u64>,
     pub(crate) ready_within: Duration,
 }
 
@@ -151,7 +153,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (port, n) in ports.into_iter().zip(1..) {
             let name = format!("n{n}");
-            fs::write(dir.path().join(format!("{name}.toml")), node_config(plan.slots))
+            fs::write(dir.path().join(format!("{name}.toml")), node_config(plan))
                 .context("failed to write a node's file")?;
             nodes.push(Node { name, address: format!("127.0.0.1:{port}"), child: None });
         }
@@ -435,8 +437,13 @@ impl Drop for Cluster {
 }
 
 /// What a local cluster needs beyond the flags: it may run commands, and leaves the machine's addresses alone.
-fn node_config(slots: u32) -> String {
-    format!("[node]\nslots = {slots}\n\n[exec]\nallow = true\n\n[vip]\nbackend = \"dry-run\"\n")
+fn node_config(plan: &Plan) -> String {
+    let tasks = plan.log_bytes_budget.map(|bytes| format!("[tasks]\nlog_bytes_budget = {bytes}\n\n"));
+    format!(
+        "[node]\nslots = {}\n\n[exec]\nallow = true\n\n{}[vip]\nbackend = \"dry-run\"\n",
+        plan.slots,
+        tasks.unwrap_or_default()
+    )
 }
 
 /// A process that belongs to a run.

@@ -221,6 +221,14 @@ pub(crate) fn zxid(address: &str) -> Result<u64> {
     parse_zxid(&ask(address, "srvr")?)
 }
 
+/// The number of requests that it has received.
+pub(crate) fn received(address: &str) -> Result<u64> {
+    let srvr = ask(address, "srvr")?;
+    let line = srvr.lines().find_map(|line| line.strip_prefix("Received: "));
+    let digits = line.with_context(|| format!("the answer to srvr has no count: {srvr:?}"))?;
+    digits.trim().parse().with_context(|| format!("{digits:?} is not a count"))
+}
+
 fn parse_zxid(srvr: &str) -> Result<u64> {
     let line = srvr.lines().find_map(|line| line.strip_prefix("Zxid: 0x"));
     let digits = line.with_context(|| format!("the answer to srvr has no zxid: {srvr:?}"))?;

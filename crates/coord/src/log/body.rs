@@ -48,7 +48,12 @@ impl BodyRef {
         self.bytes
     }
 
-    fn part_names(&self) -> impl Iterator<Item = String> {
+    /// CRC-32 of it.
+    pub(super) fn crc(&self) -> u32 {
+        self.crc
+    }
+
+    pub(super) fn part_names(&self) -> impl Iterator<Item = String> {
         (0..self.bytes.div_ceil(PART_BYTES_MAX).max(1)).map(|part| format!("{}-{part:02}", self.name))
     }
 }

@@ -32,6 +32,8 @@ pub use handle::{Commit, LogHandle};
 mod body;
 pub use body::{BODY_BYTES_MAX, BodyRef};
 
+pub mod reading;
+
 mod codec;
 mod core;
 mod driver;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use drill::Bug;
 use proto::leader::{HeartbeatReply, NotLeading};
 use proto::{Incarnation, NodeId};
 
@@ -57,7 +58,8 @@ impl Driver {
         }
         self.room = None;
         let held = std::mem::take(&mut self.held);
-        if let Some(last) = self.groups.back_mut() {
+        let waits = !self.parts.drill.plants(Bug::AckUncommitted);
+        if let Some(last) = self.groups.back_mut().filter(|_| waits) {
             last.releases.extend(held);
         } else {
             for release in held {
@@ -94,7 +96,14 @@ impl Driver {
                 let _ = reply.send(answer);
             }
             Release::Effect(Effect::Start(attempt)) => self.core.may_send(self.now(), attempt),
-            Release::Effect(Effect::Cancel(attempt)) => self.core.ask_cancel(self.now(), attempt),
+            Release::Effect(Effect::Cancel(attempt)) => {
+                if self.parts.drill.plants(Bug::EarlyUnlock)
+                    && let Some(keys) = self.core.open.get(&attempt).map(|open| open.keys.clone())
+                {
+                    self.core.give_back(attempt, &keys);
+                }
+                self.core.ask_cancel(self.now(), attempt);
+            }
             Release::Effect(Effect::DeleteBody(body)) => {
                 let log = Arc::clone(&self.parts.log);
                 self.spawn("the removal of a payload", async move {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::api::{ApiError, ListFilter, Submission, Submitted, TaskPage, Why};
 use proto::leader::{Heartbeat, HeartbeatReply, NotLeading, OutcomeReport};
+use proto::operate::{OperateDone, OperateOrder, Operations};
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{FenceStatus, LogStatus, Slots};
 use proto::task::{TaskState, TaskView};
@@ -38,6 +39,8 @@ pub(crate) enum Event {
     ScheduleOrder(ScheduleOrder, OwnedSemaphorePermit, Reply<Result<ScheduleDone, ApiError>>),
     Schedule(ScheduleName, Reply<Result<ScheduleView, ApiError>>),
     Schedules(Option<ScheduleName>, Reply<Result<SchedulePage, ApiError>>),
+    Operate(Box<OperateOrder>, Reply<Result<OperateDone, ApiError>>),
+    Operations(Reply<Result<Operations, ApiError>>),
     Locate(String, u32, Reply<Result<Located, ApiError>>),
     Heartbeat(Heartbeat, Reply<Result<HeartbeatReply, NotLeading>>),
     Outcomes(OutcomeReport, Reply<Result<Vec<AttemptId>, NotLeading>>),
@@ -71,7 +74,11 @@ impl Driver {
         }
         let suspended = !self.parts.lease.holds();
         match event {
-            Event::Submit(..) | Event::Cancel(..) | Event::Retry(..) | Event::ScheduleOrder(..)
+            Event::Submit(..)
+            | Event::Cancel(..)
+            | Event::Retry(..)
+            | Event::ScheduleOrder(..)
+            | Event::Operate(..)
                 if suspended || drain =>
             {
                 refuse(&self.parts.node, event);
@@ -83,8 +90,8 @@ impl Driver {
                 self.reply(reply, view);
             }
             Event::List(filter, reply) => {
-                let page = self.core.db.list(&filter);
-                self.reply(reply, Ok(page));
+                let page = self.core.db.list(&filter).map(|listed| listed.page);
+                self.reply(reply, page);
             }
             Event::Why(id, reply) => {
                 let why = self.core.db.find(&id).map(|task| self.core.why(now, task, suspended));
@@ -111,6 +118,14 @@ impl Driver {
                 let page = self.core.schedule_page(now, after.as_ref());
                 self.reply(reply, Ok(page));
             }
+            Event::Operate(order, reply) => {
+                let done = self.core.operate(now, *order);
+                self.acknowledge(reply, done);
+            }
+            Event::Operations(reply) => {
+                let operations = self.core.operations(now);
+                self.reply(reply, Ok(operations));
+            }
             Event::Locate(id, attempt, reply) => {
                 let located = self.core.locate(&id, attempt);
                 self.reply(reply, located);
@@ -120,8 +135,9 @@ impl Driver {
                 match self.core.heartbeat(now, beat) {
                     Some(answer) => {
                         let beat = Release::Beat(reply, answer, node, life);
-                        // What must end is not told before the reason for it has committed.
-                        if matches!(&beat, Release::Beat(_, answer, ..) if answer.end.is_empty()) {
+                        // What must end is not told before the reason for it has committed, nor what may run longer.
+                        if matches!(&beat, Release::Beat(_, answer, ..) if answer.end.is_empty() && !self.core.is_extended(answer.fence_after_ms))
+                        {
                             self.release(beat);
                         } else {
                             self.held.push(beat);
@@ -288,6 +304,8 @@ pub(super) fn refuse(node: &NodeId, event: Event) {
         Event::ScheduleOrder(_, _, reply) => drop(reply.send(Err(error))),
         Event::Schedule(_, reply) => drop(reply.send(Err(error))),
         Event::Schedules(_, reply) => drop(reply.send(Err(error))),
+        Event::Operate(_, reply) => drop(reply.send(Err(error))),
+        Event::Operations(reply) => drop(reply.send(Err(error))),
         Event::Locate(_, _, reply) => drop(reply.send(Err(error))),
         Event::Heartbeat(_, reply) => drop(reply.send(Err(not_leading))),
         Event::Outcomes(_, reply) => drop(reply.send(Err(not_leading))),

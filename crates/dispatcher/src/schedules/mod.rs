@@ -190,11 +190,14 @@ impl Core {
             }
             return Err(invalid("the task id is taken: draw it at random"));
         }
-        if id.as_u128() == crate::record::META_KEY || self.db.schedule_at(id.as_u128()).is_some() {
+        if id.as_u128() == crate::record::META_KEY
+            || self.db.schedule_at(id.as_u128()).is_some()
+            || self.db.settings().has_key(id.as_u128())
+        {
             return Err(invalid("the task id is taken by something else: draw it at random"));
         }
         let spec = schedule.tick_spec(now.wall_ms, true);
-        self.check_queue()?;
+        self.check_room(&spec.kind, spec.payload.len() as u64)?;
         *room = room.checked_sub(record_bytes(&spec) + spec.payload.len() as u64).ok_or_else(full)?;
         self.create(now, id, spec, None);
         self.done(now, name, true, Some(id))

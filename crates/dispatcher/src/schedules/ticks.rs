@@ -190,7 +190,8 @@ impl Core {
             Turn::Done => self.arm(now, key),
             Turn::More => {}
             Turn::Stuck => {
-                let why = "there is no room for its task: too many wait or run, or the task log's budget is used up";
+                let why = "there is no room for its task: too many wait or run, its kind's quota is used up (taskd quota \
+                           list), or the task log's budget is";
                 self.schedules.trouble.insert(key, why.to_owned());
                 self.set_tick(key, Some(now.at + TRY_AGAIN));
             }
@@ -281,7 +282,7 @@ impl Core {
                 let after = busy.iter().map(|task| Dependency { task: *task, on: Condition::Always });
                 spec.rules.get_or_insert_default().after.extend(after);
             }
-            self.check_queue().ok()?;
+            self.check_room(&spec.kind, spec.payload.len() as u64).ok()?;
             *room = room.checked_sub(record_bytes(&spec) + spec.payload.len() as u64)?;
             budget.tasks = budget.tasks.saturating_sub(1);
             self.create(now, id, spec, None);

@@ -39,6 +39,7 @@ pub(super) struct FakeRunner {
     pub(super) node: NodeId,
     pub(super) life: Incarnation,
     slots: u32,
+    labels: BTreeMap<String, String>,
     state: Arc<Mutex<State>>,
 }
 
@@ -46,7 +47,13 @@ impl FakeRunner {
     pub(super) fn new(name: &str, slots: u32) -> Self {
         let node = name.parse().expect("valid");
         let life = Incarnation::from_u128(u128::from(name.as_bytes()[1]));
-        Self { node, life, slots, state: Arc::default() }
+        Self { node, life, slots, labels: BTreeMap::new(), state: Arc::default() }
+    }
+
+    /// The same with a label.
+    pub(super) fn with(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -57,7 +64,7 @@ impl FakeRunner {
         Capacity {
             slots: self.slots,
             free: self.slots.saturating_sub(self.state().running.len() as u32),
-            labels: BTreeMap::new(),
+            labels: self.labels.clone(),
             kinds: vec!["noop".to_owned(), "wait".to_owned()],
             draining: false,
         }
@@ -67,7 +74,8 @@ impl FakeRunner {
     pub(super) fn end(&self, attempt: AttemptId, end: AttemptEnd) {
         let mut state = self.state();
         if state.running.remove(&attempt).is_some() {
-            let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 2, output_bytes: 0 };
+            let outcome =
+                Outcome { attempt, end, started_ms: Some(1), ended_ms: 2, output_bytes: 0, checkpoint: None };
             state.spool.insert(attempt, outcome);
         }
     }
@@ -92,6 +100,8 @@ impl FakeRunner {
             grant,
             capacity,
             running,
+            leave_ms: None,
+            reports: vec![],
         };
         let Ok(reply) = leader.heartbeat(beat).await else { return false };
         let mut state = self.state();
@@ -165,7 +175,14 @@ impl RunnerRpc for FakeRunner {
                 state.started.push(start.attempt);
                 if start.spec.kind == "noop" {
                     let (attempt, end) = (start.attempt, AttemptEnd::Exited { code: 0 });
-                    let outcome = Outcome { attempt, end, started_ms: Some(1), ended_ms: 1, output_bytes: 0 };
+                    let outcome = Outcome {
+                        attempt,
+                        end,
+                        started_ms: Some(1),
+                        ended_ms: 1,
+                        output_bytes: 0,
+                        checkpoint: None,
+                    };
                     state.spool.insert(attempt, outcome);
                 } else {
                     state.running.insert(start.attempt, start.spec);

@@ -380,8 +380,11 @@ fn however_much_was_missed_turns_are_short() {
         let settings = Settings {
             token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(1) },
             fence_after: FENCE,
-            retention_count: 100_000,
-            retention_age: Duration::from_secs(1_000_000),
+            retention: crate::Retention {
+                count: 100_000,
+                age: Duration::from_secs(1_000_000),
+                ..crate::Retention::default()
+            },
             queue_tasks_max: 100_000,
             payload_inline_max: 64,
             priority_ageing: Duration::ZERO,

@@ -99,7 +99,7 @@ impl Ground {
     async fn next(&mut self, when: &str) {
         let next = self.recovered().await;
         let page = next.handle().list(ListFilter::default()).await.expect("it dispatches");
-        assert_eq!(page.total, 1, "{when}");
+        assert_eq!(page.total, Some(1), "{when}");
         let stopped = next.drain().stop(STOP).await;
         assert_eq!(stopped.report().problems, Vec::<String>::new(), "{when}");
         self.none_is_forgotten(when).await;

@@ -52,7 +52,7 @@ pub(super) fn options(hosts: String) -> Options {
         fence_after: Duration::from_secs(30),
         drift: Duration::from_millis(500),
         heartbeat: Duration::from_secs(1),
-        retention: Retention { count: 10_000, age: Duration::from_secs(3_600) },
+        retention: Retention::default(),
         queue_tasks_max: 100_000,
         payload_inline_max: 4_096,
         priority_ageing: Duration::from_secs(60),

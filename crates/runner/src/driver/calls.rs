@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::report::REPORT_MAX;
-use super::{Driver, Job, Live, Mode, SHIM_SLACK};
+use super::{Driver, Job, Live, SHIM_SLACK};
 use crate::attempt::{self, Control};
 use crate::handle::{Reply, Request};
+use crate::in_process::{self, Inside};
 use crate::ledger::UNACKNOWLEDGED_MAX;
 use crate::process::{self, blocking};
-use crate::service::{Task, Work};
+use crate::service::{Holds, Reports, Right, Task, Work};
 use crate::shim::capture;
 use crate::store;
 
@@ -55,13 +56,13 @@ impl Driver {
 
     fn start(&mut self, batch: StartBatch) -> Result<Vec<StartReply>, Refusal> {
         self.fence.admit_starts(&batch, self.options.clock.now())?;
-        if self.mode != Mode::Running {
+        if self.is_closing() {
             return Err(Refusal::Draining);
         }
         Ok(batch.starts.into_iter().map(|start| self.start_one(batch.token, start)).collect())
     }
 
-    fn start_one(&mut self, token: FencingToken, Start { attempt, spec }: Start) -> StartReply {
+    fn start_one(&mut self, token: FencingToken, Start { attempt, spec, checkpoint }: Start) -> StartReply {
         if self.live.contains_key(&attempt) || self.ledger.get(attempt).is_some() {
             return StartReply::Accepted;
         }
@@ -76,13 +77,30 @@ impl Driver {
         {
             return StartReply::Busy;
         }
-        let cancelled = CancellationToken::new();
+        let clock = Arc::clone(&self.options.clock);
+        let (reports, progress_timeout) = (Reports::default(), spec.rules().progress_timeout_ms);
+        let inside = Inside {
+            attempt,
+            cancelled: CancellationToken::new(),
+            reports: reports.clone(),
+            holds: Holds::default(),
+            run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
+            progress_timeout: progress_timeout.map(Duration::from_millis),
+            grace: self.options.kill_grace,
+            store: self.shims.store.clone(),
+            output_bytes_max: self.options.output_bytes_max,
+        };
         let task = Task {
             attempt,
             token,
             node: self.options.node.clone(),
             payload: spec.payload,
-            cancelled: cancelled.clone(),
+            cancelled: inside.cancelled.clone(),
+            run_timeout: inside.run_timeout,
+            right: Right::new(self.deadline.subscribe(), Arc::clone(&clock)),
+            checkpoint: checkpoint.clone(),
+            reports: reports.clone(),
+            holds: inside.holds.clone(),
         };
         // A panic in an embedder's service must not end the loop, and with it the supervision of everything else.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
@@ -97,24 +115,29 @@ impl Driver {
             }
         };
         let (end, end_seen) = watch::channel(None);
-        let clock = Arc::clone(&self.options.clock);
         let control = Control { fence: self.deadline.subscribe(), end: end_seen, clock };
         let in_process = matches!(work, Work::InProcess(_));
         let spawned = match work {
             Work::InProcess(work) => {
-                let timeout = spec.run_timeout_ms.map(Duration::from_millis);
-                let grace = self.options.kill_grace;
-                let work = attempt::in_process(attempt, work, cancelled, timeout, grace, control);
+                let work = in_process::run(inside, work, control);
                 self.attempts.spawn(self.options.pulse.watch("the work of an attempt", work))
             }
             Work::Process(process) => {
                 let shims = Arc::clone(&self.shims);
-                let work = process::run(shims, attempt, token, process, spec.run_timeout_ms, control);
+                let given = process::Given {
+                    token,
+                    process,
+                    run_timeout_ms: spec.run_timeout_ms,
+                    progress_timeout_ms: progress_timeout,
+                    checkpoint,
+                    reports: reports.clone(),
+                };
+                let work = process::run(shims, attempt, given, control);
                 self.attempts.spawn(self.options.pulse.watch("the supervision of an attempt", work))
             }
         };
         self.ids.insert(spawned.id(), attempt);
-        self.live.insert(attempt, Live { end, in_process });
+        self.live.insert(attempt, Live { end, in_process, reports, told: None, own_until: None });
         StartReply::Accepted
     }
 
@@ -197,8 +220,8 @@ impl Driver {
                 };
                 let (offset, bytes) = if dir.is_dir() {
                     capture::read(&dir, offset, bytes_max as usize)?
-                } else if outcome.as_ref().is_some_and(|outcome| outcome.output_bytes > 0) {
-                    return Ok(Err(Refusal::NoSuchAttempt));
+                } else if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.output_bytes > 0) {
+                    return Ok(Err(Refusal::OutputRemoved { bytes: outcome.output_bytes }));
                 } else {
                     // Work inside the daemon has no directory, and one that is being started not yet.
                     (offset, Vec::new())

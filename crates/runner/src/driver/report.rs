@@ -6,6 +6,7 @@ use std::time::Duration;
 use clock::Instant;
 use proto::AttemptId;
 use proto::leader::{Heartbeat, HeartbeatReply, OutcomeReport};
+use proto::progress::AttemptReport;
 use proto::task::AttemptEnd;
 use tokio::time;
 
@@ -15,6 +16,10 @@ use crate::process::blocking;
 
 /// Ends in one report: well below a frame.
 pub(super) const REPORT_MAX: usize = 2_000;
+/// Attempts of which one heartbeat tells.
+const REPORTS_MAX: usize = 256;
+/// What that may take, in bytes.
+const REPORTS_BYTES_MAX: usize = 256 * 1024;
 /// Before a report is tried again.
 const REPORT_AGAIN: Duration = Duration::from_millis(200);
 /// For a report, which waits for a commit.
@@ -48,6 +53,7 @@ impl Driver {
         if time::Instant::now() < self.beat_at {
             return;
         }
+        let leave_ms = self.leave_ms();
         let beat = Heartbeat {
             node: self.options.node.clone(),
             address: self.options.address.clone(),
@@ -56,6 +62,8 @@ impl Driver {
             grant: self.fence.grant(now),
             capacity: self.capacity(),
             running: self.live.keys().copied().collect(),
+            leave_ms,
+            reports: self.reports(),
         };
         let (leader, clock) = (Arc::clone(&self.options.leader), Arc::clone(&self.options.clock));
         let deadline = (self.options.heartbeat * 2).max(Duration::from_millis(500));
@@ -66,12 +74,42 @@ impl Driver {
                 Ok(result) => result,
                 Err(_) => Err(LinkError::Unreachable(format!("no answer within {deadline:?}"))),
             };
-            Job::Beat { sent, result }
+            Job::Beat { sent, leaving: leave_ms.is_some(), result }
         }));
     }
 
-    pub(super) fn beaten(&mut self, sent: Instant, result: Result<HeartbeatReply, LinkError>) {
+    /// What attempts have said that this leader has not heard, those first that it has heard least of; the newest alone,
+    /// and as much as fits: the rest comes with the next heartbeats.
+    fn reports(&mut self) -> Vec<AttemptReport> {
+        let floor = self.fence.floor();
+        let mut news: Vec<_> = self
+            .live
+            .iter()
+            .filter_map(|(attempt, live)| {
+                let said = live.reports.newest();
+                let told = live.told.filter(|(token, _)| Some(*token) == floor).map_or(0, |(_, count)| count);
+                (said.count > told).then_some((told, *attempt, said))
+            })
+            .collect();
+        news.sort_by_key(|(told, attempt, _)| (*told, *attempt));
+        let mut room = REPORTS_BYTES_MAX;
+        let mut reports = Vec::new();
+        self.telling.clear();
+        for (_, attempt, said) in news.into_iter().take(REPORTS_MAX) {
+            let bytes = 64
+                + said.progress.message.as_ref().map_or(0, String::len)
+                + said.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.as_bytes().len());
+            let Some(left) = room.checked_sub(bytes) else { break };
+            room = left;
+            self.telling.push((attempt, said.count));
+            reports.push(AttemptReport { attempt, progress: said.progress, checkpoint: said.checkpoint });
+        }
+        reports
+    }
+
+    pub(super) fn beaten(&mut self, sent: Instant, leaving: bool, result: Result<HeartbeatReply, LinkError>) {
         self.beating = None;
+        self.retire();
         let reply = match result {
             Ok(reply) => reply,
             Err(error) => {
@@ -80,25 +118,36 @@ impl Driver {
             }
         };
         let now = self.options.clock.now();
+        // What has lost its right already is not given another.
+        self.lapse_adopted(now);
         let before = self.fence.grant(now);
-        if !self.fence.answered(sent, &reply, now) {
+        let extends = self.fence.answered(sent, &reply, now);
+        if !extends {
             tracing::debug!(token = %reply.token, grant = reply.grant.0, "an answer extends nothing");
         }
+        self.extended |= extends && leaving;
         if self.fence.grant(now) != before {
             // The leader sends no start before it has heard that the grant has arrived.
             self.beat_at = time::Instant::now();
         }
-        // A lapse that nobody has noticed yet still has its deadline: it must not be pushed to the shims.
-        if self.fence.grant(now).is_some() {
-            let deadline = self.fence.deadline();
-            self.deadline.send_if_modified(|old| std::mem::replace(old, deadline) != deadline);
-        }
+        // First: what must end must not hear that it may go on.
         if self.fence.floor() == Some(reply.token) {
+            for (attempt, count) in std::mem::take(&mut self.telling) {
+                if let Some(live) = self.live.get_mut(&attempt) {
+                    live.told = Some((reply.token, count));
+                }
+            }
             for attempt in reply.end {
                 let reason = "the leader has given it up".to_owned();
                 let (grace, hard_at) = (self.options.kill_grace, now + self.options.kill_grace + SHIM_SLACK);
                 self.end(attempt, AttemptEnd::Lost { reason }, grace, hard_at);
             }
+        }
+        // A lapse that nobody has noticed yet still has its deadline: it must not be pushed to the shims.
+        if self.fence.grant(now).is_some() {
+            self.adoption_is_answered();
+            let deadline = self.fence.deadline();
+            self.deadline.send_if_modified(|old| std::mem::replace(old, deadline) != deadline);
         }
     }
 
@@ -139,8 +188,13 @@ impl Driver {
             self.report_at = time::Instant::now() + REPORT_AGAIN;
         }
         let tidy = self.ledger.acknowledged(attempts, &acknowledged);
-        let surplus = self.ledger.surplus();
         self.untidy.0.extend(tidy);
+        self.retire();
+    }
+
+    /// Gives up output beyond the retention.
+    fn retire(&mut self) {
+        let surplus = self.ledger.surplus(self.options.clock.wall().0);
         self.untidy.1.extend(surplus);
         self.tidy_up();
     }

@@ -12,7 +12,7 @@ pub struct Noop;
 
 impl TaskService for Noop {
     fn prepare(&self, _: Task) -> Result<Work, Unfit> {
-        Ok(Work::InProcess(Box::pin(std::future::ready(Ok(())))))
+        Ok(Work::InProcess(Box::pin(std::future::ready(Ok(Vec::new())))))
     }
 }
 
@@ -26,8 +26,8 @@ impl TaskService for Sleep {
             .map_err(|error| Unfit(format!("the payload of sleep is not {{\"ms\": N}}: {error}")))?;
         Ok(Work::InProcess(Box::pin(async move {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(payload.ms)) => Ok(()),
-                () = task.cancelled.cancelled() => Err("interrupted".to_owned()),
+                () = tokio::time::sleep(Duration::from_millis(payload.ms)) => Ok(Vec::new()),
+                () = task.cancelled.cancelled() => Err("interrupted".into()),
             }
         })))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use nix::unistd::geteuid;
 use proto::task::ExecPayload;
 
 use super::{Process, Task, TaskService, Unfit, Work};
@@ -22,22 +23,31 @@ pub enum ExecPolicy {
 #[derive(Clone, Debug)]
 pub struct Exec {
     policy: ExecPolicy,
+    users: BTreeSet<String>,
 }
 
 impl Exec {
     /// Executes what `policy` allows.
     pub fn new(policy: ExecPolicy) -> Self {
-        Self { policy }
+        Self { policy, users: BTreeSet::new() }
+    }
+
+    /// Tasks may ask to run as these users, named exactly so: names or numbers.
+    #[must_use]
+    pub fn with_users(mut self, users: impl IntoIterator<Item = String>) -> Self {
+        self.users.extend(users);
+        self
     }
 }
 
 impl TaskService for Exec {
     fn prepare(&self, task: Task) -> Result<Work, Unfit> {
-        let ExecPayload { argv, env, cwd } = serde_json::from_slice(&task.payload).map_err(|error| {
-            Unfit(format!(
-                "the payload of exec is not {{\"argv\": [..], \"env\": {{..}}, \"cwd\": ..}}: {error}"
-            ))
-        })?;
+        let ExecPayload { argv, env, cwd, stdin, user, umask, resources } =
+            serde_json::from_slice(&task.payload).map_err(|error| {
+                Unfit(format!(
+                    "the payload of exec is not {{\"argv\": [..], \"env\": {{..}}, \"cwd\": ..}}: {error}"
+                ))
+            })?;
         let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
             return Err(Unfit("exec needs a program: its argv is empty".to_owned()));
         };
@@ -60,7 +70,18 @@ impl TaskService for Exec {
         if texts.into_iter().any(|text| text.contains('\0')) {
             return Err(Unfit("a NUL character cannot be passed to a program".to_owned()));
         }
-        Ok(Work::Process(Process { argv, env, cwd: cwd.map(Into::into) }))
+        if let Some(user) = &user {
+            if !geteuid().is_root() {
+                return Err(Unfit(format!("only a daemon that runs as root can run a task as {user:?}")));
+            }
+            if !self.users.contains(user) {
+                return Err(Unfit(format!("this node's exec.users does not name {user:?}")));
+            }
+        }
+        if let Some(mask) = umask.filter(|mask| *mask > 0o777) {
+            return Err(Unfit(format!("{mask:o} is no umask: use 0 to 777, octal")));
+        }
+        Ok(Work::Process(Process { argv, env, cwd: cwd.map(Into::into), stdin, user, umask, resources }))
     }
 }
 
@@ -69,6 +90,7 @@ mod tests {
     use proto::{AttemptId, ClusterId, Epoch, FencingToken, TaskId};
     use tokio_util::sync::CancellationToken;
 
+    use super::super::{Holds, Reports, Right};
     use super::*;
 
     fn prepare(policy: ExecPolicy, payload: &str) -> Result<Vec<String>, String> {
@@ -78,6 +100,11 @@ mod tests {
             node: "n1".parse().unwrap(),
             payload: payload.into(),
             cancelled: CancellationToken::new(),
+            run_timeout: None,
+            right: Right::unknown(),
+            checkpoint: None,
+            reports: Reports::default(),
+            holds: Holds::default(),
         };
         match Exec::new(policy).prepare(task) {
             Ok(Work::Process(process)) => Ok(process.argv),
@@ -101,6 +128,8 @@ mod tests {
             (ExecPolicy::Any, r#"{"argv": ["a"], "shell": true}"#, "unknown field"),
             (ExecPolicy::Any, r#"{"argv": ["a"], "env": {"TASKD_TOKEN": "x"}}"#, "cannot be set"),
             (ExecPolicy::Any, r#"{"argv": ["a\u0000b"]}"#, "NUL"),
+            (ExecPolicy::Any, r#"{"argv": ["a"], "user": "nobody"}"#, "nobody\""),
+            (ExecPolicy::Any, r#"{"argv": ["a"], "umask": 512}"#, "1000 is no umask"),
         ] {
             let refusal = prepare(policy, payload).unwrap_err();
             assert!(refusal.contains(says), "{refusal:?} should say {says:?}");

@@ -25,7 +25,7 @@ pub(super) fn run() -> io::Result<()> {
     link.write_all(&line(&InitReport::Ready)?)?;
     let mut orders = BufReader::new(link.try_clone()?);
     let InitOrder::Run(task) = next(&mut orders)? else { return Ok(()) };
-    let child = match tree::spawn(&mut tree::command(&task)) {
+    let child = match tree::command(&task).and_then(|mut command| tree::spawn(&mut command)) {
         Ok(child) => Pid::from_raw(child.id().cast_signed()),
         Err(error) => {
             let message = shortened(tree::spawn_failure(&task, &error));

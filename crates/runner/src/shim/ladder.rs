@@ -20,6 +20,8 @@ pub(super) enum Step {
 pub(super) struct Ladder {
     fence: Instant,
     timeout: Option<Instant>,
+    /// For how long it may say nothing, and since when it has.
+    quiet: Option<(Duration, Instant)>,
     grace: Duration,
     ending: Option<Ending>,
 }
@@ -34,12 +36,34 @@ struct Ending {
 
 impl Ladder {
     pub(super) fn new(fence: Instant, timeout: Option<Instant>, grace: Duration) -> Self {
-        Self { fence, timeout, grace, ending: None }
+        Self { fence, timeout, quiet: None, grace, ending: None }
+    }
+
+    /// It may say nothing of its progress for `timeout`, from `now` on.
+    pub(super) fn may_be_quiet(mut self, timeout: Option<Duration>, now: Instant) -> Self {
+        self.quiet = timeout.map(|timeout| (timeout, now));
+        self
+    }
+
+    /// It has said something.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if let Some((_, since)) = &mut self.quiet {
+            *since = now;
+        }
+    }
+
+    fn quiet_until(&self) -> Option<Instant> {
+        self.quiet.map(|(timeout, since)| since + timeout)
     }
 
     /// Moves the fence; an end that has begun goes on.
     pub(super) fn extend(&mut self, fence: Instant) {
         self.fence = self.fence.max(fence);
+    }
+
+    /// Until when the tree may run.
+    pub(super) fn fence(&self) -> Instant {
+        self.fence
     }
 
     /// Begins the end. The first reason stays; a later call may only hasten it.
@@ -64,6 +88,11 @@ impl Ladder {
                 self.end(now, self.grace, AttemptEnd::Lost { reason: reason.to_owned() });
             } else if self.timeout.is_some_and(|timeout| now >= timeout) {
                 self.end(now, self.grace, AttemptEnd::TimedOut);
+            } else if let Some((timeout, since)) = self.quiet
+                && now >= since + timeout
+            {
+                let after_ms = timeout.as_millis() as u64;
+                self.end(now, self.grace, AttemptEnd::NoProgress { after_ms });
             }
         }
         let last_kill = self.last_kill();
@@ -84,10 +113,7 @@ impl Ladder {
         match &self.ending {
             Some(ending) if ending.killed => None,
             Some(ending) => Some(ending.kill_at.min(self.last_kill())),
-            None => {
-                let term = self.fence_term();
-                Some(self.timeout.map_or(term, |timeout| term.min(timeout)))
-            }
+            None => [Some(self.fence_term()), self.timeout, self.quiet_until()].into_iter().flatten().min(),
         }
     }
 
@@ -150,6 +176,18 @@ mod tests {
             assert_eq!(ladder.step(at(kill)), Step::Kill);
             assert_eq!(ladder.verdict(), Some(&AttemptEnd::Cancelled));
         }
+    }
+
+    #[test]
+    fn who_says_nothing_for_too_long_is_ended_and_who_speaks_is_not() {
+        let mut ladder = ladder(None).may_be_quiet(Some(Duration::from_secs(3)), at(1_000));
+        assert_eq!((ladder.next(), ladder.step(at(3_999))), (Some(at(4_000)), Step::Wait));
+        ladder.heard(at(3_999));
+        assert_eq!((ladder.step(at(4_000)), ladder.next()), (Step::Wait, Some(at(6_999))));
+        assert_eq!(ladder.step(at(6_999)), Step::Terminate);
+        ladder.heard(at(7_000));
+        assert_eq!(ladder.verdict(), Some(&AttemptEnd::NoProgress { after_ms: 3_000 }));
+        assert_eq!(ladder.step(at(8_999)), Step::Kill);
     }
 
     #[test]

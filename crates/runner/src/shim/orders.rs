@@ -1,10 +1,10 @@
 //! The socket over which a shim is told things.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use super::wire::{LINE_BYTES_MAX, Order};
+use super::wire::{LINE_BYTES_MAX, Order, Standing, line};
 
 /// Callers at a time; more wait in the backlog.
 const CALLERS_MAX: usize = 8;
@@ -14,18 +14,22 @@ const CALLERS_MAX: usize = 8;
 pub(super) struct Orders {
     listener: UnixListener,
     callers: Vec<Caller>,
+    /// Somebody came since the last call of `tell`.
+    newcomers: bool,
 }
 
 #[derive(Debug)]
 struct Caller {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// It waits for an answer.
+    asks: bool,
 }
 
 impl Orders {
     pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, callers: Vec::new() })
+        Ok(Self { listener, callers: Vec::new(), newcomers: false })
     }
 
     /// What to poll for reading.
@@ -39,7 +43,8 @@ impl Orders {
         while self.callers.len() < CALLERS_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
-                    self.callers.push(Caller { stream, pending: Vec::new() });
+                    self.callers.push(Caller { stream, pending: Vec::new(), asks: false });
+                    self.newcomers = true;
                 }
                 Ok(_) => {}
                 Err(_) => break,
@@ -48,6 +53,28 @@ impl Orders {
         let mut orders = Vec::new();
         self.callers.retain_mut(|caller| caller.read(&mut orders));
         orders
+    }
+
+    /// Tells it to everybody who has asked. Never waits: who does not take one line is not told.
+    pub(super) fn answer(&mut self, standing: Standing) {
+        self.callers.retain_mut(|caller| {
+            let asked = std::mem::take(&mut caller.asks);
+            !asked || line(&standing).and_then(|line| caller.stream.write_all(&line)).is_ok()
+        });
+    }
+
+    /// Whether somebody has come who was told nothing yet.
+    pub(super) fn has_newcomers(&self) -> bool {
+        self.newcomers
+    }
+
+    /// Tells everybody. Never waits: whoever does not listen misses it, and hears the next one.
+    pub(super) fn tell(&mut self, line: &[u8]) {
+        self.newcomers = false;
+        self.callers.retain_mut(|caller| match caller.stream.write(line) {
+            Ok(count) => count == line.len(),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        });
     }
 }
 
@@ -69,7 +96,10 @@ impl Caller {
         };
         let complete = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         for line in self.pending.drain(..complete).collect::<Vec<_>>().split(|byte| *byte == b'\n') {
-            orders.extend(serde_json::from_slice::<Order>(line).ok());
+            match serde_json::from_slice::<Order>(line) {
+                Ok(Order::Describe) => self.asks = true,
+                order => orders.extend(order.ok()),
+            }
         }
         open
     }

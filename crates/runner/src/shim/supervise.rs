@@ -21,11 +21,14 @@ use proto::task::AttemptEnd;
 use super::capture::Capture;
 use super::ladder::{Ladder, Step};
 use super::orders::Orders;
+use super::said::Said;
 use super::tree::{self, Tree};
-use super::wire::{Order, ShimState, StartFile};
+use super::wire::{Order, ShimState, Standing, StartFile, line};
 use crate::attempt::shortened;
 use crate::{proc, store};
 
+/// Where a task finds the number of the descriptor over which it says how it gets on.
+const PROGRESS_FD: &str = "TASKD_PROGRESS_FD";
 /// Between two kills of a tree that may give birth meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(10);
 /// Output that is moved at a time.
@@ -36,6 +39,7 @@ const PIPE_BYTES_MAX: usize = 1 << 20;
 /// Runs the attempt whose directory is `dir`. Standard input is the socket to listen on.
 pub(super) fn run(dir: &Path) -> io::Result<()> {
     prctl::set_name(c"taskd-shim")?;
+    let mut said = Said::open()?;
     // Not the daemon's session: a Ctrl-C at its terminal is none of the task's business.
     let _ = setsid();
     let wanted = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -55,8 +59,14 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
     let clock = BootClock;
     let started_ms = clock.wall().0;
     let mut capture = Capture::new(dir, start.output_bytes_max);
-    let (end, ran) = match Supervisor::start(dir, &start, state, signals, listener, &mut capture) {
-        Ok(Some(supervisor)) => (supervisor.finish()?, true),
+    let (end, ran) = match Supervisor::start(dir, &start, state, signals, listener, &mut capture, &mut said) {
+        Ok(Some(supervisor)) => {
+            let end = supervisor.finish()?;
+            match tree::unfit(&start.task).filter(|_| end == AttemptEnd::Exited { code: 1 }) {
+                Some(message) => (AttemptEnd::Failed { message: shortened(message) }, false),
+                None => (end, true),
+            }
+        }
         Ok(None) => {
             let reason = "its right to run had lapsed before it was started".to_owned();
             (AttemptEnd::Lost { reason }, false)
@@ -69,8 +79,16 @@ pub(super) fn run(dir: &Path) -> io::Result<()> {
         started_ms: ran.then_some(started_ms),
         ended_ms: clock.wall().0,
         output_bytes: capture.total(),
+        checkpoint: None,
     };
-    store::write_durably(&dir.join(store::EXIT), &outcome)
+    let checkpoint = said.latest().checkpoint.clone().filter(|_| !outcome.end.is_success());
+    let path = dir.join(store::EXIT);
+    if checkpoint.is_some() && store::write_durably(&path, &Outcome { checkpoint, ..outcome.clone() }).is_ok()
+    {
+        return Ok(());
+    }
+    // What was reserved has room for this one.
+    store::write_durably(&path, &outcome)
 }
 
 struct Supervisor<'c> {
@@ -82,6 +100,7 @@ struct Supervisor<'c> {
     output: PipeReader,
     output_open: bool,
     capture: &'c mut Capture,
+    said: &'c mut Said,
 }
 
 impl<'c> Supervisor<'c> {
@@ -93,11 +112,14 @@ impl<'c> Supervisor<'c> {
         signals: SignalFd,
         listener: UnixListener,
         capture: &'c mut Capture,
+        said: &'c mut Said,
     ) -> io::Result<Option<Self>> {
         let clock = BootClock;
         let timeout = start.run_timeout_ms.map(|ms| clock.now() + Duration::from_millis(ms));
         let grace = Duration::from_millis(start.grace_ms);
-        let mut ladder = Ladder::new(Instant::from_nanos(start.deadline_ns), timeout, grace);
+        let quiet = start.progress_timeout_ms.map(Duration::from_millis);
+        let mut ladder = Ladder::new(Instant::from_nanos(start.deadline_ns), timeout, grace)
+            .may_be_quiet(quiet, clock.now());
         let mut orders = Orders::new(listener)?;
         obey(&mut ladder, orders.take(), clock.now());
         let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
@@ -108,15 +130,18 @@ impl<'c> Supervisor<'c> {
         if !ladder.may_start(clock.now()) {
             return Ok(None);
         }
-        let tree = Tree::start(start, || Ok(OwnedFd::from(writer.try_clone()?)))?;
+        let mut task = start.task.clone();
+        task.env.extend(said.number().map(|number| (PROGRESS_FD.to_owned(), number.to_string())));
+        let tree = Tree::start(&task, start, || Ok(OwnedFd::from(writer.try_clone()?)))?;
         drop(writer);
+        said.handed_over();
         let state = ShimState { tree: tree.root(), ..state };
         if let Err(error) = store::write(&dir.join(store::SHIM_STATE), &state) {
             // The tree exists: it has to be gone before anything is said of it.
             let message = format!("cannot record its processes: {error}");
             ladder.end(clock.now(), Duration::ZERO, AttemptEnd::Failed { message });
         }
-        Ok(Some(Self { tree, ladder, signals, timer, orders, output, output_open: true, capture }))
+        Ok(Some(Self { tree, ladder, signals, timer, orders, output, output_open: true, capture, said }))
     }
 
     /// Goes on until the whole tree is gone.
@@ -132,6 +157,7 @@ impl<'c> Supervisor<'c> {
             if self.tree.is_gone() {
                 // What a pipe can hold: somebody outside the tree who was handed it may go on writing for ever.
                 self.pump(PIPE_BYTES_MAX / CHUNK_BYTES);
+                self.said.pump(PIPE_BYTES_MAX / CHUNK_BYTES);
                 // Never a success that nobody has seen.
                 return Ok(verdict.unwrap_or_else(|| {
                     let message = "how it ended could not be collected".to_owned();
@@ -146,11 +172,17 @@ impl<'c> Supervisor<'c> {
                 Step::Wait => {}
             }
             let again = (step == Step::Kill && self.tree.kill_again()).then_some(now + KILL_AGAIN);
-            self.arm(again.or_else(|| self.ladder.next()))?;
+            let next = [again.or_else(|| self.ladder.next()), self.said.next()];
+            self.orders.answer(Standing { deadline_ns: self.ladder.fence().as_nanos() });
+            self.arm(next.into_iter().flatten().min())?;
             self.wait()?;
             self.pump(16);
+            if self.said.pump(16) {
+                self.ladder.heard(clock.now());
+            }
             let orders = self.orders.take();
             obey(&mut self.ladder, orders, clock.now());
+            self.tell(clock.now())?;
             while let Some(signal) = self.signals.read_signal()? {
                 if signal.ssi_signo != Signal::SIGCHLD as u32 {
                     let reason = format!("its supervisor was told to end by signal {}", signal.ssi_signo);
@@ -158,6 +190,16 @@ impl<'c> Supervisor<'c> {
                 }
             }
         }
+    }
+
+    /// Whoever has come late hears what the others know.
+    fn tell(&mut self, now: Instant) -> io::Result<()> {
+        if let Some(report) = self.said.due(now) {
+            self.orders.tell(&line(report)?);
+        } else if self.orders.has_newcomers() && self.said.latest().count > 0 {
+            self.orders.tell(&line(self.said.latest())?);
+        }
+        Ok(())
     }
 
     fn arm(&self, at: Option<Instant>) -> io::Result<()> {
@@ -176,6 +218,7 @@ impl<'c> Supervisor<'c> {
         let mut fds: Vec<PollFd<'_>> = [self.signals.as_fd(), self.timer.as_fd()]
             .into_iter()
             .chain(self.output_open.then(|| self.output.as_fd()))
+            .chain(self.said.fd())
             .chain(self.orders.fds())
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
@@ -209,6 +252,8 @@ fn obey(ladder: &mut Ladder, orders: Vec<Order>, now: Instant) {
             Order::Extend { deadline_ns } => ladder.extend(Instant::from_nanos(deadline_ns)),
             Order::Terminate { grace_ms, end } => ladder.end(now, Duration::from_millis(grace_ms), end),
             Order::Kill { end } => ladder.end(now, Duration::ZERO, end),
+            // Answered where it came in.
+            Order::Describe => {}
         }
     }
 }
@@ -217,6 +262,7 @@ fn obey(ladder: &mut Ladder, orders: Vec<Order>, now: Instant) {
 mod tests {
     use proto::{AttemptId, TaskId};
 
+    use super::super::stage::Stage;
     use super::super::wire::Task;
     use super::*;
 
@@ -226,9 +272,17 @@ mod tests {
         let argv = ["sleep", "1000"].map(str::to_owned).to_vec();
         let start = StartFile {
             attempt: AttemptId { task: TaskId::from_u128(1), number: 1 },
-            task: Task { argv, env: vec![], cwd: "/".into() },
+            task: Task {
+                argv,
+                env: vec![],
+                cwd: "/".into(),
+                stdin: None,
+                stage: Stage::default(),
+                reexec: vec![],
+            },
             deadline_ns: (BootClock.now() + Duration::from_secs(60)).as_nanos(),
             run_timeout_ms: None,
+            progress_timeout_ms: None,
             grace_ms: 0,
             output_bytes_max: 1024,
             pid_namespace: false,
@@ -241,7 +295,9 @@ mod tests {
         // As good as a full disk.
         let gone = dir.path().join("gone");
         let state = ShimState { boot: proc::boot_id(), shim, tree: None };
-        let started = Supervisor::start(&gone, &start, state, signals, listener, &mut capture).unwrap();
+        let mut said = Said::open().unwrap();
+        let started =
+            Supervisor::start(&gone, &start, state, signals, listener, &mut capture, &mut said).unwrap();
         let end = started.unwrap().finish().unwrap();
         assert!(matches!(&end, AttemptEnd::Failed { message } if message.contains("record")), "{end:?}");
         assert!(proc::descendants(&[shim.pid], &proc::table().unwrap()).is_empty());

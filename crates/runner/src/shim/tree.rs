@@ -1,5 +1,6 @@
 //! The processes of one task: how they are started, signalled, and known to be gone.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -15,7 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use proto::task::AttemptEnd;
 
-use super::wire::{INIT_STAGE, InitOrder, InitReport, ProcessId, StartFile, Task, line};
+use super::wire::{EXEC_STAGE, INIT_STAGE, InitOrder, InitReport, ProcessId, StartFile, Task, line};
 use crate::proc;
 
 /// A started tree.
@@ -32,15 +33,23 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Starts the task with `output` for its standard output and error.
-    pub(super) fn start(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+    pub(super) fn start(
+        task: &Task,
+        start: &StartFile,
+        output: impl Fn() -> io::Result<OwnedFd>,
+    ) -> io::Result<Self> {
         if start.pid_namespace && unshare(CloneFlags::CLONE_NEWPID).is_ok() {
-            Self::in_namespace(start, output)
+            Self::in_namespace(task, start, output)
         } else {
-            Self::in_group(start, output)
+            Self::in_group(task, output)
         }
     }
 
-    fn in_namespace(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+    fn in_namespace(
+        task: &Task,
+        start: &StartFile,
+        output: impl Fn() -> io::Result<OwnedFd>,
+    ) -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
         // The child's own /proc/self/exe: right even if the file was replaced by an upgrade.
         let mut init = Command::new("/proc/self/exe");
@@ -57,20 +66,22 @@ impl Tree {
             ours.read_exact(&mut byte)?;
             byte_by_byte.push(byte[0]);
         }
-        ours.write_all(&line(&InitOrder::Run(start.task.clone()))?)?;
+        ours.write_all(&line(&InitOrder::Run(Box::new(task.clone())))?)?;
         Ok(Self { root: Pid::from_raw(init.id().cast_signed()), link: Some(ours), ended: None, gone: false })
     }
 
-    fn in_group(start: &StartFile, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
+    fn in_group(task: &Task, output: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
-        match spawn(command(&start.task).stdout(output()?).stderr(output()?)) {
+        let spawned =
+            command(task).and_then(|mut command| spawn(command.stdout(output()?).stderr(output()?)));
+        match spawned {
             Ok(child) => Ok(Self {
                 root: Pid::from_raw(child.id().cast_signed()),
                 link: None,
                 ended: None,
                 gone: false,
             }),
-            Err(error) => Err(io::Error::new(error.kind(), spawn_failure(&start.task, &error))),
+            Err(error) => Err(io::Error::new(error.kind(), spawn_failure(task, &error))),
         }
     }
 
@@ -164,16 +175,37 @@ impl Tree {
     }
 }
 
-/// The task's command, in its own process group and with nothing on standard input.
-pub(super) fn command(task: &Task) -> Command {
-    let mut command = Command::new(task.argv.first().map_or("", String::as_str));
+/// The task's command, in its own process group.
+pub(super) fn command(task: &Task) -> io::Result<Command> {
+    let mut command = if task.stage.is_needed() {
+        // The child's own /proc/self/exe: right even if the file was replaced by an upgrade.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("taskd-exec")
+            .args(&task.reexec)
+            .arg(EXEC_STAGE)
+            .arg(serde_json::to_string(&task.stage)?);
+        command.args(&task.argv);
+        command
+    } else {
+        let mut command = Command::new(task.argv.first().map_or("", String::as_str));
+        command.args(task.argv.iter().skip(1));
+        command
+    };
+    let stdin = task.stdin.as_ref().map(File::open).transpose()?;
     command
-        .args(task.argv.iter().skip(1))
         .envs(task.env.iter().map(|(key, value)| (key, value)))
         .current_dir(&task.cwd)
         .process_group(0)
-        .stdin(Stdio::null());
-    command
+        .stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+    Ok(command)
+}
+
+/// Why the step before the program did not get to it, if it did not.
+pub(super) fn unfit(task: &Task) -> Option<String> {
+    let said =
+        task.stage.is_needed().then(|| std::fs::read_to_string(&task.stage.unfit)).and_then(Result::ok);
+    said.filter(|said| !said.is_empty())
 }
 
 /// Why a task could not be executed, for people.

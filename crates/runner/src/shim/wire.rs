@@ -4,9 +4,14 @@ use std::io;
 use std::path::PathBuf;
 
 use proto::AttemptId;
+use proto::progress::{Checkpoint, Progress};
 use proto::task::AttemptEnd;
 use serde::{Deserialize, Serialize};
 
+use super::stage::Stage;
+
+/// Argument that makes a shim the step before its program.
+pub(crate) const EXEC_STAGE: &str = "--exec";
 /// Argument that makes a shim the init of its PID namespace.
 pub(crate) const INIT_STAGE: &str = "--init";
 /// Longest line on a socket, in bytes: a payload with room for its encoding.
@@ -18,6 +23,15 @@ pub(crate) struct Task {
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: PathBuf,
+    /// What it reads from its standard input; nothing if none.
+    #[serde(default)]
+    pub(crate) stdin: Option<PathBuf>,
+    /// What is to be set before it is executed.
+    #[serde(default)]
+    pub(crate) stage: Stage,
+    /// Arguments with which this program becomes a shim.
+    #[serde(default)]
+    pub(crate) reexec: Vec<String>,
 }
 
 /// `start.json`: the daemon's order. Whoever renames it away before the shim has read it has called the start off.
@@ -28,6 +42,8 @@ pub(crate) struct StartFile {
     /// Absolute, CLOCK_BOOTTIME.
     pub(crate) deadline_ns: u64,
     pub(crate) run_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) progress_timeout_ms: Option<u64>,
     pub(crate) grace_ms: u64,
     pub(crate) output_bytes_max: u64,
     pub(crate) pid_namespace: bool,
@@ -57,16 +73,42 @@ pub(crate) struct ShimState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    Extend { deadline_ns: u64 },
-    Terminate { grace_ms: u64, end: AttemptEnd },
-    Kill { end: AttemptEnd },
+    Extend {
+        deadline_ns: u64,
+    },
+    Terminate {
+        grace_ms: u64,
+        end: AttemptEnd,
+    },
+    Kill {
+        end: AttemptEnd,
+    },
+    /// Whoever asks gets a [`Standing`] over the same connection. A former release does not answer.
+    Describe,
+}
+
+/// What a shim says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// Until when its tree may run.
+    pub(crate) deadline_ns: u64,
+}
+
+/// What a shim tells whoever is connected: the newest of what its task has said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShimReport {
+    pub(crate) progress: Progress,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// How many lines there have been.
+    pub(crate) count: u64,
 }
 
 /// What a shim tells its init.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum InitOrder {
-    Run(Task),
+    Run(Box<Task>),
     Terminate,
 }
 

@@ -126,6 +126,8 @@ pub(crate) fn options(data_dir: &Path, link: &Link, life: u128) -> Options {
         Arc::new(link.clone()),
     );
     options.kill_grace = Duration::from_millis(300);
+    // Most tests are about what a boot ends.
+    options.adopt = false;
     options.heartbeat = Duration::from_millis(100);
     options
 }
@@ -165,7 +167,7 @@ impl Node {
     }
 
     pub(crate) async fn start(&self, attempt: AttemptId, spec: TaskSpec) {
-        let replies = self.try_start(self.batch(vec![Start { attempt, spec }])).await;
+        let replies = self.try_start(self.batch(vec![Start { attempt, spec, checkpoint: None }])).await;
         assert_eq!(replies, Ok(vec![StartReply::Accepted]));
     }
 
@@ -204,7 +206,7 @@ impl Node {
 
 pub(crate) fn exec(argv: &[&str]) -> TaskSpec {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let payload = ExecPayload { argv, env: Default::default(), cwd: None };
+    let payload = ExecPayload { argv, ..ExecPayload::default() };
     TaskSpec::new("exec", serde_json::to_vec(&payload).unwrap())
 }
 
@@ -283,7 +285,7 @@ impl TaskService for Stubborn {
         Ok(Work::InProcess(Box::pin(async move {
             begun.store(true, Ordering::Relaxed);
             let _ = until.lock().unwrap().recv();
-            Ok(())
+            Ok(Vec::new())
         })))
     }
 }

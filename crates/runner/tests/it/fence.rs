@@ -36,7 +36,7 @@ async fn a_lapse_ends_what_runs_by_the_deadline_and_nothing_starts_after_it() {
         assert!(silent.elapsed() < fence_after, "{mode:?}: gone only after {:?}", silent.elapsed());
 
         late.kind = "noop".to_owned();
-        let start = || Start { attempt: attempt(3), spec: late.clone() };
+        let start = || Start { attempt: attempt(3), spec: late.clone(), checkpoint: None };
         let refused = node.try_start(node.batch(vec![start()])).await;
         assert_eq!(refused, Err(Refusal::WrongGrant { current: None }));
         for n in 1..=2 {

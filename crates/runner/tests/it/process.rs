@@ -45,7 +45,7 @@ async fn a_task_knows_who_it_is_and_not_what_the_daemon_knows() {
     let task = id.task.to_string();
     let own = dir.path().canonicalize().unwrap().join(format!("runner/attempts/{id}")).display().to_string();
     let expected = format!(
-        "TASKD_ATTEMPT=1\nTASKD_ATTEMPT_DIR={own}\nTASKD_NODE=n1\nTASKD_TASK_ID={task}\nTASKD_TOKEN={:032}:5:{task}.1\n{own}/work\n0\n",
+        "TASKD_ATTEMPT=1\nTASKD_ATTEMPT_DIR={own}\nTASKD_NODE=n1\nTASKD_PROGRESS_FD=4\nTASKD_TASK_ID={task}\nTASKD_TOKEN={:032}:5:{task}.1\n{own}/work\n0\n",
         1,
     );
     assert_eq!(text, expected);
@@ -81,7 +81,10 @@ async fn messages_are_bounded_whatever_they_quote() {
         assert!(message.len() <= 1024 && message.contains("too long"), "{mode:?}: {message}");
         let mut spec = exec(&[&long]);
         spec.kind = long.clone();
-        let replies = node.try_start(node.batch(vec![Start { attempt: attempt(2), spec }])).await.unwrap();
+        let replies = node
+            .try_start(node.batch(vec![Start { attempt: attempt(2), spec, checkpoint: None }]))
+            .await
+            .unwrap();
         assert!(matches!(&replies[..], [StartReply::Refused { reason }] if reason.len() <= 1024), "{mode:?}");
         node.stop().await;
     }
@@ -252,7 +255,7 @@ async fn many_small_tasks_of_both_sorts() {
         let mut next = 0;
         while next < total {
             let starts = (next..total.min(next + 64))
-                .map(|n| Start { attempt: attempt(first + n), spec: spec.clone() })
+                .map(|n| Start { attempt: attempt(first + n), spec: spec.clone(), checkpoint: None })
                 .collect();
             let replies = node.try_start(node.batch(starts)).await.unwrap();
             next += replies.iter().take_while(|reply| **reply == StartReply::Accepted).count() as u128;

@@ -17,7 +17,7 @@ fn noop() -> TaskSpec {
 async fn orders_of_the_deposed_the_foreign_and_the_outdated_are_refused() {
     let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
     let node = Node::boot(options(dir.path(), &link, 1), &link).await;
-    let good = node.batch(vec![Start { attempt: attempt(1), spec: noop() }]);
+    let good = node.batch(vec![Start { attempt: attempt(1), spec: noop(), checkpoint: None }]);
     let foreign = FencingToken { cluster: ClusterId::from_u128(2), epoch: Epoch(EPOCH) };
     let (other_life, other_grant) = (Incarnation::from_u128(9), Grant::new(Epoch(EPOCH), 9));
     let cases: [(StartBatch, Refusal); 4] = [
@@ -112,7 +112,7 @@ async fn a_repeated_start_runs_once_even_after_its_output_was_removed() {
     .await;
     node.start(attempt(1), spec).await;
     assert!(matches!(node.confirm(attempt(1)).await, Presence::Ended(_)));
-    assert_eq!(node.output(attempt(1), 0).await, Err(Refusal::NoSuchAttempt));
+    assert_eq!(node.output(attempt(1), 0).await, Err(Refusal::OutputRemoved { bytes: 4 }));
     assert_eq!(std::fs::read_to_string(traces).unwrap(), "run\n");
     node.stop().await;
 }
@@ -126,7 +126,7 @@ async fn what_was_declared_unknown_is_refused_for_ever() {
     let refused = |replies: Result<Vec<StartReply>, Refusal>| {
         replies.is_ok_and(|replies| replies.iter().all(|reply| matches!(reply, StartReply::Refused { .. })))
     };
-    let starts = || (1..=2).map(|n| Start { attempt: attempt(n), spec: noop() }).collect();
+    let starts = || (1..=2).map(|n| Start { attempt: attempt(n), spec: noop(), checkpoint: None }).collect();
     assert!(refused(node.try_start(node.batch(starts())).await));
     node.stop().await;
     let node = Node::boot(options(dir.path(), &link, 2), &link).await;
@@ -150,7 +150,8 @@ async fn a_service_that_crashes_ends_nothing_but_its_own() {
     let mut options = options(dir.path(), &link, 1);
     options.services = options.services.with("crashing", Crashing);
     let node = Node::boot(options, &link).await;
-    let starts = vec![Start { attempt: attempt(1), spec: TaskSpec::new("crashing", vec![]) }];
+    let starts =
+        vec![Start { attempt: attempt(1), spec: TaskSpec::new("crashing", vec![]), checkpoint: None }];
     let replies = node.try_start(node.batch(starts)).await.unwrap();
     assert!(matches!(&replies[..], [StartReply::Refused { .. }]), "{replies:?}");
     node.start(attempt(2), noop()).await;
@@ -172,7 +173,8 @@ async fn each_start_gets_its_own_answer() {
         TaskSpec::new("sleep", br#"{"ms": 100000}"#.to_vec()),
         noop(),
     ];
-    let starts = (1..).zip(specs).map(|(n, spec)| Start { attempt: attempt(n), spec }).collect();
+    let starts =
+        (1..).zip(specs).map(|(n, spec)| Start { attempt: attempt(n), spec, checkpoint: None }).collect();
     let replies = node.try_start(node.batch(starts)).await.unwrap();
     let [StartReply::Refused { reason }, StartReply::Refused { .. }, StartReply::Accepted, StartReply::Busy] =
         &replies[..]
@@ -184,7 +186,7 @@ async fn each_start_gets_its_own_answer() {
     assert_eq!(link.end_of(attempt(3)).await, AttemptEnd::Cancelled);
 
     let handle = node.handle.clone();
-    let batch = node.batch(vec![Start { attempt: attempt(5), spec: noop() }]);
+    let batch = node.batch(vec![Start { attempt: attempt(5), spec: noop(), checkpoint: None }]);
     let draining = node.runner.drain();
     eventually("the drain", || (handle.status().borrow().free == 0).then_some(())).await;
     assert_eq!(handle.server().start(context::current(), batch).await, Err(Refusal::Draining));

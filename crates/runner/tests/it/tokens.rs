@@ -31,7 +31,7 @@ async fn scenario(drill: Drill, salt: u32) -> Result<usize, String> {
         Err(refusal) if refusal == stale => Ok(()),
         other => Err(format!("a deposed leader's {call} was answered {other:?}")),
     };
-    let late = node.batch(vec![Start { attempt: attempt(2), spec: sh("true") }]);
+    let late = node.batch(vec![Start { attempt: attempt(2), spec: sh("true"), checkpoint: None }]);
     refused("start", node.try_start(late).await.map(drop))?;
     refused("question", server().confirm(context::current(), deposed, vec![attempt(3)]).await.map(drop))?;
     refused("cancel", server().cancel(context::current(), deposed, vec![attempt(1)]).await.map(drop))?;

@@ -1,5 +1,9 @@
 //! The command line's grammar and its help.
 
+mod history;
+mod operate;
+mod placing;
+mod running;
 mod schedule;
 mod vip;
 
@@ -10,9 +14,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::NodeId;
-use proto::task::{Condition, Limit, LostPolicy, TaskState};
+use proto::task::{Condition, Limit, LostPolicy};
 use taskd::client::Addresses;
 
+pub(super) use self::history::{
+    DbArgs, DbCommand, DumpArgs, ListArgs, ShowArgs, SnapshotArgs, SnapshotCommand, StoreArgs,
+};
+pub(super) use self::operate::{
+    DrainArgs, NodeArgs, NodeCommand, PauseArgs, QuotaArgs, QuotaCommand, SetQuotaArgs, Tasks,
+};
+pub(super) use self::placing::{PlacingArgs, placing};
+pub(super) use self::running::{RunningArgs, parse_umask};
 pub(super) use self::schedule::{AddArgs, ScheduleArgs, ScheduleCommand};
 pub(super) use self::vip::{ApplyArgs, CheckArgs, ConfigArgs, ConfigCommand, Expect, VipArgs, VipCommand};
 
@@ -95,10 +107,18 @@ one ends it at once, and loses nothing that was acknowledged.")]
     Schedule(ScheduleArgs),
     /// Look at the cluster, and choose who leads
     Cluster(ClusterArgs),
+    /// Look at nodes, and take their work away
+    Node(NodeArgs),
+    /// Say how much of a kind of task there may be
+    Quota(QuotaArgs),
     /// Look at virtual IPs, and move them
     Vip(VipArgs),
     /// Say which virtual IPs the cluster has, and who is to hold them
     Config(ConfigArgs),
+    /// Look at the task log in the coordination service, past every node
+    Db(DbArgs),
+    /// Save the state of a cluster to a file, and bring it back
+    Snapshot(SnapshotArgs),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +144,10 @@ pub(super) struct ServeArgs {
     /// Run tasks of the kind exec: any command, as this user, for whoever reaches this node's port
     #[arg(long)]
     pub(super) allow_exec: bool,
+    /// What a stop (SIGTERM) does with the tasks that run here: `leave` them to the next start, for an upgrade;
+    /// `drain`: wait for them; `kill` them, so that they run elsewhere at once [default: kill]
+    #[arg(long, value_name = "leave|drain|kill", value_parser = ["leave", "drain", "kill"])]
+    pub(super) on_stop: Option<String>,
     /// Show the configuration that would be used, and end
     #[arg(long)]
     pub(super) print_config: bool,
@@ -204,14 +228,20 @@ With -o json (stable: fields may be added, none is renamed or removed):
   submit               {\"id\", \"existing\": bool}
   submit --batch       {\"tasks\": [{\"line\", \"ref\", \"id\", \"existing\",
                        \"error\"}…]}
-  list                 {\"tasks\": [TASK…], \"total\"}
+  list                 {\"tasks\": [TASK…], \"total\": how many there are, or null
+                       where a filter would have to look at each of them,
+                       \"next\": cursor or null}
   show, cancel, retry  TASK
+  show --timeline      {\"id\", \"state\", \"timeline\": [EVENT…],
+                       \"gaps\": [SENTENCE…]}
   wait                 [TASK…]
   why                  {\"id\", \"state\", \"reason\", \"remedy\"}
   TASK     {\"id\", \"revision\", \"state\", \"spec\": SPEC, \"submitted_ms\",
             \"finished_ms\", \"not_before_ms\", \"attempt_count\",
             \"attempts\": [ATTEMPT…], \"waits_for\": [{\"task\", \"on\"}…],
-            \"note\": why it ended, where no attempt tells}
+            \"note\": why it ended, where no attempt tells,
+            \"progress\": {\"percent\", \"message\"} while it runs, or null,
+            \"checkpoint\" (text; by show alone)}
   SPEC     {\"kind\", \"payload\" (text), \"name\", \"priority\", \"labels\",
             \"retries\": {\"max\", \"backoff_ms\", \"backoff_ms_max\"},
             \"run_timeout_ms\", \"on_lost\", \"idempotency_key\",
@@ -219,10 +249,18 @@ With -o json (stable: fields may be added, none is renamed or removed):
             \"triggered\": bool} or null}
   RULES    {\"start_at_ms\", \"delay_ms\", \"queue_timeout_ms\",
             \"after\": [{\"task\", \"on\": \"success\"|\"failure\"|\"always\"}…],
-            \"limits\": [{\"key\", \"max\"}…], \"permanent_exit_codes\"};
+            \"limits\": [{\"key\", \"max\"}…], \"permanent_exit_codes\",
+            \"progress_timeout_ms\",
+            \"placing\": {\"require\": [TERM…], \"prefer\": [TERM…],
+            \"spread\", \"slots\"}};
             those that are not set are left out
   ATTEMPT  {\"number\", \"node\", \"incarnation\", \"token\": {\"cluster\", \"epoch\"},
-            \"grant\", \"assigned_ms\", \"ended_ms\", \"end\"}
+            \"grant\", \"assigned_ms\", \"started_ms\" (by its node's clock),
+            \"ended_ms\", \"end\"}
+  EVENT    {\"at_ms\", \"clock\": \"leader\"|\"node\", \"what\": \"submitted\"|
+            \"scheduled\"|\"blocked\"|\"queued\"|\"assigned\"|\"started\"|
+            \"attempt_ended\"|\"backing_off\"|\"cancel_asked\"|\"ended\",
+            \"attempt\", \"node\", \"until_ms\", \"detail\"}
 Times are milliseconds since 1970.";
 
 #[derive(Debug, Subcommand)]
@@ -236,6 +274,12 @@ Examples:
   taskd task submit --kind sleep --payload '{\"ms\": 500}'
   taskd task submit --at 2026-12-01T03:00:00Z --lock array-7 -- scrub array-7
   taskd task submit --after 3f2a:failure -- undo-migration
+  taskd task submit --require 'disk=ssd' --avoid zone=b --slots 4 -- scrub
+  taskd task submit --spread copies -- copy part-7
+  taskd task submit --stdin list.txt --memory 512M --open-files 256 -- import
+  taskd task submit --progress-timeout 5m --retries 3 -- sh -c '
+    i=${TASKD_CHECKPOINT:-0}; while [ $i -lt 100 ]; do copy-part $i; i=$((i+1))
+    echo \"{\\\"percent\\\": $i, \\\"checkpoint\\\": $i}\" >&$TASKD_PROGRESS_FD; done'
   taskd task submit --batch tasks.jsonl
 
 A file for --batch has one JSON object per line; \"ref\" names a task for the
@@ -246,16 +290,30 @@ A file for --batch has one JSON object per line; \"ref\" names a task for the
    \"delay\": \"5m\", \"priority\": 3, \"retries\": 2, \"limits\": {\"pool\": 4}}
 All of it is checked before any of it is sent. Other fields: name, labels,
 retry_backoff, run_timeout, queue_timeout, at, no_retry_on, on_lost,
-idempotency_key, env, cwd.
+idempotency_key, env, cwd, progress_timeout, stdin, user, umask, resources, require, prefer, avoid, spread, slots.
+
+A command says how it gets on by lines like {\"percent\": 40, \"message\": \"..\",
+\"checkpoint\": ..} to the descriptor TASKD_PROGRESS_FD; its next attempt finds
+the checkpoint in TASKD_CHECKPOINT (docs/protocol.md has all of it).
 
 With --wait the task's output goes to stdout and the exit code is the task's
 own: 128+N if signal N ended it, 125 if taskd could not do its part. Ctrl-C
 ends the waiting, not the task.")]
     Submit(Box<SubmitArgs>),
     /// List tasks, newest first
-    List(ListArgs),
-    /// Show one task with its attempts
-    Show(TaskId),
+    #[command(after_help = "\
+Examples:
+  taskd task list --state failed,dead,lost --since 1d
+  taskd task list --ended-since 2026-12-01T03:00:00Z --node n2
+  taskd task list --schedule nightly --limit 10
+  taskd task list --name-prefix copy- --label zone=a -o json
+
+All that is given has to apply. With more than --limit, it ends with a cursor
+to go on with: --after CURSOR and the same filters. The cursor stays good
+while tasks come and go, and through a change of the leader.")]
+    List(Box<ListArgs>),
+    /// Show one task with its attempts, or what happened to it with --timeline
+    Show(ShowArgs),
     /// Say why a task is where it is, and what would change it
     Why(TaskId),
     /// Print a task's output (stdout and stderr as they came)
@@ -297,8 +355,9 @@ pub(super) struct SubmitArgs {
     /// Submit many at once: a file with one JSON object per line, or - for stdin
     #[arg(long, value_name = "FILE|-", conflicts_with_all = [
         "kind", "payload", "name", "priority", "retries", "retry_backoff", "retry_backoff_max", "no_retry_on",
-        "run_timeout", "queue_timeout", "at", "delay", "after", "locks", "limits", "on_lost", "labels",
-        "idempotency_key", "wait", "env", "cwd", "command",
+        "run_timeout", "queue_timeout", "progress_timeout", "at", "delay", "after", "locks", "limits", "on_lost", "labels",
+        "idempotency_key", "wait", "env", "cwd", "command", "require", "prefer", "avoid", "spread", "slots",
+        "stdin", "user", "umask", "memory", "cpu_seconds", "open_files", "processes", "file_size",
     ])]
     pub(super) batch: Option<PathBuf>,
 }
@@ -339,6 +398,10 @@ pub(super) struct WorkArgs {
     /// How long it may wait for a slot; then it ends as timed_out [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) queue_timeout: Option<Duration>,
+    /// How long an attempt may say nothing of its progress (see --help); then it ends as timed_out [default: as long as
+    /// it likes]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) progress_timeout: Option<Duration>,
     /// Run it only while no other task that names this key runs, whatever its kind and node (repeatable)
     #[arg(long = "lock", value_name = "KEY")]
     pub(super) locks: Vec<String>,
@@ -352,12 +415,16 @@ pub(super) struct WorkArgs {
     /// Run it only on nodes with this label (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) placing: PlacingArgs,
     /// Add to the command's environment (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     pub(super) env: Vec<(String, String)>,
     /// The command's working directory
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
+    #[command(flatten)]
+    pub(super) running: RunningArgs,
     /// The program and its arguments; never a shell string
     #[arg(last = true, value_name = "CMD")]
     pub(super) command: Vec<String>,
@@ -384,17 +451,6 @@ impl From<OnLost> for LostPolicy {
             OnLost::Fail => Self::Fail,
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    /// Only tasks in this state: scheduled, blocked, queued, running, retrying, cancelling, succeeded, failed, cancelled,
-    /// timed_out, lost, dead
-    #[arg(long)]
-    pub(super) state: Option<TaskState>,
-    /// At most this many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(super) limit: u32,
 }
 
 #[derive(Debug, Args)]
@@ -432,6 +488,7 @@ With -o json (stable: fields may be added, none is renamed or removed):
              \"fences\": [{\"node\", \"attempts\", \"run_again\", \"over_in_ms\"}…]}
   handover  {\"leader\"}
   priority  {\"node\", \"priority\"}
+  pause, resume  see taskd node --help
   LEADER    {\"node\", \"address\", \"epoch\", \"sequence\", \"serving\", \"lease_ms\"}
   MEMBER    {\"index\", \"sequence\", \"node\", \"address\", \"role\", \"phase\",
              \"priority\", \"slots\": {\"total\", \"free\"}, \"version\", \"note\",
@@ -462,6 +519,10 @@ pub(super) enum ClusterCommand {
     Handover(HandoverArgs),
     /// Set a node's priority for leading; higher leads
     Priority(PriorityArgs),
+    /// Start nothing new; what runs goes on, and what is submitted waits
+    Pause(PauseArgs),
+    /// Start tasks again after a pause
+    Resume,
 }
 
 #[derive(Debug, Args)]

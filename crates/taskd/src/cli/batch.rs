@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use proto::TaskId;
 use proto::api::{ApiErrorKind, Submission, Submitted};
-use proto::task::{Dependency, ExecPayload, Limit, LostPolicy, Retries, Rules, TaskSpec};
+use proto::placing::Term;
+use proto::task::{Dependency, ExecPayload, Limit, LostPolicy, ResourceLimits, Retries, Rules, TaskSpec};
 use serde::Deserialize;
 use serde_json::Value;
 use taskd::client::{Client, draw_id};
 
-use super::args::parse_condition;
+use super::args::{parse_condition, parse_umask, placing};
 use super::failure::Failure;
 use super::output::{self, Output};
 use super::submit::{millis, since_1970};
@@ -46,6 +47,8 @@ struct Line {
     #[serde(default, with = "humantime_serde")]
     queue_timeout: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
+    progress_timeout: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
     delay: Option<Duration>,
     at: Option<String>,
     #[serde(default)]
@@ -57,11 +60,24 @@ struct Line {
     #[serde(default)]
     no_retry_on: Vec<i32>,
     #[serde(default)]
+    require: Vec<Term>,
+    #[serde(default)]
+    prefer: Vec<Term>,
+    #[serde(default)]
+    avoid: Vec<Term>,
+    spread: Option<String>,
+    slots: Option<u32>,
+    #[serde(default)]
     on_lost: LostPolicy,
     idempotency_key: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     cwd: Option<String>,
+    stdin: Option<String>,
+    user: Option<String>,
+    umask: Option<String>,
+    #[serde(default)]
+    resources: ResourceLimits,
 }
 
 /// A task of the file.
@@ -204,6 +220,8 @@ fn item(number: usize, line: Line) -> Result<Item, String> {
         after: after.iter().map(|(_, on)| Dependency { task: TaskId::from_u128(0), on: *on }).collect(),
         limits: locks.chain(limits).collect(),
         permanent_exit_codes: line.no_retry_on,
+        progress_timeout_ms: line.progress_timeout.map(millis),
+        placing: placing(line.require, line.prefer, line.avoid, line.spread, line.slots),
     };
     spec.rules = (rules != Rules::default()).then(|| Box::new(rules));
     spec.check().map_err(|error| error.to_string())?;
@@ -215,7 +233,15 @@ fn payload(line: &Line) -> Result<Vec<u8>, String> {
     let exec = line.kind.as_deref().unwrap_or("exec") == "exec";
     match (exec, &line.command, &line.payload) {
         (true, Some(argv), None) if !argv.is_empty() => {
-            let exec = ExecPayload { argv: argv.clone(), env: line.env.clone(), cwd: line.cwd.clone() };
+            let exec = ExecPayload {
+                argv: argv.clone(),
+                env: line.env.clone(),
+                cwd: line.cwd.clone(),
+                stdin: line.stdin.clone(),
+                user: line.user.clone(),
+                umask: line.umask.as_deref().map(parse_umask).transpose()?,
+                resources: line.resources,
+            };
             serde_json::to_vec(&exec).map_err(|error| error.to_string())
         }
         (true, _, _) => Err("a task of kind exec has a \"command\", an array, and no \"payload\"".to_owned()),

@@ -72,6 +72,7 @@ pub(super) async fn follow(client: &Client, task: TaskId, from: From) -> Result<
     let (mut revision, mut pause) = (0, PAUSE_FIRST);
     let mut silent_since = None;
     let mut final_since = None;
+    let mut said = None;
     loop {
         let view = match client.watch(vec![(task, revision)], pause).await {
             Ok(views) => views.into_iter().next().ok_or_else(|| gone(task))?,
@@ -92,6 +93,12 @@ pub(super) async fn follow(client: &Client, task: TaskId, from: From) -> Result<
             output::say("taskd: the cluster answers again");
         }
         revision = view.revision;
+        if output::progress_is_seen() && said != view.progress {
+            if let Some(progress) = &view.progress {
+                output::say(&format!("taskd: {}", output::clean(&progress.to_string())));
+            }
+            said.clone_from(&view.progress);
+        }
         if printed.attempt == 0 {
             printed.attempt = match from {
                 From::FirstAttempt => view.attempt_count.min(1),

@@ -6,15 +6,21 @@ mod args;
 mod batch;
 mod cluster;
 mod config;
+mod db;
 mod failure;
 mod follow;
 mod keeper;
+mod list;
+mod node;
 mod output;
 mod schedule;
 mod serve;
 mod signals;
+mod snapshot;
+mod store;
 mod submit;
 mod task;
+mod timeline;
 mod vip;
 mod wait;
 
@@ -22,7 +28,8 @@ use clap::Parser;
 use taskd::client::Client;
 
 use self::args::{
-    Cli, ClusterCommand, Command, Common, ConfigCommand, ScheduleCommand, TaskCommand, VipCommand,
+    Cli, ClusterCommand, Command, Common, ConfigCommand, NodeCommand, QuotaCommand, ScheduleCommand,
+    TaskCommand, VipCommand,
 };
 use self::failure::Failure;
 use self::output::Output;
@@ -42,9 +49,11 @@ pub(crate) fn main() -> Exit {
     let done = match cli.command {
         Command::Serve(args) => serve::main(&args),
         Command::Keeper(args) => keeper::main(&args),
+        Command::Db(args) => db::main(&args),
+        Command::Snapshot(args) => snapshot::main(&args),
         Command::Task(args) => on_client(&args.common, async |client, output| match &args.command {
             TaskCommand::Submit(args) => submit::run(client, output, args).await,
-            TaskCommand::List(args) => task::list(client, output, args).await,
+            TaskCommand::List(args) => list::run(client, output, args).await,
             TaskCommand::Show(args) => task::show(client, output, args).await,
             TaskCommand::Why(args) => task::why(client, output, args).await,
             TaskCommand::Logs(args) => follow::logs(client, output, args).await,
@@ -65,6 +74,19 @@ pub(crate) fn main() -> Exit {
             ClusterCommand::Status => cluster::status(client, output).await,
             ClusterCommand::Handover(args) => cluster::handover(client, output, args).await,
             ClusterCommand::Priority(args) => cluster::priority(client, output, args).await,
+            ClusterCommand::Pause(args) => node::pause(client, output, args.reason.as_ref()).await,
+            ClusterCommand::Resume => node::resume(client, output).await,
+        }),
+        Command::Node(args) => on_client(&args.common, async |client, output| match &args.command {
+            NodeCommand::List => node::list(client, output).await,
+            NodeCommand::Show(args) => node::show(client, output, &args.node).await,
+            NodeCommand::Drain(args) => node::drain(client, output, args).await,
+            NodeCommand::Undrain(args) => node::undrain(client, output, &args.node).await,
+        }),
+        Command::Quota(args) => on_client(&args.common, async |client, output| match &args.command {
+            QuotaCommand::List => node::quotas(client, output).await,
+            QuotaCommand::Set(args) => node::set_quota(client, output, args).await,
+            QuotaCommand::Remove(args) => node::remove_quota(client, output, &args.kind).await,
         }),
         Command::Vip(args) => on_client(&args.common, async |client, output| match &args.command {
             VipCommand::List => vip::list(client, output).await,

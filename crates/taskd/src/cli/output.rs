@@ -152,7 +152,7 @@ fn payload_as_text(value: &mut Value) {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
                 match field.as_array() {
-                    Some(numbers) if name == "payload" => {
+                    Some(numbers) if name == "payload" || name == "checkpoint" => {
                         let bytes: Option<Vec<u8>> = numbers
                             .iter()
                             .map(|number| number.as_u64().and_then(|number| u8::try_from(number).ok()))

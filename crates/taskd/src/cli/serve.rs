@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskd::config::{self, Config, ConfigError, Flags};
+use taskd::config::{self, Config, ConfigError, Flags, OnStop};
 use taskd::drill::Drill;
 use taskd::vip::guard::GuardProgram;
 use taskd::{LastRung, Node, Reloaded, Reloader, StartError, StopCause, StopReport, Wedge, telemetry};
@@ -50,6 +50,7 @@ fn configured(args: &ServeArgs, runtime: &Runtime, signals: (Signals, Hangup)) -
         embedded: args.embedded,
         data_dir: args.data_dir.clone(),
         allow_exec: args.allow_exec,
+        on_stop: args.on_stop.clone(),
     };
     let unusable = |message: String| Failure::new(Exit::Config, message);
     let load = || config::load(args.config.as_deref(), &flags);
@@ -87,12 +88,18 @@ async fn run(
     })?;
     let (stop, reloader) = (node.stop_requester(), node.reloader());
     let mut joined = pin!(node.join());
+    let mut asked = false;
     let report = loop {
         tokio::select! {
             report = &mut joined => break report,
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping");
-                stop.request();
+                // Whoever presses Ctrl-C, or asks twice, does not want to wait, and nothing to be left.
+                if name == "SIGINT" || std::mem::replace(&mut asked, true) {
+                    stop.request_as(OnStop::Kill);
+                } else {
+                    stop.request();
+                }
             }
             () = hangup.next() => reload(&reloader, load()),
         }

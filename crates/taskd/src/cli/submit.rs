@@ -1,6 +1,7 @@
 //! `taskd task submit`.
 
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::PAYLOAD_BYTES_MAX;
@@ -144,6 +145,8 @@ pub(super) fn work(args: &WorkArgs) -> Result<TaskSpec, String> {
         after: Vec::new(),
         limits: locks.chain(args.limits.iter().cloned()).collect(),
         permanent_exit_codes: args.no_retry_on.clone(),
+        progress_timeout_ms: args.progress_timeout.map(millis),
+        placing: args.placing.placing(),
     };
     spec.rules = (rules != Rules::default()).then(|| Box::new(rules));
     spec.run_timeout_ms = args.run_timeout.map(millis);
@@ -164,8 +167,18 @@ fn payload(args: &WorkArgs) -> Result<Vec<u8>, String> {
             argv: args.command.clone(),
             env: args.env.iter().cloned().collect(),
             cwd: args.cwd.clone(),
+            stdin: args.running.stdin.as_deref().map(stdin).transpose()?,
+            user: args.running.user.clone(),
+            umask: args.running.umask,
+            resources: args.running.resources(),
         };
         return serde_json::to_vec(&exec).map_err(|error| error.to_string());
+    }
+    if !args.running.is_empty() {
+        return Err(format!(
+            "--stdin, --user, --umask and limits are for the command of kind exec: give {:?} a --payload",
+            args.kind
+        ));
     }
     if !args.command.is_empty() || !args.env.is_empty() || args.cwd.is_some() {
         return Err(format!(
@@ -184,6 +197,24 @@ fn payload(args: &WorkArgs) -> Result<Vec<u8>, String> {
             None => Ok(text.as_bytes().to_vec()),
         },
     }
+}
+
+/// What the command is to read.
+fn stdin(path: &Path) -> Result<String, String> {
+    let name = if path == Path::new("-") { "stdin".into() } else { path.to_string_lossy() };
+    let bytes = if path == Path::new("-") {
+        read(&name, std::io::stdin().lock())
+    } else {
+        let file = std::fs::File::open(path).map_err(|error| format!("--stdin {name}: {error}"))?;
+        read(&name, file)
+    }?;
+    if bytes.len() > PAYLOAD_BYTES_MAX {
+        return Err(format!(
+            "--stdin {name} has more than {PAYLOAD_BYTES_MAX} bytes, the limit: put it on shared storage and pass its path"
+        ));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| format!("--stdin {name} is no text (UTF-8): put it on shared storage and pass its path"))
 }
 
 /// No more than what shows that it is too much.

@@ -1,44 +1,21 @@
-//! `taskd task list`, `show`, `why`, `cancel` and `retry`.
+//! `taskd task show`, `why`, `cancel` and `retry`.
 
-use proto::api::ListFilter;
 use proto::task::{Attempt, TaskState, TaskView};
 use taskd::client::Client;
 
-use super::args::{ListArgs, TaskId};
+use super::args::{ShowArgs, TaskId};
 use super::failure::Failure;
-use super::output::{self, Output, Tone, ago, date, fields, json, span, table, title};
+use super::output::{self, Output, Tone, ago, date, fields, json, span, table};
+use super::timeline::Timeline;
 use crate::exit::Exit;
 
-pub(super) async fn list(client: &Client, output: Output, args: &ListArgs) -> Result<Exit, Failure> {
-    let page = client.list(ListFilter { state: args.state, limit: Some(args.limit) }).await?;
-    let text = || {
-        let rows: Vec<_> = page.tasks.iter().map(row).collect();
-        table(&["ID", "STATE", "NODE", "ATTEMPTS", "PRIORITY", "AGE", "TASK"], &rows)
-    };
-    output.either(|| json(&page), text)?;
-    let shown = page.tasks.len() as u64;
-    if !output.is_json() && shown < page.total {
-        output::say(&format!("{shown} of {} tasks; see more with --limit", page.total));
+pub(super) async fn show(client: &Client, output: Output, args: &ShowArgs) -> Result<Exit, Failure> {
+    let task = client.show(&args.task.id).await?;
+    if args.timeline {
+        let timeline = Timeline::of(&task);
+        output.either(|| json(&timeline), || timeline.text())?;
+        return Ok(Exit::Ok);
     }
-    Ok(Exit::Ok)
-}
-
-fn row(task: &TaskView) -> (Tone, Vec<String>) {
-    let node = task.attempts.last().map_or_else(|| "-".to_owned(), |attempt| attempt.node.to_string());
-    let cells = vec![
-        task.id.to_string(),
-        task.state.to_string(),
-        node,
-        task.attempt_count.to_string(),
-        task.spec.priority.to_string(),
-        ago(task.submitted_ms),
-        title(task),
-    ];
-    (Tone::of(task.state), cells)
-}
-
-pub(super) async fn show(client: &Client, output: Output, args: &TaskId) -> Result<Exit, Failure> {
-    let task = client.show(&args.id).await?;
     output.either(|| json(&task), || describe(&task))?;
     Ok(Exit::Ok)
 }
@@ -55,6 +32,12 @@ fn describe(task: &TaskView) -> String {
         ("on lost", spec.on_lost.to_string()),
         ("submitted", format!("{} ({} ago)", date(task.submitted_ms), ago(task.submitted_ms))),
     ];
+    if let Some(progress) = &task.progress {
+        rows.insert(2, ("progress", progress.to_string()));
+    }
+    if let Some(checkpoint) = &task.checkpoint {
+        rows.push(("checkpoint", payload(checkpoint.as_bytes())));
+    }
     if let Some(name) = &spec.name {
         rows.insert(1, ("name", name.clone()));
     }
@@ -111,6 +94,9 @@ fn rules(task: &TaskView) -> Vec<(&'static str, String)> {
     }
     if let Some(ms) = rules.delay_ms {
         rows.push(("delay", span(ms)));
+    }
+    if let Some(ms) = rules.progress_timeout_ms {
+        rows.push(("progress timeout", span(ms)));
     }
     if let Some(ms) = rules.queue_timeout_ms {
         rows.push(("queue timeout", span(ms)));

@@ -17,6 +17,8 @@ use crate::exit::Exit;
 
 /// How long one call waits for news.
 const POLL: Duration = Duration::from_secs(10);
+/// The same where somebody sees how far they are, which is no news.
+const POLL_SEEN: Duration = Duration::from_secs(1);
 /// How long the cluster may be without an answer: several failovers.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause after a call that was not answered.
@@ -33,6 +35,7 @@ pub(super) async fn run(client: &Client, output: Output, args: &WaitArgs) -> Res
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} ended  {elapsed}  {msg}") {
         bar.set_style(style);
     }
+    let poll = if output::progress_is_seen() { POLL_SEEN } else { POLL };
     let mut told: Vec<TaskId> = Vec::new();
     let mut answered = Instant::now();
     loop {
@@ -43,7 +46,7 @@ pub(super) async fn run(client: &Client, output: Output, args: &WaitArgs) -> Res
             break;
         }
         let left =
-            deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()).min(POLL));
+            deadline.map_or(poll, |deadline| deadline.saturating_duration_since(Instant::now()).min(poll));
         if left.is_zero() {
             bar.finish_and_clear();
             return Err(Failure::new(
@@ -93,6 +96,19 @@ fn tell(
         }
     }
     let running = tasks.values().filter(|task| task.state == TaskState::Running).count();
-    bar.set_message(format!("{running} running"));
+    bar.set_message(format!("{running} running{}", furthest(tasks)));
     Ok(())
+}
+
+/// What one of them says of itself; the one that is least far, if there are several.
+fn furthest(tasks: &BTreeMap<TaskId, TaskView>) -> String {
+    let speaking = tasks.values().filter_map(|task| Some((task, task.progress.as_ref()?)));
+    match speaking.min_by_key(|(_, progress)| progress.percent.unwrap_or(0)) {
+        Some((_, progress)) if tasks.len() == 1 => format!(": {}", output::clean(&progress.to_string())),
+        Some((task, progress)) => {
+            let id = task.id.to_string();
+            format!(", {} at {}", &id[..8], output::clean(&progress.to_string()))
+        }
+        None => String::new(),
+    }
 }

@@ -21,11 +21,11 @@ const BATCH_TASKS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Client {
-    /// Submits a task; its id is drawn here.
+    /// Submits what a [`Task`](super::Task) is made of; its id is drawn here.
     ///
     /// # Errors
     /// As [`submit_all`](Self::submit_all).
-    pub async fn submit(&self, spec: TaskSpec, within: Duration) -> Result<Submitted, CallError> {
+    pub async fn submit_spec(&self, spec: TaskSpec, within: Duration) -> Result<Submitted, CallError> {
         let answers = self.submit_all(vec![Submission { id: draw_id(), spec }], within).await?;
         answers.into_iter().next().ok_or_else(|| too_few().into())
     }
@@ -136,7 +136,7 @@ pub fn draw_id() -> TaskId {
     TaskId::from_u128(rand::random())
 }
 
-fn too_few() -> ApiError {
+pub(super) fn too_few() -> ApiError {
     ApiError::new(ApiErrorKind::Internal, "the node did not answer for every task")
 }
 

@@ -110,6 +110,14 @@ impl Config {
             ),
         );
         unless(
+            tasks.restart_extension <= Duration::from_secs(600),
+            "tasks.restart_extension",
+            format!(
+                "{:?} is too long, for a node that does not come back keeps its tasks from running elsewhere: use 10m or less",
+                tasks.restart_extension
+            ),
+        );
+        unless(
             self.stop.deadline >= tasks.kill_grace + Duration::from_secs(1),
             "stop.deadline",
             format!(

@@ -29,6 +29,8 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     /// `--allow-exec`
     pub allow_exec: bool,
+    /// `--on-stop`.
+    pub on_stop: Option<String>,
 }
 
 /// Reads `file` (if given; it must exist then), the environment and `flags`, and checks the result.
@@ -250,6 +252,7 @@ impl Flags {
         }
         let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
         give("the flag --data-dir", "node.data_dir", data_dir);
+        give("the flag --on-stop", "tasks.on_stop", self.on_stop.clone());
         for (origin, key, given) in [
             ("the flag --embedded", "coordination.embedded", self.embedded),
             ("the flag --allow-exec", "exec.allow", self.allow_exec),

@@ -132,6 +132,8 @@ pub struct Election {
 pub struct Exec {
     /// Whether this node runs tasks of the kind `exec`, as its own user.
     pub allow: bool,
+    /// Users other than its own as whom tasks may ask to run, named exactly so; only where it runs as root.
+    pub users: Vec<String>,
     /// Whether each task gets a PID namespace, so that nothing of it can survive its supervisor.
     pub pid_namespace: PidNamespace,
 }
@@ -163,6 +165,13 @@ pub struct Tasks {
     pub kill_grace: Duration,
     /// Output kept of one attempt, in bytes.
     pub output_bytes_max: u64,
+    /// How long a node keeps the output of an attempt that has ended.
+    #[serde(with = "humantime_serde")]
+    pub output_retention_age: Duration,
+    /// Output that a node keeps of attempts that have ended, in bytes.
+    pub output_retention_bytes: u64,
+    /// Attempts that have ended of which a node keeps the output.
+    pub output_retention_count: usize,
     /// Tasks that may be waiting or running at a time.
     pub queue_tasks_max: usize,
     /// How much waiting makes up for one point of priority; zero: none does.
@@ -173,10 +182,39 @@ pub struct Tasks {
     /// How long a finished task is remembered.
     #[serde(with = "humantime_serde")]
     pub retention_age: Duration,
+    /// Bytes of the task log that finished tasks may take up, their large payloads included; at most half of
+    /// `log_bytes_budget` counts.
+    pub retention_bytes: u64,
+    /// How long after its task has ended an idempotency key still returns that task instead of making a new one.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_retention: Duration,
+    /// Idempotency keys that are remembered although their tasks are not.
+    pub idempotency_count: usize,
+    /// What a stop of this node does with the tasks that run on it.
+    pub on_stop: OnStop,
+    /// With [`OnStop::Leave`]: by how much longer than `fence_after` they may run without a daemon, at most 10 minutes.
+    #[serde(with = "humantime_serde")]
+    pub restart_extension: Duration,
+    /// With [`OnStop::Drain`]: how long it waits for them.
+    #[serde(with = "humantime_serde")]
+    pub drain_deadline: Duration,
     /// Bytes that the live part of the task log may take in the coordination service.
     pub log_bytes_budget: u64,
     /// Bytes beyond the budget that outcomes may still use.
     pub log_bytes_reserve: u64,
+}
+
+/// What a stop of a node does with the tasks that run on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// Commands go on under their supervisors, and the node that is started next goes on with them: a restart. What runs
+    /// inside the process ends, and runs again elsewhere.
+    Leave,
+    /// The node takes nothing new and waits until they have ended, or `tasks.drain_deadline` has passed.
+    Drain,
+    /// They are ended and run again on other nodes at once.
+    Kill,
 }
 
 /// Stopping.
@@ -234,17 +272,26 @@ impl Config {
                 hold_down: Duration::from_secs(5),
                 hold_down_max: Duration::from_secs(300),
             },
-            exec: Exec { allow: false, pid_namespace: PidNamespace::Auto },
+            exec: Exec { allow: false, users: Vec::new(), pid_namespace: PidNamespace::Auto },
             tasks: Tasks {
                 fence_after: Duration::from_secs(30),
                 drift: Duration::from_secs(1),
                 heartbeat: Duration::from_secs(1),
                 kill_grace: Duration::from_secs(2),
                 output_bytes_max: 64 << 20,
+                output_retention_age: Duration::from_secs(30 * 24 * 60 * 60),
+                output_retention_bytes: 1 << 30,
+                output_retention_count: 10_000,
                 queue_tasks_max: 1_000_000,
                 priority_ageing: Duration::from_secs(60),
                 retention_count: 10_000,
                 retention_age: Duration::from_secs(24 * 60 * 60),
+                retention_bytes: 64 << 20,
+                idempotency_retention: Duration::from_secs(24 * 60 * 60),
+                idempotency_count: 100_000,
+                on_stop: OnStop::Kill,
+                restart_extension: Duration::from_secs(60),
+                drain_deadline: Duration::from_secs(10 * 60),
                 log_bytes_budget: 256 << 20,
                 log_bytes_reserve: 32 << 20,
             },

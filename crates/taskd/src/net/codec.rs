@@ -98,7 +98,7 @@ mod tests {
         }
         let bytes = encode(&Newer { colour: "blue", state: Some(TaskState::TimedOut) }).unwrap();
         let filter: ListFilter = decode(&bytes).unwrap();
-        assert_eq!(filter, ListFilter { state: Some(TaskState::TimedOut), limit: None });
+        assert_eq!(filter, ListFilter { state: Some(TaskState::TimedOut), ..ListFilter::default() });
     }
 
     #[test]

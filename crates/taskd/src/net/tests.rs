@@ -80,6 +80,8 @@ async fn beat(client: &proto::leader::LeaderRpcClient, name: &str) -> Result<Nod
             draining: false,
         },
         running: vec![],
+        leave_ms: None,
+        reports: vec![],
     };
     match client.heartbeat(tarpc::context::current(), heartbeat).await {
         Ok(Err(refused)) => Ok(refused.node),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use proto::NodeId;
+use proto::operate::Said;
 use proto::status::{Condition, ConditionKind, Health, MemberStatus};
 
 use super::members::{TWINS, UNREACHABLE};
@@ -202,7 +203,8 @@ fn budget(scene: &Scene) -> Option<Trouble> {
 
 /// What is worth knowing and no fault.
 fn notes(scene: &Scene) -> Vec<String> {
-    let mut notes = scene.vips.notes.clone();
+    let mut notes = operated(scene);
+    notes.extend(scene.vips.notes.iter().cloned());
     let (granted, asked) = (scene.timing.session, scene.timing.session_asked);
     let apart = granted.abs_diff(asked);
     if apart > TIMEOUT_SLACK {
@@ -236,6 +238,29 @@ fn notes(scene: &Scene) -> Vec<String> {
         }
     }
     notes
+}
+
+/// What operators have set, and how to take it back.
+fn operated(scene: &Scene) -> Vec<String> {
+    let words = |said: &Said| {
+        let by = said.by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+        let reason = said.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        format!("{by}{reason}")
+    };
+    let paused = scene.paused.iter().map(|said| {
+        format!(
+            "tasks are paused{}: nothing new starts, what runs goes on; taskd cluster resume ends that",
+            words(said)
+        )
+    });
+    let drained = scene.drained.iter().map(|(node, drain)| {
+        format!(
+            "{node} is drained{} and gets no new tasks; taskd node list shows what runs there, taskd node undrain {node} \
+             ends that",
+            words(&drain.said)
+        )
+    });
+    paused.chain(drained).collect()
 }
 
 /// Why nobody serves, what happens next, and what to do.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dispatcher::RunnerSeen;
+use proto::operate::Operations;
 use proto::status::{ClusterStatus, Condition, ConditionKind, Health, LeaderStatus, MemberStatus};
 use quorum::View;
 
@@ -128,6 +129,8 @@ pub(super) fn merge(
     if theirs.log.is_some() {
         scene.log = theirs.log;
         scene.fences.clone_from(&theirs.fences);
+        scene.paused.clone_from(&theirs.paused);
+        scene.drained.clone_from(&theirs.drained);
         status.tasks = theirs.tasks;
     }
     for theirs in theirs.members {
@@ -136,6 +139,13 @@ pub(super) fn merge(
             member.heard_ms = theirs.heard_ms.or(member.heard_ms);
         }
     }
+}
+
+/// Takes over what operators have set, which the leader's own dispatcher knows.
+pub(super) fn operated(scene: &mut Scene, operations: Operations) {
+    scene.paused = operations.paused;
+    let drained = operations.nodes.into_iter().filter_map(|node| Some((node.node, node.drain?)));
+    scene.drained = drained.collect();
 }
 
 /// Fills in what the leader's own dispatcher knows of a member.

@@ -80,9 +80,16 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
     let mut scene = Scene::of(&parts.identity, &published, now);
     let mut status = frame(&parts.identity, &published, now);
     if let Some((_, dispatcher)) = &published.dispatcher {
-        let all = async { tokio::join!(dispatcher.stats(), dispatcher.capacities(), dispatcher.fences()) };
+        let all = async {
+            tokio::join!(
+                dispatcher.stats(),
+                dispatcher.capacities(),
+                dispatcher.fences(),
+                dispatcher.operations()
+            )
+        };
         let within = if via == Via::Peer { FIGURES_WITHIN } else { MEMBERS_WITHIN };
-        if let Ok((stats, seen, fences)) = tokio::time::timeout(within, all).await {
+        if let Ok((stats, seen, fences, operations)) = tokio::time::timeout(within, all).await {
             if let Some((log, tasks)) = stats {
                 scene.log = Some(log);
                 status.tasks = tasks.into_iter().collect();
@@ -91,6 +98,9 @@ pub(crate) async fn collect(parts: &Arc<Parts>, board: &Board, via: Via) -> Clus
                 members::heard(&mut scene, seen);
             }
             scene.fences = fences;
+            if let Ok(operations) = operations {
+                members::operated(&mut scene, operations);
+            }
         }
     }
     if via == Via::Client {
@@ -191,6 +201,7 @@ fn complete(mut status: ClusterStatus, mut scene: Scene) -> ClusterStatus {
     }
     status.coordination.servers = scene.service.servers;
     (status.members, status.fences, status.log) = (scene.members, scene.fences, scene.log);
+    (status.paused, status.drained) = (scene.paused, scene.drained);
     status
 }
 
@@ -211,6 +222,8 @@ fn frame(identity: &Identity, published: &Published, now: Instant) -> ClusterSta
         log: None,
         tasks: BTreeMap::new(),
         fences: Vec::new(),
+        paused: None,
+        drained: BTreeMap::new(),
     }
 }
 

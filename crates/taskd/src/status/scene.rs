@@ -1,10 +1,12 @@
 //! What one node knows at one moment, as plain data: everything that the words are made of, and nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Instant;
 use coord::LinkState;
+use proto::operate::{Drain, Said};
 use proto::status::{CoordinationKind, FenceStatus, LogStatus, MemberStatus, ServerStatus};
 use proto::{Epoch, NodeId};
 use quorum::{Pause, Role, View};
@@ -31,6 +33,10 @@ pub(super) struct Scene {
     pub(super) obstacle: Option<String>,
     pub(super) members: Vec<MemberStatus>,
     pub(super) fences: Vec<FenceStatus>,
+    /// Nothing new starts, as an operator said.
+    pub(super) paused: Option<Said>,
+    /// Nodes that get no new tasks, as an operator said.
+    pub(super) drained: BTreeMap<NodeId, Drain>,
     pub(super) log: Option<LogStatus>,
     pub(super) flapping: Vec<Flapping>,
     pub(super) vips: Vips,
@@ -189,6 +195,8 @@ impl Scene {
             obstacle: view.and_then(|view| view.obstacle.clone()),
             members: view.map_or_else(Vec::new, |view| super::members::list(identity, view)),
             fences: Vec::new(),
+            paused: None,
+            drained: BTreeMap::new(),
             log: None,
             flapping: published.memory.flapping(now),
             vips: vips(published),

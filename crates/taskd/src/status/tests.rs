@@ -1,5 +1,6 @@
 //! Every sentence that `cluster status` can say, one situation after the other: `snapshots/` is there to be read.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::status::{
@@ -67,6 +68,8 @@ fn healthy() -> Scene {
         obstacle: None,
         members: vec![member("n1", 1), member("n2", 2), member("n3", 3)],
         fences: Vec::new(),
+        paused: None,
+        drained: BTreeMap::new(),
         log: Some(LogStatus { bytes: 30 << 20, live_bytes: 10 << 20, budget_bytes: 100 << 20, segments: 9 }),
         flapping: Vec::new(),
         vips: Vips::default(),

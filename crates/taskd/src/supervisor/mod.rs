@@ -42,12 +42,12 @@ use proto::status::CoordinationService;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use self::published::{Ending, Publisher, Wedged, Work};
 use self::slot::Slot;
 use self::vips::Fed;
 use self::watchdog::{Beat, Trouble};
+use crate::node::StopRequester;
 use crate::wiring::Parts;
 
 type RunningRunner = runner::Runner<runner::Running>;
@@ -61,6 +61,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Pause between tries to reach the coordination service.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Share of the stop deadline for which a leader is asked for more time before anything is ended, in percent.
+const EXTENDED_BY: u32 = 15;
 
 /// Shares of the stop deadline at which each stage must be over, in percent.
 const DISPATCHER_BY: u32 = 30;
@@ -154,6 +157,8 @@ struct Stopping {
     since: Instant,
     cause: StopCause,
     abandoned: Vec<&'static str>,
+    /// What runs is left to the next life.
+    leave: bool,
 }
 
 /// The owner of a node's components.
@@ -185,6 +190,8 @@ pub(crate) struct Supervisor {
     facts: watch::Receiver<vip::Facts>,
     /// The connection on which the coordination service was last asked what it is, and the asking.
     asked: Option<(Instant, AbortHandle)>,
+    /// Until when a stop waits for what runs, before it begins.
+    draining: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -220,6 +227,7 @@ impl Supervisor {
             view: None,
             vips_fed: Fed::default(),
             asked: None,
+            draining: None,
             stopping: None,
         }
     }
@@ -228,7 +236,8 @@ impl Supervisor {
     ///
     /// # Cancel safety
     /// Not cancel safe: dropping it aborts the components without their stops.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> StopReport {
+    pub(crate) async fn run(mut self, request: StopRequester) -> StopReport {
+        let StopRequester { stop, on_stop } = request;
         self.parts.pulses.supervisor.phase("Running", self.clock.now());
         self.start_keeper();
         self.clean_vips();
@@ -245,7 +254,9 @@ impl Supervisor {
                 published.turn(stage, &work, ending, now) || news
             });
             tokio::select! {
-                () = stop.cancelled(), if self.stopping.is_none() => self.begin_stop(StopCause::Requested),
+                () = stop.cancelled(), if self.stopping.is_none() && self.draining.is_none() => {
+                    self.stop_requested(*on_stop.borrow());
+                }
                 Some(done) = self.transitions.join_next_with_id() => self.returned(done),
                 () = view_changed(&mut self.view) => {}
                 () = facts_changed(&mut self.facts) => self.hand_over_facts(),
@@ -257,6 +268,7 @@ impl Supervisor {
             self.say_whether_vips_are_gone();
             self.follow_view();
             self.look_after_components();
+            self.advance_drain(*on_stop.borrow());
             self.advance_stop();
             while self.parts.drill.plants(Bug::InlineStop)
                 && self.ends_a_component()

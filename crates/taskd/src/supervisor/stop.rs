@@ -4,12 +4,61 @@ use std::time::Duration;
 
 use super::slot::Slot;
 use super::{
-    DISPATCHER_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport, Stopping,
-    Supervisor, VIPS_BY,
+    DISPATCHER_BY, EXTENDED_BY, KEEPER_BY, POLITE, Part, QUORUM_BY, RUNNER_BY, StopCause, StopReport,
+    Stopping, Supervisor, VIPS_BY,
 };
+use crate::config::OnStop;
 
 impl Supervisor {
+    /// Begins what was asked for: at once, or once nothing runs any more.
+    pub(super) fn stop_requested(&mut self, on_stop: OnStop) {
+        match (on_stop, &self.runner) {
+            (OnStop::Drain, Slot::Running(runner)) => {
+                let within = self.parts.config.tasks.drain_deadline;
+                tracing::info!(
+                    ?within,
+                    "draining: this node takes no more tasks, and stops when those that run have ended"
+                );
+                runner.handle().close();
+                self.draining = Some(self.clock.now() + within);
+            }
+            (OnStop::Kill | OnStop::Drain, _) => self.stop_as(StopCause::Requested, false),
+            (OnStop::Leave, _) => self.stop_as(StopCause::Requested, true),
+        }
+    }
+
+    /// Ends the waiting of a stop that waits for what runs.
+    pub(super) fn advance_drain(&mut self, on_stop: OnStop) {
+        let Some(until) = self.draining else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        let runs = match &self.runner {
+            Slot::Running(runner) => {
+                let status = runner.handle().status();
+                let status = status.borrow();
+                status.running as usize + status.unacknowledged
+            }
+            _ => 0,
+        };
+        if runs == 0 || on_stop != OnStop::Drain || self.clock.now() >= until {
+            if runs > 0 {
+                tracing::warn!(tasks = runs, "the node does not wait any longer for what runs");
+            }
+            self.stop_as(StopCause::Requested, on_stop == OnStop::Leave);
+        }
+    }
+
+    /// Because of a failure: what runs is not at fault, and the next start goes on with it where that is wanted at all.
     pub(super) fn begin_stop(&mut self, cause: StopCause) {
+        let leave = match &cause {
+            StopCause::Requested | StopCause::Failed(_) => self.parts.config.tasks.on_stop == OnStop::Leave,
+            StopCause::Refused(_) => false,
+        };
+        self.stop_as(cause, leave);
+    }
+
+    fn stop_as(&mut self, cause: StopCause, leave: bool) {
         if self.stopping.is_some() {
             return;
         }
@@ -26,7 +75,10 @@ impl Supervisor {
         if let Slot::Running(quorum) = &self.quorum {
             quorum.handle().set_ready(quorum::Readiness::NotReady { why: "the node is stopping".to_owned() });
         }
-        self.stopping = Some(Stopping { since: self.clock.now(), cause, abandoned: Vec::new() });
+        self.stopping = Some(Stopping { since: self.clock.now(), cause, abandoned: Vec::new(), leave });
+        if leave && let Slot::Running(runner) = &self.runner {
+            runner.handle().prepare_to_leave(self.parts.config.tasks.restart_extension);
+        }
         if let Some((_, asking)) = &self.asked {
             asking.abort();
         }
@@ -40,6 +92,10 @@ impl Supervisor {
     /// connected to.
     pub(super) fn advance_stop(&mut self) {
         if self.stopping.is_none() {
+            return;
+        }
+        // First, because this node's own dispatcher may be the one that has to answer.
+        if self.asks_for_time() {
             return;
         }
         self.hurry(Part::Dispatcher, DISPATCHER_BY);
@@ -64,6 +120,20 @@ impl Supervisor {
         }
         self.hurry(Part::Keeper, KEEPER_BY);
         self.stop_keeper();
+    }
+
+    /// Whether what is left running may still be granted more time before anything is ended.
+    fn asks_for_time(&self) -> bool {
+        let leaves = self.stopping.as_ref().is_some_and(|stopping| stopping.leave);
+        let Slot::Running(runner) = &self.runner else { return false };
+        let handle = runner.handle();
+        let status = handle.status();
+        let status = status.borrow();
+        leaves
+            && !handle.has_ended()
+            && !status.extended
+            && status.running > 0
+            && !self.remaining(EXTENDED_BY).is_zero()
     }
 
     /// Aborts a part that has missed its share of the deadline. What it fenced may be alive, so the session must not

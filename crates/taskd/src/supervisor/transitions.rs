@@ -150,10 +150,12 @@ impl Supervisor {
         }
         if let Some(running) = self.runner.take_running() {
             let within = self.polite(RUNNER_BY);
+            let leave = self.stopping.as_ref().is_some_and(|stopping| stopping.leave);
             let abort = self.begin(Part::Runner, "its stop", async move {
-                let stopped = running.drain().stop(within).await;
+                let draining = running.drain();
+                let stopped = if leave { draining.leave(within).await } else { draining.stop(within).await };
                 let report = stopped.report();
-                tracing::info!(undelivered = report.undelivered, "runner stopped");
+                tracing::info!(undelivered = report.undelivered, left = report.left.len(), "runner stopped");
                 Returned::RunnerStopped { clean: report.is_clean() }
             });
             self.runner = Slot::Stopping { abort };

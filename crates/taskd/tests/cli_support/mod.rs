@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::api::{Api, ApiError, ApiErrorKind, ListFilter, Submission, Submitted, TaskPage, Via, Why};
+use proto::operate::{OperateDone, OperateOrder, Operations};
 use proto::runner::OutputChunk;
 use proto::schedule::{ScheduleDone, ScheduleName, ScheduleOrder, SchedulePage, ScheduleView};
 use proto::status::{
@@ -153,6 +154,7 @@ impl Api for Fake {
                     token: FencingToken { cluster: ClusterId::from_u128(1), epoch: Epoch(3) },
                     grant: Grant(1),
                     assigned_ms: 1_700_000_000_000,
+                    started_ms: None,
                     ended_ms: end.as_ref().map(|_| 1_700_000_001_500),
                     end,
                 };
@@ -168,6 +170,9 @@ impl Api for Fake {
                     attempts: vec![attempt],
                     waits_for: Vec::new(),
                     note: None,
+                    progress: None,
+                    checkpoint: None,
+                    steps: proto::history::Steps::default(),
                 };
                 known.insert(id, view);
                 Submitted::Accepted { id }
@@ -188,8 +193,9 @@ impl Api for Fake {
             .collect();
         let total = matching.len() as u64;
         Ok(TaskPage {
+            next: None,
             tasks: matching.into_iter().take(filter.limit.unwrap_or(50) as usize).collect(),
-            total,
+            total: Some(total),
         })
     }
 
@@ -308,7 +314,22 @@ impl Api for Fake {
             log: Some(LogStatus { bytes: 4096, live_bytes: 2048, budget_bytes: 1 << 20, segments: 2 }),
             tasks: [(TaskState::Running, 1), (TaskState::Failed, 0)].into(),
             fences: Vec::new(),
+            paused: None,
+            drained: Default::default(),
         })
+    }
+
+    async fn operate(self, _: Context, _: Via, order: OperateOrder) -> Result<OperateDone, ApiError> {
+        match order {
+            OperateOrder::Drain { node, .. } | OperateOrder::Undrain { node } => {
+                Err(ApiError::new(ApiErrorKind::NotFound, format!("there is no node {node}")))
+            }
+            _ => Ok(OperateDone { changed: false, now: Operations::default() }),
+        }
+    }
+
+    async fn operations(self, _: Context, _: Via) -> Result<Operations, ApiError> {
+        Ok(Operations::default())
     }
 
     async fn handover(self, _: Context, _: Via, to: Option<NodeId>) -> Result<NodeId, ApiError> {

@@ -280,9 +280,9 @@ pub(crate) async fn run_stubborn(client: &Client, dir: &Path) {
 
 async fn submit(client: &Client, argv: &[&str]) -> String {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let payload = ExecPayload { argv, env: Default::default(), cwd: None };
+    let payload = ExecPayload { argv, ..ExecPayload::default() };
     let spec = TaskSpec::new("exec", serde_json::to_vec(&payload).unwrap());
-    let submitted = client.submit(spec, LIFE).await;
+    let submitted = client.submit_spec(spec, LIFE).await;
     match submitted {
         Ok(Submitted::Accepted { id }) => id.to_string(),
         // The node is on its way down: whoever plays the scene is about to be dropped.
