@@ -165,7 +165,7 @@ async fn ticks_through_a_handover(bug: &str) -> Report {
     assert_eq!(added.code, 0, "{added:?}");
     let shown = async || {
         let ran = watched.cluster.cli(&["schedule", "show", "beat", "-o", "json"]).await;
-        (ran.code == 0).then(|| ran.json()).unwrap_or_default()
+        if ran.code == 0 { ran.json() } else { Value::default() }
     };
     let ticked = async |count: u64| {
         let counted = |shown: &Value| shown["counts"]["tasks"].as_u64().is_some_and(|tasks| tasks >= count);
