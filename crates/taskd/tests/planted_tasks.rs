@@ -63,10 +63,6 @@ impl Watched {
     }
 }
 
-fn plant(bug: &str) -> String {
-    if bug.is_empty() { String::new() } else { format!("plant:{bug}") }
-}
-
 fn clean(report: &Report) {
     assert!(report.violations.is_empty() && report.runs > 0, "without the bug: {report}");
 }
@@ -77,7 +73,7 @@ async fn cancelled_with_a_lock(bug: &str) -> Report {
         config.set("tasks.kill_grace", "\"2s\"");
         config.set("node.slots", "4");
     });
-    let watched = Watched::start(cluster, &plant(bug)).await;
+    let watched = Watched::start(cluster, bug).await;
     let limits = vec![("disk".to_owned(), 1)];
     let (name, stubborn) = ("first".to_owned(), true);
     let first = Job { name, stubborn, pulses: 200, limits, cancel_after_ms: Some(0), ..Job::default() };
@@ -102,7 +98,7 @@ async fn cancelled_with_a_lock(bug: &str) -> Report {
 #[tokio::test]
 async fn finds_planted_early_unlock() {
     clean(&cancelled_with_a_lock("").await);
-    let report = cancelled_with_a_lock("early-unlock").await;
+    let report = cancelled_with_a_lock("plant:early-unlock").await;
     assert!(report.breaks(Rule::KeyOverfull), "{report}");
 }
 
@@ -113,7 +109,7 @@ async fn submitted_to_the_cut_off(bug: &str) -> Report {
         config.set("tasks.heartbeat", "\"200ms\"");
     };
     let (cluster, proxies) = Cluster::behind_proxies(3, longer).await;
-    let watched = Watched::start(cluster, &plant(bug)).await;
+    let watched = Watched::start(cluster, bug).await;
     let before = Job { name: "before".to_owned(), ..Job::default() };
     let command = watched.command(&before);
     let mut args = vec!["--name", "before"];
@@ -150,13 +146,13 @@ async fn submitted_to_the_cut_off(bug: &str) -> Report {
 #[tokio::test]
 async fn finds_planted_ack_uncommitted() {
     clean(&submitted_to_the_cut_off("").await);
-    let report = submitted_to_the_cut_off("ack-uncommitted").await;
+    let report = submitted_to_the_cut_off("plant:ack-uncommitted").await;
     assert!(report.breaks(Rule::Lost), "{report}");
 }
 
 /// A schedule of every second goes through a handover.
 async fn ticks_through_a_handover(bug: &str) -> Report {
-    let watched = Watched::start(Cluster::prepare(2, |_| ()).await, &plant(bug)).await;
+    let watched = Watched::start(Cluster::prepare(2, |_| ()).await, bug).await;
     let beat = Job { name: "beat".to_owned(), ..Job::default() };
     let command = watched.command(&beat);
     let mut args = vec!["schedule", "add", "beat", "--cron", "* * * * * *", "--misfire", "all"];
@@ -190,6 +186,6 @@ async fn ticks_through_a_handover(bug: &str) -> Report {
 #[tokio::test]
 async fn finds_planted_tick_twice() {
     clean(&ticks_through_a_handover("").await);
-    let report = ticks_through_a_handover("tick-twice").await;
+    let report = ticks_through_a_handover("plant:tick-twice").await;
     assert!(report.breaks(Rule::TickTwice), "{report}");
 }
