@@ -189,6 +189,7 @@ impl Api for Fake {
         let matching: Vec<_> = tasks
             .values()
             .filter(|task| filter.state.is_none_or(|state| task.state == state))
+            .filter(|task| filter.states.is_empty() || filter.states.contains(&task.state))
             .cloned()
             .collect();
         let total = matching.len() as u64;
