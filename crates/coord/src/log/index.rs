@@ -103,6 +103,30 @@ impl Index {
         debug_assert!(aborted.is_none_or(|segment| segment.bytes == 0 && segment.keys.is_empty()));
     }
 
+    /// Forgets the segments before `oldest`, which their writer has deleted. False: one of them still counted, so this is
+    /// not the log that was read.
+    pub(super) fn forget_before(&mut self, oldest: u64) -> bool {
+        while self.oldest < oldest {
+            let Some(segment) = self.segments.pop_front() else { return false };
+            for key in segment.keys {
+                match self.entries.get(&key) {
+                    Some(entry) if entry.segment == self.oldest && entry.body.is_some() => return false,
+                    // Nothing older is left that a tombstone would have to hide.
+                    Some(entry) if entry.segment == self.oldest => drop(self.entries.remove(&key)),
+                    _ => {}
+                }
+            }
+            self.bytes -= segment.bytes;
+            self.oldest += 1;
+        }
+        true
+    }
+
+    /// The state of a key, if it has one.
+    pub(super) fn state(&self, key: u128) -> Option<(u64, &Bytes)> {
+        self.entries.get(&key).and_then(|entry| Some((entry.revision, entry.body.as_ref()?)))
+    }
+
     /// Puts a change into the last segment. False: the log holds a higher revision, so it need not be written.
     pub(super) fn apply(&mut self, record: Record) -> bool {
         let Record { key, revision, body } = record;

@@ -32,6 +32,9 @@ pub use handle::{Commit, LogHandle};
 mod body;
 pub use body::{BODY_BYTES_MAX, BodyRef};
 
+mod ahead;
+pub use ahead::{Ahead, ReadAheadError};
+
 pub mod reading;
 
 mod codec;
@@ -86,6 +89,24 @@ pub struct Live {
     pub body: Bytes,
 }
 
+/// What became of a key since the log was read ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Which key.
+    pub key: u128,
+    /// Its highest revision and its state, encoded; none = it is gone.
+    pub state: Option<(u64, Bytes)>,
+}
+
+/// What a log held when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// The state of every key that has one, by key.
+    Whole(Vec<Live>),
+    /// What has changed since it was read ahead, by key.
+    Since(Vec<Changed>),
+}
+
 /// The owner of an open log: of its writer task. Dropped without [`stop`](Self::stop), it ends the task and leaves
 /// what is not confirmed unknown.
 #[derive(Debug)]
@@ -110,11 +131,18 @@ impl TaskLog {
         options: LogOptions,
     ) -> Result<(TaskLog, Vec<Live>), OpenError> {
         let names = Self::names(&link, &layout, fence, None);
-        Self::open_on(Arc::new(link), names, options).await
+        let (log, replayed) = Self::open_on(Arc::new(link), names, options, None).await?;
+        match replayed {
+            Replayed::Whole(live) => Ok((log, live)),
+            // Nothing was read ahead.
+            Replayed::Since(_) => Ok((log, Vec::new())),
+        }
     }
 
     /// As [`open`](Self::open), for a term of leadership: whatever is sent, is sent inside of its lease. Outside of it
     /// segments wait; once it was given up, the log fails if it has anything left to write.
+    ///
+    /// What was read `ahead` is gone on from where it ends, if it still can be.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -126,9 +154,10 @@ impl TaskLog {
         layout: Layout,
         term: &Term,
         options: LogOptions,
-    ) -> Result<(TaskLog, Vec<Live>), OpenError> {
+        ahead: Option<Ahead>,
+    ) -> Result<(TaskLog, Replayed), OpenError> {
         let names = Self::names(&link, &layout, term.fence.clone(), Some(term.lease.clone()));
-        Self::open_on(Arc::new(link), names, options).await
+        Self::open_on(Arc::new(link), names, options, ahead).await
     }
 
     fn names(link: &Link, layout: &Layout, fence: Fence, lease: Option<LeaseFlag>) -> Names {
@@ -147,9 +176,10 @@ impl TaskLog {
         store: Arc<dyn Store>,
         names: Names,
         options: LogOptions,
-    ) -> Result<(TaskLog, Vec<Live>), OpenError> {
+        ahead: Option<Ahead>,
+    ) -> Result<(TaskLog, Replayed), OpenError> {
         options.check().map_err(OpenError::Options)?;
-        let opened = open::open(&store, &names).await?;
+        let opened = open::open(&store, &names, ahead).await?;
         tracing::info!(
             log = names.log,
             epoch = names.epoch,
@@ -159,14 +189,15 @@ impl TaskLog {
             "task log open"
         );
         let linger = options.linger;
+        let since = opened.changed.map(|keys| ahead::states(&opened.index, keys));
         let core = Core::new(options, names.epoch as u64, store.writer(), opened.index, opened.body_bytes);
-        let live = core.live();
+        let replayed = since.map_or_else(|| Replayed::Whole(core.live()), Replayed::Since);
         let pulse = names.pulse.clone();
         let shared = Arc::new(Shared::new(core, store, names, opened.opening));
         let mut writer = JoinSet::new();
         // Its death by itself is published through `LogHandle::failure`.
         writer.spawn(pulse.watch("the writer of its log", driver::run(shared.clone(), linger)));
-        Ok((TaskLog { shared, writer }, live))
+        Ok((TaskLog { shared, writer }, replayed))
     }
 
     /// A handle to append with.

@@ -58,7 +58,7 @@ impl Names {
 
     /// The path of a segment.
     pub(super) fn segment(&self, sequence: u64) -> String {
-        format!("{}/log-{sequence:010}", self.log)
+        segment(&self.log, sequence)
     }
 
     /// The sequence in a segment's name; `None`: not a segment.
@@ -93,6 +93,11 @@ impl Names {
         let deletes = deletes.map(|old| Step::Delete { path: self.segment(old) });
         [self.fence(), chain, create].into_iter().chain(deletes).collect()
     }
+}
+
+/// The path of a segment in the directory `log`.
+pub(super) fn segment(log: &str, sequence: u64) -> String {
+    format!("{log}/log-{sequence:010}")
 }
 
 /// Position of the fence in every transaction.

@@ -1,5 +1,6 @@
 //! The whole log over a service in memory, on paused time.
 
+mod ahead;
 mod faults;
 mod model;
 mod upkeep;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 
 use super::memory::{Session, World};
 use super::names::Names;
-use super::{Change, Commit, CommitError, Live, LogOptions, OpenError, TaskLog};
+use super::{Ahead, Change, Changed, Commit, CommitError, Live, LogOptions, OpenError, Replayed, TaskLog};
 
 fn options() -> LogOptions {
     LogOptions {
@@ -24,12 +25,8 @@ fn options() -> LogOptions {
     }
 }
 
-async fn open_with(
-    session: &Session,
-    epoch: i32,
-    options: LogOptions,
-) -> Result<(TaskLog, Vec<Live>), OpenError> {
-    let names = Names {
+fn names(epoch: i32) -> Names {
+    Names {
         log: "/tasks".into(),
         bodies: "/tasks/bodies".into(),
         epoch_path: "/epoch".into(),
@@ -37,8 +34,18 @@ async fn open_with(
         lease: None,
         drill: drill::Drill::none(),
         pulse: pulse::Pulse::default(),
-    };
-    TaskLog::open_on(Arc::new(session.clone()), names, options).await
+    }
+}
+
+async fn open_with(
+    session: &Session,
+    epoch: i32,
+    options: LogOptions,
+) -> Result<(TaskLog, Vec<Live>), OpenError> {
+    let names = names(epoch);
+    let (log, replayed) = TaskLog::open_on(Arc::new(session.clone()), names, options, None).await?;
+    let Replayed::Whole(live) = replayed else { panic!("nothing was read ahead: {replayed:?}") };
+    Ok((log, live))
 }
 
 async fn open_at(session: &Session, epoch: i32) -> Result<(TaskLog, Vec<Live>), OpenError> {

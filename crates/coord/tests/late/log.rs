@@ -225,7 +225,7 @@ async fn nothing_is_written_outside_of_the_lease() {
         epoch: Epoch(u64::try_from(fence.version).unwrap()),
     };
     let term = Term { token, fence, lease: lease.clone() };
-    let (log, _) = TaskLog::open_under(link.clone(), layout(), &term, log_options()).await.unwrap();
+    let (log, _) = TaskLog::open_under(link.clone(), layout(), &term, log_options(), None).await.unwrap();
     let handle = log.handle();
     put(&handle, 1).await.unwrap();
     testkit::until("it has lapsed", PATIENCE, async || (!lease.holds()).then_some(())).await;

@@ -8,13 +8,24 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Act {
-    Append { keys: Vec<(u8, Option<u16>)>, urgent: bool },
+    Append {
+        keys: Vec<(u8, Option<u16>)>,
+        urgent: bool,
+    },
     Process(usize),
-    Cut { applied: usize, lost: usize, late: bool },
+    Cut {
+        applied: usize,
+        lost: usize,
+        late: bool,
+    },
     Reconnect,
     Arrive,
     Settle,
-    Reopen { expire: bool },
+    /// Whoever may be next reads the log, or what is new of it.
+    ReadAhead,
+    Reopen {
+        expire: bool,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -26,6 +37,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => Just(Act::Reconnect),
         1 => Just(Act::Arrive),
         6 => Just(Act::Settle),
+        2 => Just(Act::ReadAhead),
         1 => any::<bool>().prop_map(|expire| Act::Reopen { expire }),
     ]
 }
@@ -108,6 +120,59 @@ impl Model {
     }
 }
 
+/// Whoever may be next, and what it knows.
+struct Standby {
+    session: Session,
+    ahead: Ahead,
+    known: BTreeMap<u128, (u64, Bytes)>,
+}
+
+impl Standby {
+    async fn read(world: &World) -> Option<Self> {
+        let session = Session::new(world);
+        let mut ahead = Ahead::new("/tasks");
+        ahead.advance(&session).await.ok()?;
+        ahead.changed.clear();
+        let known = ahead.index.live().map(|(key, revision, body)| (key, (revision, body.clone()))).collect();
+        Some(Self { session, ahead, known })
+    }
+
+    /// None: what it knows is of no use any more.
+    async fn follow(mut self) -> Option<Self> {
+        self.ahead.follow_on(&self.session).await.ok()?;
+        let changed = self.ahead.take_changed();
+        self.learn(changed);
+        Some(self)
+    }
+
+    fn learn(&mut self, changed: Vec<Changed>) {
+        for Changed { key, state } in changed {
+            match state {
+                Some(state) => drop(self.known.insert(key, state)),
+                None => drop(self.known.remove(&key)),
+            }
+        }
+    }
+
+    /// Begins a term with what it knows.
+    async fn lead(mut self, world: &World, options: LogOptions) -> (Session, TaskLog, Vec<Live>) {
+        let names = names(world.elect());
+        let store = Arc::new(self.session.clone());
+        let (log, replayed) = TaskLog::open_on(store, names, options, Some(self.ahead)).await.unwrap();
+        let live = match replayed {
+            Replayed::Whole(live) => live,
+            Replayed::Since(changed) => {
+                self.ahead = Ahead::new("/tasks");
+                self.learn(changed);
+                let known = self.known.into_iter();
+                known.map(|(key, (revision, body))| Live { key, revision, body }).collect()
+            }
+        };
+        assert_eq!(live, log.handle().shared.core().live(), "what was read ahead, and since, is the whole");
+        (self.session, log, live)
+    }
+}
+
 async fn run(options: LogOptions, acts: Vec<Act>) {
     let world = World::new();
     let mut model = Model::default();
@@ -115,6 +180,7 @@ async fn run(options: LogOptions, acts: Vec<Act>) {
     session.automatic(false);
     model.asked.push(Vec::new());
     let mut passed: Vec<(Session, TaskLog)> = Vec::new();
+    let mut standby: Option<Standby> = None;
     for act in acts {
         match act {
             Act::Append { keys, urgent } => model.append(&log, &keys, urgent),
@@ -123,6 +189,12 @@ async fn run(options: LogOptions, acts: Vec<Act>) {
             Act::Reconnect => session.reconnect(),
             Act::Arrive => session.arrive(),
             Act::Settle => settle().await,
+            Act::ReadAhead => {
+                standby = match standby.take() {
+                    Some(standby) => standby.follow().await,
+                    None => Standby::read(&world).await,
+                };
+            }
             Act::Reopen { expire } => {
                 if expire {
                     session.expire();
@@ -130,7 +202,10 @@ async fn run(options: LogOptions, acts: Vec<Act>) {
                 // What was answered is heard before the other term is there to be read.
                 settle().await;
                 model.listen();
-                let (next_session, next, live) = term_with(&world, options.clone()).await;
+                let (next_session, next, live) = match standby.take() {
+                    Some(standby) => standby.lead(&world, options.clone()).await,
+                    None => term_with(&world, options.clone()).await,
+                };
                 model.check(&live);
                 passed
                     .push((std::mem::replace(&mut session, next_session), std::mem::replace(&mut log, next)));
