@@ -219,7 +219,8 @@ struct Shared(Arc<Memory>);
 impl Storage for Shared {
     fn open(&mut self, _: CancellationToken) -> BoxFuture<'_, Result<Opened, String>> {
         let log = Arc::clone(&self.0);
-        async move { Ok(Opened { log, live: vec![], session_timeout: Duration::from_secs(4) }) }.boxed()
+        async move { Ok(Opened { log, live: vec![], ahead: None, session_timeout: Duration::from_secs(4) }) }
+            .boxed()
     }
 
     fn close(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), String>> {

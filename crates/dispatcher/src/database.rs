@@ -68,16 +68,24 @@ pub(crate) struct Database {
 impl Database {
     /// The database that a replay found.
     pub(crate) fn replay(live: Vec<Live>) -> Result<Self, Unreadable> {
+        let decoded = live.into_iter().map(|Live { key, body, .. }| {
+            record::decode(key, &body).map(|record| (key, (record, body.len() as u64)))
+        });
+        Ok(Self::of(decoded.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// The database of these records, by key, with what each takes up in the log, in bytes.
+    pub(crate) fn of(records: impl IntoIterator<Item = (u128, (Record, u64))>) -> Self {
         let mut database = Self::default();
         let mut accepted = Vec::new();
-        for Live { key, body, .. } in live {
-            match record::decode(key, &body)? {
+        for (key, (record, bytes)) in records {
+            match record {
                 Record::Meta(meta) => database.meta = meta,
                 Record::Task(task) => {
                     accepted.push((task.order, task.submitted_ms));
                     let id = task.id;
                     database.index(*task);
-                    database.weigh(id, body.len() as u64);
+                    database.weigh(id, bytes);
                 }
                 Record::Key(kept) => database.load_key(key, *kept),
                 Record::Schedule(schedule) => {
@@ -93,7 +101,7 @@ impl Database {
         for (_, at_ms) in accepted {
             database.accepted(at_ms);
         }
-        Ok(database)
+        database
     }
 
     /// The newest task so far was accepted then.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clock::SharedClock;
-use coord::log::{AppendRefused, BodyError, CommitError, LogFailure, LogHandle, LogOptions, TaskLog};
-use coord::{ClientRuntime, Layout, LeaseFlag, Session, Term};
+use coord::log::{
+    Ahead, AppendRefused, BodyError, CommitError, LogFailure, LogHandle, LogOptions, Replayed, TaskLog,
+};
+use coord::{ClientRuntime, Layout, LeaseFlag, Link, LinkState, Session, Term};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::status::LogStatus;
@@ -15,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Options;
+use crate::standby::{HeadStart, Records, Standby};
 use crate::storage::{
     Authority, BodyFailure, BodyRef, Change, Commit, Failure, Log, Opened, Refused, Storage,
 };
@@ -41,13 +44,15 @@ pub(crate) struct FencedLog {
     clock: SharedClock,
     term: Term,
     session: Option<Session>,
+    /// What was read before the term, until it is opened.
+    standby: Option<Standby>,
     log: Option<TaskLog>,
     /// Translates the log's failure for as long as the log is open.
     relay: JoinSet<()>,
 }
 
 impl FencedLog {
-    pub(crate) fn new(options: &Options, term: Term) -> Self {
+    pub(crate) fn new(options: &Options, term: Term, standby: Option<Standby>) -> Self {
         Self {
             coord: options.coord.clone(),
             options: options.log.clone(),
@@ -55,30 +60,51 @@ impl FencedLog {
             clock: Arc::clone(&options.clock),
             term,
             session: None,
+            standby,
             log: None,
             relay: JoinSet::new(),
         }
     }
 
+    /// A data session, and what was read on it ahead of the term, if anything was.
+    ///
     /// The session is kept as soon as it is there, so that a cancelled opening leaves it to `close`.
-    async fn opened(&mut self) -> Result<Opened, String> {
-        let link = loop {
+    async fn connected(&mut self) -> (Link, Option<(Ahead, Records)>) {
+        if let Some(Standby { session, ahead, records }) = self.standby.take() {
+            let link = session.link();
+            if matches!(*link.state().borrow(), LinkState::Connected { .. }) {
+                self.session = Some(session);
+                return (link, Some((ahead, records)));
+            }
+            tracing::info!("the head start has lost its session: reading the task log anew");
+        }
+        loop {
             match Session::connect(&self.coord, Arc::clone(&self.runtime), Arc::clone(&self.clock)).await {
                 Ok(session) => {
                     let link = session.link();
                     self.session = Some(session);
-                    break link;
+                    return (link, None);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no data session yet; trying again");
                     tokio::time::sleep(RECONNECT).await;
                 }
             }
-        };
+        }
+    }
+
+    async fn opened(&mut self) -> Result<Opened, String> {
+        let (link, known) = self.connected().await;
+        let (ahead, records) = known.unzip();
         let session_timeout = link.session_timeout().max(self.coord.session_timeout);
         let layout = Layout::of(&self.coord);
-        let opened = TaskLog::open_under(link, layout, &self.term, self.options.clone()).await;
-        let (log, live) = opened.map_err(|error| error.to_string())?;
+        let opened = TaskLog::open_under(link, layout, &self.term, self.options.clone(), ahead).await;
+        let (log, replayed) = opened.map_err(|error| error.to_string())?;
+        let (live, ahead) = match (replayed, records) {
+            (Replayed::Whole(live), _) => (live, None),
+            (Replayed::Since(since), Some(records)) => (Vec::new(), Some(HeadStart { records, since })),
+            (Replayed::Since(_), None) => return Err("a head start that nobody had".to_owned()),
+        };
         let handle = log.handle();
         self.log = Some(log);
         let mut failures = handle.failure();
@@ -93,7 +119,7 @@ impl FencedLog {
             tell.closed().await;
         };
         self.relay.spawn(self.coord.pulse.watch("the relay of its log's failure", relay));
-        Ok(Opened { log: Arc::new(Fenced { handle, failure }), live, session_timeout })
+        Ok(Opened { log: Arc::new(Fenced { handle, failure }), live, ahead, session_timeout })
     }
 }
 
@@ -119,7 +145,8 @@ impl Storage for FencedLog {
             {
                 problems.push(error.to_string());
             }
-            if let Some(session) = self.session.take() {
+            let unused = self.standby.take().map(|standby| standby.session);
+            if let Some(session) = self.session.take().or(unused) {
                 // It owns no ephemeral node: no fence hangs on it, so it may be closed whatever became of the rest.
                 let left = until.saturating_duration_since(tokio::time::Instant::now());
                 if let Err(error) = session.close(left).await {

@@ -61,6 +61,9 @@ pub use clients::{ConnectError, Runners};
 
 pub mod storage;
 
+mod standby;
+pub use standby::{HeadStart, Standby, StandbyError};
+
 mod fenced_log;
 
 mod driver;

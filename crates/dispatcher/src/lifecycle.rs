@@ -106,10 +106,15 @@ async fn begin(
     cancel: CancellationToken,
 ) -> Result<Loop, RecoverFailure> {
     let Inputs { token, lease, claimed, members, runners } = inputs;
-    let Opened { log, live, session_timeout } = storage.open(cancel).await.map_err(RecoverFailure::Log)?;
+    let Opened { log, live, ahead, session_timeout } =
+        storage.open(cancel).await.map_err(RecoverFailure::Log)?;
     config.drill.hold("dispatcher.recover").await;
-    let records = live.len();
-    let replayed = aside(move || Database::replay(live)).await?;
+    let warm = ahead.is_some();
+    let replayed = aside(move || match ahead {
+        Some(ahead) => ahead.finish().map(Database::of),
+        None => Database::replay(live),
+    });
+    let replayed = replayed.await?;
     let mut db = replayed.map_err(|error| RecoverFailure::Unreadable(chain(&error)))?;
     if config.drill.plants(Bug::TickTwice) {
         decide_again(&mut db, token.epoch);
@@ -138,7 +143,7 @@ async fn begin(
     let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);
     let fresh = config.heartbeat * FRESH_BEATS;
     let core = aside(move || Core::recover(settings, db, fence, fresh, rng, now)).await?;
-    tracing::info!(epoch = %token.epoch, records, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
+    tracing::info!(epoch = %token.epoch, warm, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
 
     let clients = Arc::new(Clients::new(runners));
     let (events_in, events) = mpsc::channel(EVENTS_MAX);

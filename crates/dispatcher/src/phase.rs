@@ -16,6 +16,7 @@ pub(crate) mod machine {
     use crate::handle::Handle;
     use crate::lifecycle::{Inputs, Loop, RecoverFailure, Report, recover, stop, unwind};
     use crate::members::MemberInfo;
+    use crate::standby::Standby;
     use crate::storage::{Authority, Storage};
 
     /// The leader's dispatcher, for one term.
@@ -58,15 +59,17 @@ pub(crate) mod machine {
     }
 
     impl Dispatcher<Recovering> {
-        /// A dispatcher for `term`, which was claimed before this call.
+        /// A dispatcher for `term`, which was claimed before this call, with the head start that this node had, if it had
+        /// one.
         pub fn new(
             options: Options,
             term: Term,
             members: watch::Receiver<Arc<Vec<MemberInfo>>>,
             runners: Arc<dyn Runners>,
+            standby: Option<Standby>,
         ) -> Self {
             let (token, lease) = (term.token, Arc::new(term.lease.clone()));
-            let storage = FencedLog::new(&options, term);
+            let storage = FencedLog::new(&options, term, standby);
             Self::assemble(options.config(), token, lease, Box::new(storage), members, runners)
         }
 

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use coord::log::{BodyRef, Change, Live};
 
+pub use crate::standby::HeadStart;
+
 /// Why an append was not taken. Nothing was queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -93,8 +95,10 @@ pub trait Log: Debug + Send + Sync {
 pub struct Opened {
     /// The log; its own opening segment has committed.
     pub log: Arc<dyn Log>,
-    /// Every live record.
+    /// Every live record; none where there was a head start.
     pub live: Vec<Live>,
+    /// What was known of the log before, and what is new, if it could be gone on from.
+    pub ahead: Option<HeadStart>,
     /// The negotiated session timeout: how long a deposed leader may go on answering heartbeats.
     pub session_timeout: Duration,
 }

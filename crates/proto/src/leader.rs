@@ -16,6 +16,10 @@ pub trait LeaderRpc {
     /// "These have ended." Returns the attempts whose end is committed: the runner may forget those. One that is
     /// missing from the answer is reported again later.
     async fn outcomes(report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading>;
+
+    /// "You are to lead next": has a node that does not lead read the task log ahead, and follow it for some seconds. It
+    /// answers when it is as far as the log is. Leading is possible without; it only begins more slowly.
+    async fn prepare() -> Result<(), String>;
 }
 
 /// A runner's sign of life.

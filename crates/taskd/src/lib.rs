@@ -21,6 +21,7 @@ pub mod telemetry;
 mod api_server;
 mod coordination;
 mod data_dir;
+mod head_start;
 mod links;
 mod reload;
 mod status;

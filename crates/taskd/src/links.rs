@@ -16,6 +16,7 @@ use tarpc::server::{BaseChannel, Channel};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::head_start::{self, HeadStart};
 use crate::net::Peers;
 use crate::supervisor::published::Board;
 
@@ -137,6 +138,19 @@ impl runner::LeaderLink for ToLeader {
     }
 }
 
+/// Has the node at `address`, which is to lead next, read the task log, within `within`.
+///
+/// # Errors
+/// It has not, in words.
+///
+/// # Cancel safety
+/// Dropping the future does not take the request back.
+pub(crate) async fn prepare(peers: &Peers, address: &str, within: Duration) -> Result<(), String> {
+    let client = peers.leader(address).await.map_err(|error| error.to_string())?;
+    let answer = client.prepare(context_for(within.min(head_start::READ_WITHIN))).await;
+    answer.unwrap_or_else(|error| Err(error.to_string()))
+}
+
 /// The leader's side of [`ToLeader`]: answers runners while this node dispatches.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderServer {
@@ -144,6 +158,7 @@ pub(crate) struct LeaderServer {
     pub(crate) node: NodeId,
     /// Where this node listens.
     pub(crate) address: String,
+    pub(crate) head_start: HeadStart,
 }
 
 impl LeaderServer {
@@ -173,6 +188,10 @@ impl LeaderServer {
 impl LeaderRpc for LeaderServer {
     async fn heartbeat(self, _: Context, beat: Heartbeat) -> Result<HeartbeatReply, NotLeading> {
         self.dispatcher_soon().await?.heartbeat(beat).await
+    }
+
+    async fn prepare(self, _: Context) -> Result<(), String> {
+        self.head_start.prepare().await
     }
 
     async fn outcomes(self, _: Context, report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading> {

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api_server::ApiServer;
 use crate::config::{Config, OnStop, Problem};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::head_start;
 use crate::links::LeaderServer;
 use crate::net::{Identity, Limits, Listener, Peers, SharedNetwork, Tcp, serve};
 use crate::reload::Reloader;
@@ -69,6 +70,9 @@ const LOCK_WITHIN: Duration = Duration::from_millis(500);
 
 /// Between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// For what was read ahead of a term to be given up, at the end.
+const READER_ENDS_WITHIN: Duration = Duration::from_millis(200);
 
 /// Why a node could not be started. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -265,6 +269,7 @@ impl Builder {
         let hosts = coordination.hosts.clone().unwrap_or_else(|| coordination.embedded_listen.to_string());
         let (publisher, board) = watch::channel(Published { hosts, ..Published::default() });
         let board = Board(board);
+        let (head_start, reader) = head_start::new();
         let parts = Arc::new(Parts {
             node: config.node.id.clone(),
             address: config.node.address(),
@@ -290,6 +295,7 @@ impl Builder {
             pulses,
             drill,
             runtime,
+            head_start,
             members: watch::Sender::default(),
             priority_set: OnceLock::new(),
             keeper: OnceLock::new(),
@@ -302,7 +308,8 @@ impl Builder {
         parts.drill.on_stop(move || requester.request());
         let supervisor = Supervisor::new(Arc::clone(&parts), watchdog.beat(), publisher);
         let mut tasks = JoinSet::new();
-        let run = run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone());
+        let run =
+            run(supervisor, listener, Arc::clone(&parts), board.clone(), watchdog, stop.clone(), reader);
         tasks.spawn(parts.pulses.supervisor.watch("its loop", run));
         let reloader = Reloader::new(parts.config.clone(), parts.facts.clone());
         Ok(NodeHandle { tasks, stop, board, parts, reloader })
@@ -418,8 +425,13 @@ async fn run(
     board: Board,
     watchdog: Watchdog,
     stop: StopRequester,
+    reader: head_start::Reader,
 ) -> StopReport {
     let mut connections = JoinSet::new();
+    let mut reading = JoinSet::new();
+    let ending = CancellationToken::new();
+    let read = head_start::run(Arc::clone(&parts), reader, ending.clone());
+    reading.spawn(parts.pulses.dispatcher.watch("its head start", read));
     parts.pulses.listener.phase("Listening", parts.clock.now());
     let supervise = supervisor.run(stop);
     tokio::pin!(supervise);
@@ -435,6 +447,10 @@ async fn run(
         }
     };
     connections.shutdown().await;
+    ending.cancel();
+    // Its session fences nothing, so that it may as well expire.
+    let _ = tokio::time::timeout(READER_ENDS_WITHIN, reading.join_next()).await;
+    reading.shutdown().await;
     drop(listener);
     parts.note("close", "listener");
     // Only now: the watchdog also guards the way down.
@@ -447,7 +463,8 @@ async fn answer(incoming: crate::net::Incoming, parts: Arc<Parts>, board: Board)
         Wanted::Api => serve(incoming, ApiServer { parts, board }.serve()).await,
         Wanted::Leader => {
             let (node, address) = (parts.node.clone(), parts.address.clone());
-            serve(incoming, LeaderServer { board, node, address }.serve()).await;
+            let head_start = parts.head_start.clone();
+            serve(incoming, LeaderServer { board, node, address, head_start }.serve()).await;
         }
         Wanted::Runner => {
             // A peer that comes before the runner runs is turned away and comes again.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, PidNamespace};
 use crate::data_dir::DataDir;
+use crate::head_start::HeadStart;
 use crate::links::{ToLeader, ToRunners};
 use crate::net::{Identity as NetIdentity, Peers, SharedNetwork};
 use crate::status;
@@ -58,6 +59,8 @@ pub(crate) struct Parts {
     /// Faults that a test switches on.
     pub(crate) drill: Drill,
     pub(crate) runtime: Arc<coord::ClientRuntime>,
+    /// What this node knows of the task log before it leads.
+    pub(crate) head_start: HeadStart,
     /// The members as the dispatcher wants to see them.
     pub(crate) members: watch::Sender<Arc<Vec<dispatcher::MemberInfo>>>,
     /// Whether the configured priority has been set once.
@@ -226,40 +229,49 @@ impl Parts {
         self.data_dir.path().join("identity.json")
     }
 
-    pub(crate) fn new_dispatcher(&self, term: Term) -> dispatcher::Dispatcher<dispatcher::Recovering> {
-        let tasks = &self.config.tasks;
+    pub(crate) fn new_dispatcher(
+        &self,
+        term: Term,
+        standby: Option<dispatcher::Standby>,
+    ) -> dispatcher::Dispatcher<dispatcher::Recovering> {
         dispatcher::Dispatcher::new(
-            dispatcher::Options {
-                node: self.node.clone(),
-                fence_after: tasks.fence_after,
-                drift: tasks.drift,
-                heartbeat: tasks.heartbeat,
-                retention: dispatcher::Retention {
-                    count: tasks.retention_count,
-                    age: tasks.retention_age,
-                    // The other half is for what has not ended.
-                    bytes: tasks.retention_bytes.min(tasks.log_bytes_budget / 2),
-                    idempotency_age: tasks.idempotency_retention,
-                    idempotency_count: tasks.idempotency_count,
-                },
-                queue_tasks_max: tasks.queue_tasks_max,
-                priority_ageing: tasks.priority_ageing,
-                payload_inline_max: PAYLOAD_INLINE_MAX,
-                log: coord::log::LogOptions {
-                    budget_bytes: tasks.log_bytes_budget,
-                    reserve_bytes: tasks.log_bytes_reserve,
-                    ..coord::log::LogOptions::default()
-                },
-                coord: self.coord(&self.pulses.dispatcher),
-                runtime: Arc::clone(&self.runtime),
-                clock: Arc::clone(&self.clock),
-                rng_seed: self.rng_seed,
-                pulse: self.pulses.dispatcher.clone(),
-            },
+            self.dispatcher_options(),
             term,
             self.members.subscribe(),
             Arc::new(ToRunners::new(self.peers.clone(), self.board.clone(), self.node.clone())),
+            standby,
         )
+    }
+
+    pub(crate) fn dispatcher_options(&self) -> dispatcher::Options {
+        let tasks = &self.config.tasks;
+        dispatcher::Options {
+            node: self.node.clone(),
+            fence_after: tasks.fence_after,
+            drift: tasks.drift,
+            heartbeat: tasks.heartbeat,
+            retention: dispatcher::Retention {
+                count: tasks.retention_count,
+                age: tasks.retention_age,
+                // The other half is for what has not ended.
+                bytes: tasks.retention_bytes.min(tasks.log_bytes_budget / 2),
+                idempotency_age: tasks.idempotency_retention,
+                idempotency_count: tasks.idempotency_count,
+            },
+            queue_tasks_max: tasks.queue_tasks_max,
+            priority_ageing: tasks.priority_ageing,
+            payload_inline_max: PAYLOAD_INLINE_MAX,
+            log: coord::log::LogOptions {
+                budget_bytes: tasks.log_bytes_budget,
+                reserve_bytes: tasks.log_bytes_reserve,
+                ..coord::log::LogOptions::default()
+            },
+            coord: self.coord(&self.pulses.dispatcher),
+            runtime: Arc::clone(&self.runtime),
+            clock: Arc::clone(&self.clock),
+            rng_seed: self.rng_seed,
+            pulse: self.pulses.dispatcher.clone(),
+        }
     }
 
     /// Passes on what a new view means for the rest of the node.

@@ -161,7 +161,7 @@ impl Storage for MemoryLog {
         let live = live.collect();
         drop(state);
         let log = Arc::new(self.clone());
-        async move { Ok(Opened { log, live, session_timeout: Duration::from_secs(4) }) }.boxed()
+        async move { Ok(Opened { log, live, ahead: None, session_timeout: Duration::from_secs(4) }) }.boxed()
     }
 
     fn close(self: Box<Self>, _within: Duration) -> BoxFuture<'static, Result<(), String>> {

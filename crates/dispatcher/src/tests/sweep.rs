@@ -75,7 +75,7 @@ impl Ground {
     fn recovering(&self, options: Options, term: Term) -> Dispatcher<Recovering> {
         let (members, seen) = watch::channel(members_of(&self.runners));
         drop(members); // They stay as they are.
-        Dispatcher::new(options, term, seen, Network::of(&self.runners))
+        Dispatcher::new(options, term, seen, Network::of(&self.runners), None)
     }
 
     async fn recovered(&mut self) -> Dispatcher<Dispatching> {

@@ -68,7 +68,7 @@ pub(super) fn options(hosts: String) -> Options {
 async fn lead(hosts: String, term: Term, runners: &[FakeRunner]) -> Dispatcher<Dispatching> {
     let options = options(hosts);
     let (members, seen) = watch::channel(members_of(runners));
-    let dispatcher = Dispatcher::new(options, term, seen, Network::of(runners));
+    let dispatcher = Dispatcher::new(options, term, seen, Network::of(runners), None);
     drop(members); // They stay as they are.
     dispatcher.recover(CancellationToken::new()).await.expect("recovers")
 }

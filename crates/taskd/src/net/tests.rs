@@ -35,6 +35,10 @@ impl LeaderRpc for Follower {
         Err(NotLeading { node: beat.node, leader: None })
     }
 
+    async fn prepare(self, _: Context) -> Result<(), String> {
+        Err("it never leads".to_owned())
+    }
+
     async fn outcomes(self, _: Context, report: OutcomeReport) -> Result<Vec<AttemptId>, NotLeading> {
         Ok(report.outcomes.into_iter().map(|outcome| outcome.attempt).collect())
     }

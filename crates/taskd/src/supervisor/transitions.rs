@@ -113,9 +113,9 @@ impl Supervisor {
         let epoch = term.token.epoch;
         let cancel = CancellationToken::new();
         self.beat.guard(Some(term.lease.clone()));
-        let recovering = self.parts.new_dispatcher(term);
-        let token = cancel.clone();
+        let (parts, token) = (Arc::clone(&self.parts), cancel.clone());
         let abort = self.begin(Part::Dispatcher, "its recovery", async move {
+            let recovering = parts.new_dispatcher(term, parts.head_start.take().await);
             Returned::DispatcherBooted(epoch, recovering.recover(token).await.map(Box::new))
         });
         self.term = Some(epoch);
