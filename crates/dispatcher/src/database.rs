@@ -1,5 +1,6 @@
 //! Every task and schedule, in memory, with the indices that lookups need, and what of it has yet to be written to the log.
 
+mod learn;
 mod listing;
 mod retention;
 
@@ -15,8 +16,8 @@ use proto::task::TaskState;
 use proto::{AttemptId, Epoch, NodeId, TaskId};
 
 use crate::operations::{Settings, Usage, Used};
-use crate::record::{self, Key, META_KEY, Meta, Record, Schedule, Task, Unreadable, schedule_key};
-use crate::storage::{Change, Live};
+use crate::record::{self, Key, META_KEY, Meta, Schedule, Task, schedule_key};
+use crate::storage::Change;
 
 /// Digits of a prefix that may be looked up.
 const PREFIX_DIGITS_MIN: usize = 4;
@@ -66,44 +67,6 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// The database that a replay found.
-    pub(crate) fn replay(live: Vec<Live>) -> Result<Self, Unreadable> {
-        let decoded = live.into_iter().map(|Live { key, body, .. }| {
-            record::decode(key, &body).map(|record| (key, (record, body.len() as u64)))
-        });
-        Ok(Self::of(decoded.collect::<Result<Vec<_>, _>>()?))
-    }
-
-    /// The database of these records, by key, with what each takes up in the log, in bytes.
-    pub(crate) fn of(records: impl IntoIterator<Item = (u128, (Record, u64))>) -> Self {
-        let mut database = Self::default();
-        let mut accepted = Vec::new();
-        for (key, (record, bytes)) in records {
-            match record {
-                Record::Meta(meta) => database.meta = meta,
-                Record::Task(task) => {
-                    accepted.push((task.order, task.submitted_ms));
-                    let id = task.id;
-                    database.index(*task);
-                    database.weigh(id, bytes);
-                }
-                Record::Key(kept) => database.load_key(key, *kept),
-                Record::Schedule(schedule) => {
-                    database.schedule_names.insert(schedule.name.clone(), key);
-                    database.schedules.insert(key, *schedule);
-                }
-                Record::Node(node) => database.settings.replay_node(key, *node),
-                Record::Pause(pause) => database.settings.replay_pause(*pause),
-                Record::Quota(quota) => database.settings.replay_quota(key, *quota),
-            }
-        }
-        accepted.sort_unstable();
-        for (_, at_ms) in accepted {
-            database.accepted(at_ms);
-        }
-        database
-    }
-
     /// The newest task so far was accepted then.
     fn accepted(&mut self, at_ms: u64) {
         self.disorder_ms = self.disorder_ms.max(self.newest_ms.saturating_sub(at_ms));
@@ -465,6 +428,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::Retention;
+    use crate::storage::Live;
 
     /// What the next leader finds.
     pub(super) fn replayed(database: &mut Database) -> Database {

@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Options;
-use crate::standby::{HeadStart, Records, Standby};
+use crate::database::Database;
+use crate::standby::{HeadStart, Standby};
 use crate::storage::{
     Authority, BodyFailure, BodyRef, Change, Commit, Failure, Log, Opened, Refused, Storage,
 };
@@ -69,12 +70,12 @@ impl FencedLog {
     /// A data session, and what was read on it ahead of the term, if anything was.
     ///
     /// The session is kept as soon as it is there, so that a cancelled opening leaves it to `close`.
-    async fn connected(&mut self) -> (Link, Option<(Ahead, Records)>) {
-        if let Some(Standby { session, ahead, records }) = self.standby.take() {
+    async fn connected(&mut self) -> (Link, Option<(Ahead, Database)>) {
+        if let Some(Standby { session, ahead, database }) = self.standby.take() {
             let link = session.link();
             if matches!(*link.state().borrow(), LinkState::Connected { .. }) {
                 self.session = Some(session);
-                return (link, Some((ahead, records)));
+                return (link, Some((ahead, database)));
             }
             tracing::info!("the head start has lost its session: reading the task log anew");
         }
@@ -95,14 +96,14 @@ impl FencedLog {
 
     async fn opened(&mut self) -> Result<Opened, String> {
         let (link, known) = self.connected().await;
-        let (ahead, records) = known.unzip();
+        let (ahead, database) = known.unzip();
         let session_timeout = link.session_timeout().max(self.coord.session_timeout);
         let layout = Layout::of(&self.coord);
         let opened = TaskLog::open_under(link, layout, &self.term, self.options.clone(), ahead).await;
         let (log, replayed) = opened.map_err(|error| error.to_string())?;
-        let (live, ahead) = match (replayed, records) {
+        let (live, ahead) = match (replayed, database) {
             (Replayed::Whole(live), _) => (live, None),
-            (Replayed::Since(since), Some(records)) => (Vec::new(), Some(HeadStart { records, since })),
+            (Replayed::Since(since), Some(database)) => (Vec::new(), Some(HeadStart { database, since })),
             (Replayed::Since(_), None) => return Err("a head start that nobody had".to_owned()),
         };
         let handle = log.handle();
@@ -146,6 +147,7 @@ impl Storage for FencedLog {
                 problems.push(error.to_string());
             }
             let unused = self.standby.take().map(|standby| standby.session);
+            tracing::debug!("the task log is closed");
             if let Some(session) = self.session.take().or(unused) {
                 // It owns no ephemeral node: no fence hangs on it, so it may be closed whatever became of the rest.
                 let left = until.saturating_duration_since(tokio::time::Instant::now());

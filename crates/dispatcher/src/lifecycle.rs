@@ -111,7 +111,7 @@ async fn begin(
     config.drill.hold("dispatcher.recover").await;
     let warm = ahead.is_some();
     let replayed = aside(move || match ahead {
-        Some(ahead) => ahead.finish().map(Database::of),
+        Some(ahead) => ahead.finish(),
         None => Database::replay(live),
     });
     let replayed = replayed.await?;
@@ -142,6 +142,7 @@ async fn begin(
     let now = Now { at: config.clock.now(), wall_ms: config.clock.wall().0 };
     let rng = StdRng::seed_from_u64(config.rng_seed ^ token.epoch.0);
     let fresh = config.heartbeat * FRESH_BEATS;
+    tracing::debug!("the database is there");
     let core = aside(move || Core::recover(settings, db, fence, fresh, rng, now)).await?;
     tracing::info!(epoch = %token.epoch, warm, open = core.open.len(), queued = core.queue.len(), "the task log is replayed");
 
@@ -196,6 +197,7 @@ pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Dura
     let until = tokio::time::Instant::now() + within;
     let mut problems = Vec::new();
     work.config.drill.hold("dispatcher.stop").await;
+    tracing::debug!("the dispatcher is stopping");
     work.stop.cancel();
     // Half of the time is the loop's, the rest the storage's.
     match tokio::time::timeout(within / 2, work.tasks.join_next()).await {
@@ -207,6 +209,7 @@ pub(crate) async fn stop(mut work: Loop, storage: Box<dyn Storage>, within: Dura
             work.tasks.shutdown().await;
         }
     }
+    tracing::debug!("the dispatcher's loop has ended");
     let left = until.saturating_duration_since(tokio::time::Instant::now());
     if let Err(problem) = storage.close(left).await {
         problems.push(problem);

@@ -3,7 +3,6 @@
 //! It is held by value and believed by nobody: [`Dispatcher::recover`](crate::Dispatcher::recover) goes on from it and reads
 //! what has come since, behind a segment of the new term, as it would have read the whole.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +10,15 @@ use coord::log::{Ahead, Changed};
 use coord::{Layout, Session};
 
 use crate::config::Options;
-use crate::record::{self, Record, Unreadable};
-
-/// Records as they are understood, with what each takes up, by key.
-pub(crate) type Records = BTreeMap<u128, (Record, u64)>;
+use crate::database::Database;
+use crate::record::{self, Unreadable};
 
 /// The log is open for reading on a data session that the term can go on with.
 #[derive(Debug)]
 pub struct Standby {
     pub(crate) session: Session,
     pub(crate) ahead: Ahead,
-    pub(crate) records: Records,
+    pub(crate) database: Database,
 }
 
 /// No head start: the term reads everything itself.
@@ -41,7 +38,7 @@ pub enum StandbyError {
 /// What a storage knew of the log before it was opened, and what has changed since.
 #[derive(Debug)]
 pub struct HeadStart {
-    pub(crate) records: Records,
+    pub(crate) database: Database,
     pub(crate) since: Vec<Changed>,
 }
 
@@ -58,7 +55,7 @@ impl Standby {
             Session::connect(&options.coord, Arc::clone(&options.runtime), Arc::clone(&options.clock));
         let session = connecting.await.map_err(|error| StandbyError::Session(Box::new(error)))?;
         match Self::read_on(&session, &Layout::of(&options.coord)).await {
-            Ok((ahead, records)) => Ok(Self { session, ahead, records }),
+            Ok((ahead, database)) => Ok(Self { session, ahead, database }),
             Err(error) => {
                 // It fences nothing: whether it could be closed makes no difference to anybody.
                 let _ = session.close(options.coord.call_deadline).await;
@@ -67,14 +64,12 @@ impl Standby {
         }
     }
 
-    async fn read_on(session: &Session, layout: &Layout) -> Result<(Ahead, Records), StandbyError> {
+    async fn read_on(session: &Session, layout: &Layout) -> Result<(Ahead, Database), StandbyError> {
         let (ahead, live) = Ahead::read(&session.link(), layout).await?;
         // Up to a million: not on a thread that others need.
-        let understood = tokio::task::spawn_blocking(move || {
-            live.into_iter().map(|live| understood(live.key, &live.body)).collect::<Result<Records, _>>()
-        });
-        let understood = understood.await.map_err(|error| StandbyError::Unreadable(error.to_string()))?;
-        Ok((ahead, understood.map_err(|error| StandbyError::Unreadable(error.to_string()))?))
+        let replayed = tokio::task::spawn_blocking(move || Database::replay(live));
+        let replayed = replayed.await.map_err(|error| StandbyError::Unreadable(error.to_string()))?;
+        Ok((ahead, replayed.map_err(|error| StandbyError::Unreadable(error.to_string()))?))
     }
 
     /// Reads what has been added since. Returns how many segments that were.
@@ -86,7 +81,7 @@ impl Standby {
     /// Safe: what was read is kept.
     pub async fn follow(&mut self) -> Result<usize, StandbyError> {
         let count = self.ahead.follow(&self.session.link()).await?;
-        update(&mut self.records, self.ahead.take_changed())
+        learn(&mut self.database, self.ahead.take_changed())
             .map_err(|error| StandbyError::Unreadable(error.to_string()))?;
         Ok(count)
     }
@@ -103,26 +98,18 @@ impl Standby {
 }
 
 impl HeadStart {
-    /// The records as they are now.
-    pub(crate) fn finish(mut self) -> Result<Records, Unreadable> {
-        update(&mut self.records, self.since)?;
-        Ok(self.records)
+    /// The database as it is now.
+    pub(crate) fn finish(mut self) -> Result<Database, Unreadable> {
+        learn(&mut self.database, self.since)?;
+        Ok(self.database)
     }
 }
 
-fn understood(key: u128, body: &[u8]) -> Result<(u128, (Record, u64)), Unreadable> {
-    Ok((key, (record::decode(key, body)?, body.len() as u64)))
-}
-
-fn update(records: &mut Records, changed: Vec<Changed>) -> Result<(), Unreadable> {
-    for Changed { key, state } in changed {
-        match state {
-            Some((_, body)) => {
-                let (key, record) = understood(key, &body)?;
-                records.insert(key, record);
-            }
-            None => drop(records.remove(&key)),
-        }
-    }
+fn learn(database: &mut Database, changed: Vec<Changed>) -> Result<(), Unreadable> {
+    let news = changed.into_iter().map(|Changed { key, state }| {
+        let Some((_, body)) = state else { return Ok((key, None)) };
+        Ok((key, Some((record::decode(key, &body)?, body.len() as u64))))
+    });
+    database.learn(news.collect::<Result<Vec<_>, _>>()?);
     Ok(())
 }

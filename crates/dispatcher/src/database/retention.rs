@@ -105,6 +105,13 @@ impl Database {
         self.kept_keys.insert(key, kept);
     }
 
+    /// As if it had never been remembered.
+    pub(super) fn unload_key(&mut self, key: u128) {
+        if let Some(kept) = self.kept_keys.remove(&key) {
+            self.kept_by_end.remove(&(kept.finished_ms, key));
+        }
+    }
+
     /// Forgets such a key.
     pub(super) fn free_key(&mut self, key: u128) {
         let Some(kept) = self.kept_keys.remove(&key) else { return };

@@ -72,6 +72,19 @@ impl Settings {
         self.quotas.insert(quota.kind.clone(), quota);
     }
 
+    /// A record is gone, if it was one of ours.
+    pub(crate) fn unlearn(&mut self, key: u128) {
+        if let Some(node) = self.node_keys.remove(&key) {
+            self.nodes.remove(&node);
+        }
+        if let Some(kind) = self.quota_keys.remove(&key) {
+            self.quotas.remove(&kind);
+        }
+        if key == record::pause_key() {
+            self.pause = None;
+        }
+    }
+
     /// How a node is drained, if it is.
     pub(crate) fn drain(&self, node: &NodeId) -> Option<&Drain> {
         self.nodes.get(node).map(|kept| &kept.drain)
