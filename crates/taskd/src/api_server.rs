@@ -36,8 +36,11 @@ const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a read waits for a leader: somebody looks on, and gets a sentence rather than silence.
 const LEADERLESS_READ_MAX: Duration = Duration::from_secs(2);
 
-/// Pause before a leader is looked for again, after one turned out not to lead.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// First pause before a leader is looked for again, after one turned out not to lead; doubles up to [`ASK_AGAIN_MAX`]. An
+/// orderly handover is over after some tens of milliseconds.
+const ASK_AGAIN_FIRST: Duration = Duration::from_millis(2);
+/// Longest such pause.
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(50);
 
 /// One node's face to clients and peers. Cheap to clone: tarpc clones it per request.
 #[derive(Clone, Debug)]
@@ -205,13 +208,14 @@ fn nothing_done(need: Need, trouble: &str) -> ApiError {
 
 /// Whether a call that came back undone, because who was asked does not lead (yet, or any more), may be made again:
 /// after a pause, if its caller has time for that.
-async fn again(context: &Context, begun: Instant, need: Need) -> bool {
+async fn again(context: &Context, begun: Instant, need: Need, pause: &mut Duration) -> bool {
     let left = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(RETURN_TRIP);
     let left = left.min(need.patience().saturating_sub(begun.elapsed()));
-    if left <= ASK_AGAIN {
+    if left <= *pause {
         return false;
     }
-    tokio::time::sleep(ASK_AGAIN).await;
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(ASK_AGAIN_MAX);
     true
 }
 
@@ -243,7 +247,7 @@ macro_rules! at_leader {
         $self:ident, $context:ident, $via:ident, $need:ident,
         |$handle:ident| $here:expr, |$client:ident, $inner:ident| $there:expr
     ) => {{
-        let begun = Instant::now();
+        let (begun, mut pause) = (Instant::now(), ASK_AGAIN_FIRST);
         loop {
             let answer = match $self.leader(&$context, $via, Need::$need).await? {
                 Leader::Here($handle) => $here.await,
@@ -251,7 +255,7 @@ macro_rules! at_leader {
             };
             match answer {
                 Err(error) if error.kind == ApiErrorKind::NoLeader && $via == Via::Client => {
-                    if !again(&$context, begun, Need::$need).await {
+                    if !again(&$context, begun, Need::$need, &mut pause).await {
                         return Err(nothing_done(Need::$need, &error.message));
                     }
                 }

@@ -175,7 +175,9 @@ impl LeaderServer {
     async fn dispatcher_soon(&self) -> Result<dispatcher::Handle, NotLeading> {
         let mut board = self.board.clone();
         let serves = async {
-            while board.dispatcher().is_none() && board.leader_address().as_ref() == Some(&self.address) {
+            // Whoever asks may have seen this node elected before it has itself.
+            let other = |leader: Option<String>| leader.is_some_and(|leader| leader != self.address);
+            while board.dispatcher().is_none() && !other(board.leader_address()) {
                 board.changed().await;
             }
         };

@@ -67,11 +67,11 @@ fn measure(
         calm.push(watch(&mut gaps, CALM, interrupt, || Ok(()))?);
         handed.push(watch(&mut gaps, CALM, interrupt, || cluster.client().handover())?);
         let after = session * 2 + CALM;
-        let mut index = leader(cluster)?;
+        let mut index = leader(cluster, interrupt)?;
         killed.push(watch(&mut gaps, after, interrupt, || cluster.kill_node(index))?);
         cluster.start_node(index)?;
         cluster.wait_ready(READY_WITHIN, interrupt)?;
-        index = leader(cluster)?;
+        index = leader(cluster, interrupt)?;
         restarted.push(watch(&mut gaps, after, interrupt, || {
             cluster.kill_node(index)?;
             cluster.start_node(index)
@@ -106,8 +106,9 @@ fn watch(
     serde_json::from_str(&answer).with_context(|| format!("failed to read {answer:?}"))
 }
 
-fn leader(cluster: &Cluster) -> Result<usize> {
-    let leader = cluster.client().leader()?.context("nobody leads")?;
+fn leader(cluster: &Cluster, interrupt: &Interrupt) -> Result<usize> {
+    let client = cluster.client();
+    let leader = shell::poll("somebody leads", ANSWER_WITHIN, interrupt, || client.leader())?;
     cluster.index_of(&leader.node)
 }
 

@@ -53,7 +53,7 @@ fn measure(
     let begun = Instant::now();
     cluster.client().handover()?;
     let handover = begun.elapsed();
-    let led = leader(cluster)?;
+    let led = leader(cluster, interrupt)?;
     let bytes = (memory(cluster)?[led] - before[led]) * 1_048_576.0 / f64::from(tasks);
 
     println!("killing the leader");
@@ -97,8 +97,9 @@ fn judge(took: Duration, bar: Duration) -> String {
     format!("{}: {}", stats::human(bar), if took <= bar { "met" } else { "MISSED" })
 }
 
-fn leader(cluster: &Cluster) -> Result<usize> {
-    let leader = cluster.client().leader()?.context("nobody leads")?;
+fn leader(cluster: &Cluster, interrupt: &Interrupt) -> Result<usize> {
+    let client = cluster.client();
+    let leader = shell::poll("somebody leads", WITHIN, interrupt, || client.leader())?;
     cluster.index_of(&leader.node)
 }
 

@@ -130,6 +130,10 @@ impl Driver {
             // The leader sends no start before it has heard that the grant has arrived.
             self.beat_at = time::Instant::now();
         }
+        if self.reports_fail_since.is_some() {
+            // Whoever answers heartbeats takes ends too, and counts their slots as taken until then.
+            self.report_at = time::Instant::now();
+        }
         // First: what must end must not hear that it may go on.
         if self.fence.floor() == Some(reply.token) {
             for (attempt, count) in std::mem::take(&mut self.telling) {
