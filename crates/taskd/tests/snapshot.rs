@@ -135,7 +135,10 @@ async fn the_log_is_shown_to_people_whether_anybody_leads_or_not() {
     assert_eq!(stats["tasks"], serde_json::json!({ "scheduled": 1, "succeeded": 1 }), "{stats:#}");
     assert!(stats["live_bytes"].as_u64().unwrap() > 100, "{stats:#}");
     assert!(stats["live_bytes"].as_u64() < stats["bytes"].as_u64(), "{stats:#}");
-    assert!(stats["dead_records"].as_u64().unwrap() > 1 && stats["tail"].as_u64() > stats["first"].as_u64());
+    assert!(
+        stats["dead_records"].as_u64().unwrap() > 0 && stats["tail"].as_u64() > stats["first"].as_u64(),
+        "{stats:#}"
+    );
     let text = beside(&cluster, &["db", "stats"]).await;
     assert!(text.stdout.contains("1 scheduled, 1 succeeded"), "{text:?}");
 
