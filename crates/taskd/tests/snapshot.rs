@@ -178,8 +178,14 @@ async fn a_cluster_comes_back_from_its_snapshot() {
     let copy = format!("{hosts}/copy/taskd");
     let ran = run(&["snapshot", "restore", late, "--coordination", &copy, "-o", "json"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_ne!(ran.json()["cluster"], restored["cluster"], "no two are the same");
+    let copied = ran.json();
+    assert_ne!(copied["cluster"], restored["cluster"], "no two are the same");
     run(&["snapshot", "restore", late, "--coordination", &copy]).await.refused(1, &["not empty", "--force"]);
+    // Where nothing can run any more nobody has to wait; the epoch goes on from the one that is replaced.
+    let over = ["snapshot", "restore", late, "--coordination", &copy, "--force", "--stopped", "-o", "json"];
+    let ran = run(&over).await;
+    assert!(ran.code == 0 && ran.stderr.is_empty(), "{ran:?}");
+    assert!(ran.json()["epoch"].as_u64() > copied["epoch"].as_u64(), "{ran:?}");
 }
 
 #[tokio::test]

@@ -210,7 +210,8 @@ mod tests {
         assert_eq!(db.by_key("nightly", &rule), None);
         keyed(&mut db, 1, "nightly", 10 * HOUR_MS);
         // By age, not by id: the newer one has the key, also after a replay.
-        for db in [replayed(&mut db)] {
+        let next = replayed(&mut db);
+        for db in [db, next] {
             db.set_wall(10 * HOUR_MS);
             assert!(db.get(second).is_some());
             assert_eq!(db.by_key("nightly", &rule).map(|(id, _)| id), Some(first));
