@@ -21,7 +21,7 @@ use crate::{FencingToken, Grant, Incarnation, NodeId, TaskId};
 pub struct TaskSpec {
     /// Name of a registered task service: `exec`, `sleep`, `noop`, or one of the embedder's.
     pub kind: String,
-    /// What the service gets, at most [`PAYLOAD_BYTES_MAX`] bytes. JSON for the built-in kinds.
+    /// What the service gets, at most [`PAYLOAD_BYTES_MAX`](crate::PAYLOAD_BYTES_MAX) bytes. JSON for the built-in kinds.
     #[serde(with = "serde_bytes", default)]
     pub payload: Vec<u8>,
     /// For people.

@@ -8,7 +8,7 @@ use super::TaskState;
 use crate::TaskId;
 use crate::placing::Placing;
 
-/// When a task may start, and what ends it early. Apart from the rest of a [`TaskSpec`], since most tasks have none.
+/// When a task may start, and what ends it early. Apart from the rest of a [`TaskSpec`](super::TaskSpec), since most tasks have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Not before this: milliseconds since 1970, by the leader's clock.
@@ -31,7 +31,7 @@ pub struct Rules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permanent_exit_codes: Vec<i32>,
     /// How long an attempt may say nothing of its progress, in milliseconds; then it ends as
-    /// [`AttemptEnd::NoProgress`].
+    /// [`AttemptEnd::NoProgress`](super::AttemptEnd::NoProgress).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_timeout_ms: Option<u64>,
     /// Where it may run, and where it would rather; none = wherever its labels are.

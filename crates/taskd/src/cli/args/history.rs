@@ -64,7 +64,11 @@ impl ListArgs {
     pub(in crate::cli) fn filter(&self, found: usize, after: Option<String>) -> ListFilter {
         let left = self.limit.saturating_sub(u32::try_from(found).unwrap_or(u32::MAX));
         ListFilter {
-            state: None,
+            // A node of the release before this one knows of one state alone.
+            state: match self.states.as_slice() {
+                [one] => Some(*one),
+                _ => None,
+            },
             states: self.states.clone(),
             kind: self.kind.clone(),
             name: self.name.clone(),
