@@ -3,6 +3,8 @@
 mod learn;
 mod listing;
 mod retention;
+mod schedules;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -16,8 +18,7 @@ use proto::task::TaskState;
 use proto::{AttemptId, Epoch, NodeId, TaskId};
 
 use crate::operations::{Settings, Usage, Used};
-use crate::record::{self, Key, META_KEY, Meta, Schedule, Task, schedule_key};
-use crate::storage::Change;
+use crate::record::{self, Key, Meta, Schedule, Task};
 
 /// Digits of a prefix that may be looked up.
 const PREFIX_DIGITS_MIN: usize = 4;
@@ -230,66 +231,6 @@ impl Database {
         take(&mut self.ended)
     }
 
-    pub(crate) fn schedule(&self, name: &ScheduleName) -> Option<&Schedule> {
-        self.schedule_names.get(name).and_then(|key| self.schedules.get(key))
-    }
-
-    pub(crate) fn schedule_at(&self, key: u128) -> Option<&Schedule> {
-        self.schedules.get(&key)
-    }
-
-    pub(crate) fn schedule_keys(&self) -> Vec<u128> {
-        self.schedules.keys().copied().collect()
-    }
-
-    pub(crate) fn schedules_len(&self) -> usize {
-        self.schedules.len()
-    }
-
-    /// By name, from behind `after` on.
-    pub(crate) fn schedules_after(&self, after: Option<&ScheduleName>) -> impl Iterator<Item = &Schedule> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        let keys = self.schedule_names.range::<ScheduleName, _>((from, Unbounded));
-        keys.filter_map(|(_, key)| self.schedules.get(key))
-    }
-
-    /// The schedule and the tick that a task is of, if its schedule does not know of it: the beginning of a group of changes
-    /// survived that was to end with the schedule's.
-    pub(crate) fn undecided_tick(&self, task: &Task) -> Option<(u128, u64)> {
-        let origin = task.spec.origin.as_deref().filter(|origin| !origin.triggered)?;
-        let schedule = self.schedule(&origin.schedule)?;
-        let undecided = origin.tick_ms > schedule.progress.until_ms;
-        let its_own = || record::tick_task(schedule.id, origin.tick_ms) == task.id;
-        (undecided && its_own()).then(|| (schedule.key(), origin.tick_ms))
-    }
-
-    /// Adds a schedule; its first revision is given here.
-    pub(crate) fn insert_schedule(&mut self, mut schedule: Schedule) {
-        let key = schedule_key(&schedule.name);
-        schedule.revision = schedule.revision.max(self.revision_first);
-        self.schedule_names.insert(schedule.name.clone(), key);
-        self.schedules.insert(key, schedule);
-        self.schedules_dirty.insert(key);
-    }
-
-    /// Changes a schedule, if there is one.
-    pub(crate) fn change_schedule(&mut self, key: u128, change: impl FnOnce(&mut Schedule)) {
-        if let Some(schedule) = self.schedules.get_mut(&key) {
-            change(schedule);
-            schedule.revision += 1;
-            self.schedules_dirty.insert(key);
-        }
-    }
-
-    pub(crate) fn remove_schedule(&mut self, key: u128) {
-        let Some(schedule) = self.schedules.remove(&key) else { return };
-        self.schedule_names.remove(&schedule.name);
-        self.schedules_dirty.remove(&key);
-        self.schedules_buried.push((key, schedule.revision + 1));
-        self.revision_first = self.revision_first.max(schedule.revision + 2);
-    }
-
     /// Tasks by state, those without any left out.
     pub(crate) fn counts(&self) -> Vec<(TaskState, u64)> {
         let counts = self.by_state.iter().map(|(state, ids)| (*state, ids.len() as u64));
@@ -322,7 +263,10 @@ impl Database {
         match (range.next(), range.next()) {
             (None, _) => Err(ApiError::new(
                 ApiErrorKind::NotFound,
-                format!("there is no task {digits}: see taskd task list"),
+                format!(
+                    "there is no task {digits}, or none any more: finished ones are forgotten by tasks.retention_*; see \
+                     taskd task list"
+                ),
             )),
             (Some((_, task)), None) => Ok(task),
             (Some((first, _)), Some((second, _))) => Err(ApiError::new(
@@ -330,73 +274,6 @@ impl Database {
                 format!("{digits} fits several tasks, {first} and {second} among them: give more digits"),
             )),
         }
-    }
-
-    /// Whether something has yet to be written.
-    pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-            || !self.buried.is_empty()
-            || !self.keys_dirty.is_empty()
-            || !self.keys_buried.is_empty()
-            || self.meta_dirty
-            || !self.schedules_dirty.is_empty()
-            || !self.schedules_buried.is_empty()
-            || self.settings.is_dirty()
-    }
-
-    /// Tasks that changed since the last [`take_changes`](Self::take_changes).
-    pub(crate) fn changed(&self) -> impl Iterator<Item = TaskId> {
-        self.dirty.iter().copied().chain(self.buried.iter().map(|(id, _)| *id))
-    }
-
-    /// What has yet to be written. Records are absolute, so the order does not matter, but for one thing: of what does
-    /// not fit into one append a beginning may survive, and no schedule may be further than the tasks of its ticks. So
-    /// schedules come last.
-    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
-        // Admission was decided before: from here on everything must get through, or tasks could not end.
-        let change = |key, revision, body| Change { key, revision, body, urgent: true };
-        let mut changes = Vec::with_capacity(self.dirty.len() + self.buried.len() + 1);
-        if std::mem::take(&mut self.meta_dirty) {
-            changes.push(change(META_KEY, self.meta.revision, Some(record::encode(&self.meta))));
-        }
-        changes.extend(self.settings.take_changes());
-        for id in std::mem::take(&mut self.dirty) {
-            if let Some(task) = self.tasks.get(&id) {
-                let body = record::encode(task);
-                let (bytes, is_final) = (body.len() as u64, task.finished_ms.is_some());
-                changes.push(change(id.as_u128(), task.revision, Some(body)));
-                if is_final {
-                    self.weigh(id, bytes);
-                }
-            }
-        }
-        // Before the tasks that they are the keys of go, or a beginning could know of neither.
-        for key in std::mem::take(&mut self.keys_dirty) {
-            if let Some(kept) = self.kept_keys.get(&key) {
-                changes.push(change(key, kept.revision, Some(record::encode_kind(record::KEY, kept))));
-            }
-        }
-        for (key, revision) in self.keys_buried.drain(..) {
-            if !self.kept_keys.contains_key(&key) {
-                changes.push(change(key, revision, None));
-            }
-        }
-        for (id, revision) in self.buried.drain(..) {
-            changes.push(change(id.as_u128(), revision, None));
-        }
-        // One that was removed may have been added anew since.
-        for (key, revision) in self.schedules_buried.drain(..) {
-            if !self.schedules.contains_key(&key) {
-                changes.push(change(key, revision, None));
-            }
-        }
-        for key in std::mem::take(&mut self.schedules_dirty) {
-            if let Some(schedule) = self.schedules.get(&key) {
-                let body = record::encode_schedule(schedule);
-                changes.push(change(key, schedule.revision, Some(body)));
-            }
-        }
-        changes
     }
 }
 

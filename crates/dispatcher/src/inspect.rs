@@ -1,5 +1,7 @@
 //! Records of the task log for people, who look at it without a dispatcher.
 
+use std::time::Duration;
+
 use proto::task::TaskState;
 use serde::{Serialize, Serializer};
 
@@ -44,6 +46,14 @@ impl Inspected {
     pub fn state(&self) -> Option<TaskState> {
         match &self.0 {
             Record::Task(task) => Some(task.state),
+            _ => None,
+        }
+    }
+
+    /// The longest right to run that was ever granted, extensions included, if this is where that is written.
+    pub fn fence(&self) -> Option<Duration> {
+        match &self.0 {
+            Record::Meta(meta) => Some(meta.longest()),
             _ => None,
         }
     }

@@ -1,18 +1,22 @@
 //! What the log keeps of a task: its absolute state, in MessagePack with named fields.
 
+mod compact;
+mod keys;
+mod page;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::history::Steps;
-use proto::placing::Placing;
 use proto::progress::{self, Checkpoint};
 use proto::schedule::{ScheduleName, ScheduleSpec, Tick, TickCounts};
 use proto::task::{Attempt, AttemptEnd, Dependency, TaskSpec, TaskState, TaskView};
-use proto::{FRAME_BYTES_MAX, NodeId, ScheduleId, TaskId};
+use proto::{NodeId, ScheduleId, TaskId};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+pub(crate) use self::keys::{key_key, node_key, pause_key, quota_key, schedule_key, tick_task};
+pub(crate) use self::page::{Page, rules_bytes};
 use crate::operations::{DrainedNode, KindQuota, Pause};
 use crate::storage::BodyRef;
 
@@ -161,73 +165,6 @@ impl Task {
     }
 }
 
-/// Tasks that fit into one answer.
-#[derive(Debug)]
-pub(crate) struct Page {
-    bytes_left: usize,
-}
-
-impl Default for Page {
-    /// Half a frame: the sizes are estimates, if generous ones.
-    fn default() -> Self {
-        Self { bytes_left: FRAME_BYTES_MAX / 2 }
-    }
-}
-
-impl Page {
-    /// Whether the task's view, without its payload, fits as well; takes its room.
-    pub(crate) fn fits(&mut self, task: &Task) -> bool {
-        // Names of the fields, numbers and ids, beside the texts.
-        const VIEW: usize = 400;
-        const ATTEMPT: usize = 200;
-        let spec = &task.spec;
-        let texts = [spec.name.as_deref(), spec.idempotency_key.as_deref(), Some(spec.kind.as_str())];
-        let mut bytes = VIEW + texts.into_iter().flatten().map(str::len).sum::<usize>();
-        bytes += spec.labels.iter().map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
-        bytes += spec.origin.as_ref().map_or(0, |origin| ORIGIN + origin.schedule.as_str().len());
-        bytes += PROGRESS * usize::from(task.progress.is_some());
-        bytes +=
-            rules_bytes(spec) + task.waits_for.len() * DEPENDENCY + task.note.as_deref().map_or(0, str::len);
-        for attempt in &task.attempts {
-            bytes += ATTEMPT + attempt.node.as_str().len();
-            if let Some(
-                AttemptEnd::Lost { reason: text }
-                | AttemptEnd::Failed { message: text }
-                | AttemptEnd::Refused { message: text },
-            ) = &attempt.end
-            {
-                bytes += text.len();
-            }
-        }
-        let left = self.bytes_left.checked_sub(bytes);
-        self.bytes_left = left.unwrap_or(0);
-        left.is_some()
-    }
-}
-
-/// Room for an [`Origin`](proto::schedule::Origin), beside its schedule's name.
-const ORIGIN: usize = 60;
-
-/// Room for one [`Progress`](progress::Progress).
-const PROGRESS: usize = 300;
-
-/// Room for one [`Dependency`].
-const DEPENDENCY: usize = 80;
-
-/// About what a spec's rules take up where they are written down.
-pub(crate) fn rules_bytes(spec: &TaskSpec) -> usize {
-    let Some(rules) = spec.rules.as_deref() else { return 0 };
-    let limits = rules.limits.iter().map(|limit| 32 + limit.key.len()).sum::<usize>();
-    let placing = rules.placing.as_deref().map_or(0, placing_bytes);
-    160 + limits + rules.after.len() * DEPENDENCY + rules.permanent_exit_codes.len() * 12 + placing
-}
-
-fn placing_bytes(placing: &Placing) -> usize {
-    let terms = placing.require.iter().chain(&placing.prefer);
-    let terms = terms.map(|term| 8 + term.to_string().len()).sum::<usize>();
-    64 + terms + placing.spread.as_deref().map_or(0, str::len)
-}
-
 /// Cuts a message so that no runner can make a record grow past a segment.
 fn shorten(mut end: AttemptEnd) -> AttemptEnd {
     if let AttemptEnd::Lost { reason: text }
@@ -240,124 +177,6 @@ fn shorten(mut end: AttemptEnd) -> AttemptEnd {
         text.push('…');
     }
     end
-}
-
-/// Wire types as the log keeps them: without the fields that are at their defaults, which every reader fills in. On the
-/// wire and in JSON they are all there.
-mod compact {
-    use std::collections::BTreeMap;
-
-    use proto::history::Steps;
-    use proto::schedule::Origin;
-    use proto::task::{Attempt, AttemptEnd, LostPolicy, Retries, Rules, TaskSpec};
-    use proto::{FencingToken, Grant, Incarnation, NodeId};
-    use serde::{Serialize, Serializer};
-
-    pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-        *value == T::default()
-    }
-
-    fn bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
-    }
-
-    #[derive(Serialize)]
-    struct Spec<'a> {
-        kind: &'a str,
-        #[serde(serialize_with = "bytes", skip_serializing_if = "<[u8]>::is_empty")]
-        payload: &'a [u8],
-        #[serde(skip_serializing_if = "Option::is_none")]
-        name: &'a Option<String>,
-        #[serde(skip_serializing_if = "is_default")]
-        priority: i32,
-        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-        labels: &'a BTreeMap<String, String>,
-        #[serde(skip_serializing_if = "is_default")]
-        retries: Retries,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        run_timeout_ms: Option<u64>,
-        #[serde(skip_serializing_if = "is_default")]
-        on_lost: LostPolicy,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        idempotency_key: &'a Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        rules: Option<&'a Rules>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        origin: Option<&'a Origin>,
-    }
-
-    pub(super) fn spec<S: Serializer>(spec: &TaskSpec, to: S) -> Result<S::Ok, S::Error> {
-        // Taken apart, so that a field that is added is not forgotten here.
-        let TaskSpec {
-            kind,
-            payload,
-            name,
-            priority,
-            labels,
-            retries,
-            run_timeout_ms,
-            on_lost,
-            idempotency_key,
-            rules,
-            origin,
-        } = spec;
-        Spec {
-            kind,
-            payload,
-            name,
-            priority: *priority,
-            labels,
-            retries: *retries,
-            run_timeout_ms: *run_timeout_ms,
-            on_lost: *on_lost,
-            idempotency_key,
-            rules: rules.as_deref(),
-            origin: origin.as_deref(),
-        }
-        .serialize(to)
-    }
-
-    /// Each as a list of its fields in their order, since there may be some in every record.
-    pub(super) fn steps<S: Serializer>(history: &Option<Box<Steps>>, to: S) -> Result<S::Ok, S::Error> {
-        let steps = history.as_deref().map_or(&[][..], |history| &history.steps);
-        let forgotten = history.as_deref().map_or(0, |history| history.forgotten);
-        let steps: Vec<_> = steps.iter().map(|step| (step.at_ms, step.state, step.until_ms)).collect();
-        (steps, forgotten).serialize(to)
-    }
-
-    #[derive(Serialize)]
-    struct Try<'a> {
-        number: u32,
-        node: &'a NodeId,
-        incarnation: Incarnation,
-        token: FencingToken,
-        grant: Grant,
-        assigned_ms: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        started_ms: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        ended_ms: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        end: &'a Option<AttemptEnd>,
-    }
-
-    pub(super) fn attempts<S: Serializer>(attempts: &[Attempt], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(attempts.iter().map(|attempt| {
-            let Attempt { number, node, incarnation, token, grant, assigned_ms, started_ms, ended_ms, end } =
-                attempt;
-            Try {
-                number: *number,
-                node,
-                incarnation: *incarnation,
-                token: *token,
-                grant: *grant,
-                assigned_ms: *assigned_ms,
-                started_ms: *started_ms,
-                ended_ms: *ended_ms,
-                end,
-            }
-        }))
-    }
 }
 
 /// An idempotency key whose task is forgotten.
@@ -392,6 +211,11 @@ impl Meta {
     /// The longest right that was ever granted but for planned restarts.
     pub(crate) fn usual(&self) -> Duration {
         Duration::from_millis(self.usual_ms.unwrap_or(self.fence_after_ms_max))
+    }
+
+    /// The longest right that was ever granted, or is granted for a planned restart that may not be over.
+    pub(crate) const fn longest(&self) -> Duration {
+        Duration::from_millis(self.fence_after_ms_max)
     }
 
     /// What was granted for planned restarts that may not be over.
@@ -449,47 +273,6 @@ impl Schedule {
     pub(crate) fn key(&self) -> u128 {
         schedule_key(&self.name)
     }
-}
-
-/// The key of a schedule's record, which follows from its name. It is not [`META_KEY`], and a task that has it is refused.
-pub(crate) fn schedule_key(name: &ScheduleName) -> u128 {
-    digest("taskd schedule", &[name.as_str().as_bytes()])
-}
-
-/// The key of a drained node's record.
-pub(crate) fn node_key(node: &NodeId) -> u128 {
-    digest("taskd node", &[node.as_str().as_bytes()])
-}
-
-/// The key of the record of a pause.
-pub(crate) fn pause_key() -> u128 {
-    digest("taskd pause", &[])
-}
-
-/// The key of a kind's quota.
-pub(crate) fn quota_key(kind: &str) -> u128 {
-    digest("taskd quota", &[kind.as_bytes()])
-}
-
-/// The key of the record of an idempotency key, which follows from it.
-pub(crate) fn key_key(key: &str) -> u128 {
-    digest("taskd idempotency key", &[key.as_bytes()])
-}
-
-/// The task of a tick, under whichever leader.
-pub(crate) fn tick_task(schedule: ScheduleId, tick_ms: u64) -> TaskId {
-    TaskId::from_u128(digest("taskd tick", &[&schedule.as_u128().to_be_bytes(), &tick_ms.to_be_bytes()]))
-}
-
-/// Changing this doubles ticks and loses schedules.
-fn digest(domain: &str, parts: &[&[u8]]) -> u128 {
-    let mut hash = Sha256::new_with_prefix(domain);
-    for part in parts {
-        hash.update([0]);
-        hash.update(part);
-    }
-    let bits = hash.finalize().iter().take(16).fold(0, |bits: u128, byte| bits << 8 | u128::from(*byte));
-    if bits == META_KEY { 1 } else { bits }
 }
 
 /// Why a record cannot be read.
@@ -585,16 +368,6 @@ fn unwrap<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, rmp_serde::deco
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What is written today has to be found by tomorrow's release.
-    #[test]
-    fn names_and_ticks_keep_their_keys() {
-        let name: ScheduleName = "nightly".parse().expect("valid");
-        assert_eq!(format!("{:032x}", schedule_key(&name)), "a4f63cf13587070067496666bd232b32");
-        let tick = tick_task(ScheduleId::from_u128(7), 1_796_000_000_000);
-        assert_eq!(tick.to_string(), "eb17557b890a741c36df35d2b9ff0ff6");
-        assert_ne!(tick, tick_task(ScheduleId::from_u128(7), 1_796_000_001_000));
-    }
 
     #[test]
     fn a_schedule_is_no_task_to_a_release_that_knows_of_tasks_alone() {

@@ -173,10 +173,10 @@ impl Core {
     /// Every node that could run it and is not stopping is drained, `node` being the first of them.
     fn why_drained(&self, now: Now, node: &NodeId, count: usize) -> Reason {
         let drain = self.db.settings().drain(node).map(|drain| words(now, &drain.said)).unwrap_or_default();
-        let others = if count > 1 {
-            format!(", and so are {} others that could run it", count - 1)
-        } else {
-            String::new()
+        let others = match count {
+            0 | 1 => String::new(),
+            2 => ", and so is the other one that could run it".to_owned(),
+            _ => format!(", and so are the {} others that could run it", count - 1),
         };
         let only = if count > 1 { "" } else { ", the only node that could run it," };
         (format!("{node}{only} is drained {drain}{others}"), Some(format!("taskd node undrain {node}")))

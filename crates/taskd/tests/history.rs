@@ -13,9 +13,8 @@ use testkit::until;
 /// Submits `count` tasks that end at once and are named `NAME-0`, `NAME-1`, ….
 async fn many(cluster: &Cluster, name: &str, count: usize) {
     let file = cluster.dir.path().join("many.jsonl");
-    let text: Vec<_> = (0..count)
-        .map(|n| json!({"kind": "noop", "name": format!("{name}-{n}"), "priority": n % 3}).to_string())
-        .collect();
+    let text: Vec<_> =
+        (0..count).map(|n| json!({"kind": "noop", "name": format!("{name}-{n}")}).to_string()).collect();
     std::fs::write(&file, text.join("\n")).unwrap();
     let ran = cluster.cli(&["task", "submit", "--batch", file.to_str().unwrap()]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -126,7 +125,6 @@ async fn a_timeline_tells_what_happened_in_order() {
         "started",
         "attempt_ended",
         "backing_off",
-        "queued",
         "assigned",
         "started",
         "attempt_ended",

@@ -16,6 +16,7 @@ use proto::ClusterId;
 use serde_json::{Value, json};
 
 use self::file::{Copy, FORMAT, Header, Snapshot};
+use self::restore::Over;
 use super::args::{SnapshotArgs, SnapshotCommand};
 use super::db::survey::{Found, Survey};
 use super::db::{self, unread};
@@ -55,9 +56,9 @@ pub(super) fn main(args: &SnapshotArgs) -> Result<Exit, Failure> {
                 let message = format!("{} cannot be restored: {problem}", restore.file.file.display());
                 return Err(Failure::new(Exit::Failure, message));
             }
-            let force = restore.force;
+            let over = Over { replaces: restore.force, waits: !restore.stopped, fence: survey.fence() };
             let restored = on_store(&args.store, async |link, layout| {
-                restore::restore(link, layout, &snapshot, force).await
+                restore::restore(link, layout, &snapshot, over).await
             })?;
             let old = snapshot.header.cluster;
             output.either(

@@ -64,7 +64,11 @@ impl ListArgs {
     pub(in crate::cli) fn filter(&self, found: usize, after: Option<String>) -> ListFilter {
         let left = self.limit.saturating_sub(u32::try_from(found).unwrap_or(u32::MAX));
         ListFilter {
-            state: None,
+            // A node of the release before this one knows of one state alone.
+            state: match self.states.as_slice() {
+                [one] => Some(*one),
+                _ => None,
+            },
             states: self.states.clone(),
             kind: self.kind.clone(),
             name: self.name.clone(),
@@ -177,7 +181,9 @@ taken for one of the new. So every node starts with an empty data directory
 and does not join. What was running when the snapshot was saved counts as
 lost with its node: after the fence it runs again, or ends as lost with
 --on-lost fail. Stop the old cluster first: nothing keeps the two from
-running the same tasks. For a node with coordination.embedded, stop it, run
+running the same tasks. What a killed daemon leaves running goes on until its
+fence (tasks.fence_after), and the snapshot may not know of it: over the old
+root --force waits for that, into another root you do. For a node with coordination.embedded, stop it, run
 `taskd keeper --data-dir DATA_DIR/keeper` meanwhile, and restore into that.
 
 With -o json (stable: fields may be added, none is renamed or removed):
@@ -213,9 +219,13 @@ pub(in crate::cli) struct SnapshotFile {
 pub(in crate::cli) struct RestoreArgs {
     #[command(flatten)]
     pub(in crate::cli) file: SnapshotFile,
-    /// Delete what is under the root now. Refused as long as a member lives
+    /// Delete what is under the root now. Refused as long as a member lives; then it waits until what the nodes of the
+    /// cluster that was there may still run has lost its right to
     #[arg(long)]
     pub(in crate::cli) force: bool,
+    /// With --force: do not wait, since every node was stopped and none of its tasks runs
+    #[arg(long, requires = "force")]
+    pub(in crate::cli) stopped: bool,
 }
 
 /// A time, or how long ago it was, as milliseconds since 1970.

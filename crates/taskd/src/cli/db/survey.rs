@@ -1,6 +1,7 @@
 //! What is in the task log, and what is wrong with it: from its bytes alone, without asking anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use coord::log::BodyRef;
 use coord::log::reading::{Segment, Stored};
@@ -194,6 +195,11 @@ impl Survey {
 
     fn live(&self) -> impl Iterator<Item = &Inspected> {
         self.keys.values().filter_map(|newest| newest.record.as_ref()?.as_ref().ok())
+    }
+
+    /// The longest right to run that was ever granted.
+    pub(in crate::cli) fn fence(&self) -> Duration {
+        self.live().filter_map(Inspected::fence).max().unwrap_or_default()
     }
 
     /// Live records by what they are of.

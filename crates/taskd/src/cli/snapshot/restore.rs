@@ -5,13 +5,17 @@
 //! that compares epochs alone is not fooled either, and what the log holds is older than every term to come, as its
 //! replay demands.
 
+use std::time::Duration;
+
 use coord::{Layout, Link, Mode, Op, ReadBack, Undo, Write, WriteError};
 use proto::ClusterId;
 use serde_json::Value;
 
 use super::file::Snapshot;
-use crate::cli::db::unread;
+use crate::cli::db::survey::Survey;
+use crate::cli::db::{self, unread};
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::cli::store::chain;
 use crate::exit::Exit;
 
@@ -23,10 +27,13 @@ const STEPS_MAX: usize = 500;
 const STEP_BYTES_MAX: usize = 512 * 1024;
 
 /// For one transaction.
-const WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// How often a step is done again whose answer was lost.
 const TRIES: usize = 20;
+
+/// By how much clocks may drift apart within a fence: what a leader allows for, twice.
+const DRIFT: Duration = Duration::from_secs(2);
 
 /// What was made.
 #[derive(Debug)]
@@ -36,28 +43,48 @@ pub(super) struct Restored {
     pub(super) nodes: usize,
 }
 
+/// What to do about a cluster that is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    /// It may be deleted.
+    pub(super) replaces: bool,
+    /// What its nodes run may go on until its fence, and that is waited for.
+    pub(super) waits: bool,
+    /// The longest right to run that the snapshot knows of.
+    pub(super) fence: Duration,
+}
+
 pub(super) async fn restore(
     link: &Link,
     layout: &Layout,
     snapshot: &Snapshot,
-    force: bool,
+    over: Over,
 ) -> Result<Restored, Failure> {
     let root = layout.root();
+    let mut epoch = snapshot.header.epoch;
     link.sync("/").await.map_err(|error| unread(&error))?;
     let there = children(link, root).await?;
     if !there.is_empty() {
         refuse_the_living(link, layout).await?;
-        if !force {
+        if !over.replaces {
             let message = format!(
                 "{root} is not empty: it has {}. Name another root, or delete all of it and go on with --force",
                 there.join(", ")
             );
             return Err(Failure::new(Exit::Failure, message));
         }
+        // The one that is there may be further than the snapshot.
+        let now = db::read(link, layout).await.ok();
+        epoch = epoch.max(now.as_ref().and_then(|found| found.epoch).unwrap_or(0));
+        if over.waits {
+            let granted = now.map_or(Duration::ZERO, |found| Survey::of(&found).fence());
+            wait(over.fence.max(granted)).await;
+            refuse_the_living(link, layout).await?;
+        }
         wipe(link, layout).await?;
     }
     link.ensure(root).await.map_err(|error| unread(&error))?;
-    let epoch = snapshot.header.epoch + EPOCH_LEAP;
+    let epoch = epoch + EPOCH_LEAP;
     raise_epoch(link, layout, epoch).await?;
     let cluster = ClusterId::from_u128(rand::random());
     let mut batch = Batch::default();
@@ -86,6 +113,20 @@ pub(super) async fn restore(
     batch.flush(link).await?;
     refuse_the_living(link, layout).await?;
     Ok(Restored { cluster, epoch, nodes: nodes + 1 })
+}
+
+/// No leader lives, so no heartbeat is answered any more: after the longest right that one ever granted nothing of it runs,
+/// whether the snapshot knows of it or not.
+async fn wait(fence: Duration) {
+    if fence.is_zero() {
+        return;
+    }
+    let span = fence + DRIFT;
+    output::say(&format!(
+        "waiting {:.0} s, the fence of what killed nodes may still run; --stopped skips this",
+        span.as_secs_f64()
+    ));
+    tokio::time::sleep(span).await;
 }
 
 /// The cluster's record with another uuid, everything else as it was.
