@@ -690,6 +690,7 @@ impl World {
             21 => self.advance(u64::from(b) * 8),
             22 if b.is_multiple_of(3) => self.set_wall(a),
             23 if b.is_multiple_of(4) => self.trigger(a),
+            25 if b.is_multiple_of(3) => self.drain_at_work(index, a, b),
             25 | 26 => self.operate(index, b),
             24 if b.is_multiple_of(3) => self.machines[index].leaving = self.machines[index].alive,
             24 => {

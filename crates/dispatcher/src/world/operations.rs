@@ -55,6 +55,39 @@ impl World {
         self.write(Vec::new(), None);
     }
 
+    /// A node gets work, is drained of it, and maybe hears of that; maybe its leader does not live to see it.
+    pub(super) fn drain_at_work(&mut self, index: usize, choice: u8, deadline: u8) {
+        self.unset();
+        self.submit(choice);
+        let before = self.machines[index].processes.len();
+        for _ in 0..2 {
+            self.send_beat(index);
+            self.deliver_beat(index, false);
+            self.turn(7);
+            while !self.pending.is_empty() {
+                self.commit();
+            }
+        }
+        if self.machines[index].processes.len() <= before {
+            return;
+        }
+        self.operate(index, 8 * (1 + deadline % 3));
+        self.advance(u64::from(choice) * 4);
+        if choice.is_multiple_of(4) {
+            return self.change_leader(usize::from(choice / 4) % 4, usize::from(deadline) % 4);
+        }
+        self.send_beat(index);
+        self.deliver_beat(index, choice.is_multiple_of(3));
+        self.report(index);
+    }
+
+    /// Attempts that were ended because their nodes were drained.
+    pub(super) fn moved(&self) -> usize {
+        let attempts = self.core.db.iter().flat_map(|task| &task.attempts);
+        let drained = |end: &AttemptEnd| format!("{end:?}").contains("drained");
+        attempts.filter(|attempt| attempt.end.as_ref().is_some_and(drained)).count()
+    }
+
     /// Nothing is set any more.
     pub(super) fn unset(&mut self) {
         for index in 0..NODES {

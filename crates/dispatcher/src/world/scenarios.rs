@@ -36,6 +36,7 @@ fn the_simulated_world_is_busy() {
     let lost = lost.filter(|attempt| matches!(attempt.end, Some(AttemptEnd::Lost { .. }))).count();
     assert!(lost > 20, "{lost}");
     assert!(world.adopted > 2 && world.extended > 2, "{} {}", world.adopted, world.extended);
+    assert!(world.moved() > 2, "{}", world.moved());
     let ticks = world.core.db.iter().filter(|task| task.spec.origin.is_some()).count();
     assert!(world.scheduled.len() == NAMES.len() && ticks > 200, "{ticks}");
 }
