@@ -37,7 +37,7 @@ impl Database {
                     if !self.take_out(id) {
                         accepted.push((task.order, task.submitted_ms));
                     }
-                    self.index(*task);
+                    self.index(task);
                     self.weigh(id, bytes);
                 }
                 Record::Key(kept) => {

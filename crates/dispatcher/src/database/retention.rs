@@ -55,7 +55,7 @@ impl Database {
                 break;
             }
             let runs = |task: &Task| task.attempts.iter().any(|attempt| attempt.end.is_none());
-            if self.tasks.get(&id).is_some_and(runs) {
+            if self.get(id).is_some_and(runs) {
                 after = Some((at, id));
                 continue;
             }
