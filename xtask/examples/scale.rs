@@ -64,13 +64,15 @@ async fn all_ready(nodes: &mut [NodeHandle]) {
 /// Until the node that was told last has seen it.
 async fn handover(nodes: &[NodeHandle]) -> Result<Duration> {
     let client = connect(nodes[0].address()).await?;
+    let before = client.status().await?.leader.map(|leader| leader.epoch);
     let begun = Instant::now();
     let leader = client.handover(None).await?;
     for node in nodes {
         let of_node = connect(node.address()).await?;
         loop {
             let status = of_node.status().await?;
-            if status.leader.is_some_and(|known| known.node == leader && known.serving) {
+            // On a busy machine that one may have lost it again.
+            if status.leader.is_some_and(|known| known.serving && Some(known.epoch) > before) {
                 break;
             }
             if begun.elapsed() > HANDOVER_WITHIN {
