@@ -179,7 +179,9 @@ impl ApiServer {
         let next = {
             let view = quorum.view();
             let view = view.borrow();
-            let next = to.or_else(|| view.candidates.iter().find(|node| **node != view.node));
+            // Whoever cannot take over is refused, and need not read a million tasks for that.
+            let mut able = view.candidates.iter().filter(|node| **node != view.node);
+            let next = able.find(|node| to.is_none_or(|to| to == *node));
             let next = next.and_then(|next| view.members.iter().find(|member| member.node == *next));
             next.map(|member| (member.node.clone(), member.address.clone()))
         };
