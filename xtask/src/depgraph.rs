@@ -16,6 +16,8 @@ const SIBLINGS: [&str; 4] = ["quorum", "runner", "dispatcher", "vip"];
 const LEAVES: [&str; 4] = ["clock", "cron", "proto", "typestate-derive"];
 /// Who starts a keeper. Everybody else speaks to one, in ZooKeeper's protocol.
 const STARTS_KEEPERS: [&str; 3] = ["taskd", "testkit", "conformance"];
+/// What others would build with taskd.
+const EXAMPLES: [&str; 2] = ["hello-tasks", "storage-maintenance"];
 /// What only tests do: it measures, breaks or models, and nobody builds on it.
 const TEST_CRATES: [&str; 4] = ["conformance", "faults", "model", "peers"];
 /// taskd's own tests with planted bugs are judged by the checker that judges the long runs.
@@ -97,7 +99,11 @@ fn violations(packages: &[Package]) -> Vec<String> {
                 "a product build must have no fault to switch on: armed only as a dev-dependency"
             } else if from == "election" && own.contains(to) && !["clock", "drill", "proto"].contains(&to) {
                 "the election is without IO"
-            } else if to == "taskd" && from != "xtask" && !TEST_CRATES.contains(&from) {
+            } else if to == "taskd"
+                && from != "xtask"
+                && !TEST_CRATES.contains(&from)
+                && !EXAMPLES.contains(&from)
+            {
                 "taskd is the composition root: nobody builds on it"
             } else if from == "keeper" && own.contains(to) && to != "clock" {
                 "the keeper knows nobody but the clock"
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn forbidden_edges_are_named() {
-        let rows: [(&str, &str, Option<&str>, &str); 25] = [
+        let rows: [(&str, &str, Option<&str>, &str); 26] = [
             ("quorum", "testkit", None, "for tests alone"),
             ("quorum", "testkit", Some("dev"), ""),
             ("quorum", "runner", None, "siblings"),
@@ -168,6 +174,7 @@ mod tests {
             ("quorum", ZOOKEEPER, Some("dev"), "only coord"),
             ("proto", "clock", None, "leaf"),
             ("coord", "taskd", None, "composition root"),
+            ("hello-tasks", "taskd", None, ""),
             ("taskd", "xtask", None, "automation"),
             ("quorum", "coord", None, ""),
             ("keeper", "clock", None, ""),
