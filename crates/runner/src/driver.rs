@@ -349,7 +349,8 @@ impl Driver {
         let Some(attempt) = self.ids.remove(&error.id()) else { return };
         self.live.remove(&attempt);
         tracing::error!(%attempt, %error, "a task service crashed");
-        let end = AttemptEnd::Failed { message: "its task service crashed".to_owned() };
+        // With the panic's own words: whoever wrote the service looks for them.
+        let end = AttemptEnd::Failed { message: format!("its task service crashed: {error}") };
         self.ledger.ended(Ended::in_memory(attempt, end, None, &self.options.clock).outcome, None);
     }
 

@@ -63,7 +63,7 @@ impl HeadStart {
         self.0.try_send(Wanted::Prepare(reply)).map_err(busy)?;
         let answer = tokio::time::timeout(READ_WITHIN, answer).await;
         answer.map_or_else(
-            |_| Err(format!("the task log was not read within {READ_WITHIN:?}")),
+            |_| Err(late()),
             |answer| answer.unwrap_or_else(|_| Err("this node is stopping".to_owned())),
         )
     }
@@ -110,7 +110,9 @@ pub(crate) async fn run(parts: Arc<Parts>, reader: Reader, stop: CancellationTok
                 let read = tokio::select! {
                     biased;
                     () = stop.cancelled() => break,
-                    read = prepare(&parts, known.take().map(|(standby, _)| standby)) => read,
+                    read = tokio::time::timeout(READ_WITHIN, prepare(&parts, known.take().map(|(standby, _)| standby))) => {
+                        read.unwrap_or_else(|_| Err(late()))
+                    }
                 };
                 let answer = read.map(|standby| known = Some((standby, parts.clock.now())));
                 // Whoever asked may not wait any more; the term comes all the same.
@@ -121,6 +123,10 @@ pub(crate) async fn run(parts: Arc<Parts>, reader: Reader, stop: CancellationTok
     if let Some((standby, _)) = known {
         standby.close(CLOSE_WITHIN).await;
     }
+}
+
+fn late() -> String {
+    format!("the task log was not read within {READ_WITHIN:?}")
 }
 
 async fn prepare(parts: &Parts, known: Option<Standby>) -> Result<Standby, String> {

@@ -39,3 +39,8 @@ pub use runner;
 pub use supervisor::watchdog::{LastRung, Wedge};
 pub use supervisor::{StopCause, StopReport};
 pub use vip;
+
+// Its code is compiled as that of these pages is.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct LibraryPage;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use taskd::proto::TaskId;
 use taskd::service::{Context, Service, TaskError};
 
 use crate::guard::{self, Guard};
@@ -37,7 +38,8 @@ pub(crate) struct Found {
     pub(crate) damaged: Vec<PathBuf>,
 }
 
-/// Where an attempt stopped. It must stay small: what it has found is on the volume itself.
+/// How far attempts have come at least. It must stay small: what they have found is on the volume itself, with how far they
+/// have come exactly, since both change in one write.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stopped {
     behind: PathBuf,
@@ -56,7 +58,13 @@ struct Known {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Checksums {
     files: BTreeMap<PathBuf, Known>,
-    /// Of the scrub that is under way.
+    /// The task whose scrub is under way, or was the last one.
+    #[serde(default)]
+    of: Option<TaskId>,
+    /// The last file that it has looked at.
+    #[serde(default)]
+    behind: PathBuf,
+    /// What it has found up to there.
     found: Found,
 }
 
@@ -84,9 +92,12 @@ impl Service for Scrubber {
         let (guard, files, mut sums) = context.blocking(begin).await?;
         let guard = Arc::new(guard);
         let first = match &stopped {
-            Some(stopped) => files.partition_point(|file| *file <= stopped.behind),
-            None => {
-                sums.found = Found::default();
+            // An attempt may have ended between its write and its checkpoint: what was counted must not be counted again.
+            Some(_) if sums.of == Some(context.task()) => {
+                files.partition_point(|file| *file <= sums.behind)
+            }
+            _ => {
+                (sums.of, sums.found) = (Some(context.task()), Found::default());
                 0
             }
         };
@@ -100,6 +111,7 @@ impl Service for Scrubber {
                 move || {
                     for file in batch {
                         context.check()?;
+                        sums.behind.clone_from(&file);
                         look(&volume, file, &mut sums)?;
                     }
                     guard.publish(|| guard::write(&volume.join(OWN).join("checksums.json"), &sums))?;
