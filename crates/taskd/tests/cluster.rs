@@ -229,6 +229,8 @@ async fn leadership_moves_on_request(cluster: &Cluster) {
         "{new} (epoch {epoch}) leads after {old} (epoch {old_epoch})"
     );
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // It had read the log while the old one still led.
+    target.logged("warm=true", 1, SOON).await;
 
     let preferred = cluster.nodes.iter().find(|node| node.id != old && node.id != new).unwrap();
     let ran = cluster.cli(&["cluster", "priority", &preferred.id, "10"]).await;
