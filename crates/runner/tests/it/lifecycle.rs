@@ -191,3 +191,23 @@ async fn ends_are_reported_by_every_life_until_one_is_acknowledged() {
     assert_eq!(node.output(attempt(1), 0).await.map(|chunk| chunk.complete), Ok(true), "its output is kept");
     node.stop().await;
 }
+
+/// Whoever answers heartbeats takes ends as well: a new leader counts their slots as taken until it has heard of them.
+#[tokio::test]
+async fn ends_are_offered_with_every_answered_heartbeat() {
+    let (dir, link) = (tempfile::tempdir().unwrap(), Link::new());
+    let mut options = options(dir.path(), &link, 1);
+    // Far more often than a report is tried again by itself.
+    options.heartbeat = Duration::from_millis(20);
+    let node = Node::boot(options, &link).await;
+    link.with(|leader| leader.acknowledges = false);
+    node.start(attempt(1), TaskSpec::new("noop", vec![])).await;
+    eventually("the end is reported", || link.with(|leader| (leader.reports > 0).then_some(()))).await;
+    let (beats, reports) = link.with(|leader| (leader.beats.len(), leader.reports));
+    eventually("twenty heartbeats", || link.with(|leader| (leader.beats.len() >= beats + 20).then_some(())))
+        .await;
+    let reports = link.with(|leader| leader.reports) - reports;
+    assert!(reports >= 10, "{reports} reports in 20 heartbeats");
+    link.with(|leader| leader.acknowledges = true);
+    node.stop().await;
+}
