@@ -176,6 +176,9 @@ impl ApiServer {
     /// Gives whoever is to lead next a head start: while it reads the log, this node still dispatches. That takes at most
     /// half of the time that is left until `by`.
     async fn prepare(&self, quorum: &quorum::Handle, to: Option<&NodeId>, by: Instant) {
+        if !self.parts.config.election.head_start {
+            return;
+        }
         let next = {
             let view = quorum.view();
             let view = view.borrow();

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{Cluster, Node, NodeConfig, SOON, run, run_at};
 use testkit::{Proxy, until};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// The seed's `kSessiontimeout`.
 const T: Duration = Duration::from_secs(4);
@@ -141,6 +141,8 @@ impl Incident {
         let prepared = Cluster::behind_proxies(3, |config| {
             config.set("coordination.session_timeout", &format!("\"{}s\"", T.as_secs()));
             config.set("election.hold_down_max", "\"2s\"");
+            // What stalls is to be the recovery of the term itself.
+            config.set("election.head_start", "false");
             change(config);
         });
         let (cluster, proxies) = prepared.await;
@@ -554,4 +556,31 @@ async fn a_runner_that_does_not_come_to_run_leads_nobody() {
         incident.cluster.node_mut(&victim).spawn();
         incident.cluster.healthy(3).await;
     }
+}
+
+/// The next leader's ZooKeeper stalls while it reads ahead: whoever leads goes on leading, and tasks run.
+#[tokio::test]
+async fn a_stall_while_the_next_leader_reads_ahead_costs_no_leadership() {
+    let incident = Incident::start_with(|config| config.set("election.head_start", "true")).await;
+    let victim = incident.follower().await;
+    let (witness, proxy) = (incident.witness(&victim), incident.proxy(&victim));
+    let (leader, epoch) = incident.cluster.leader(witness).await;
+    proxy.stall_at_next_connection(CONNECTING);
+    let addresses = incident.cluster.addresses_from(&witness.id);
+    let hand_over = ["cluster", "handover", "--to", &victim];
+    let handing = run_at(&addresses, &hand_over);
+    let meanwhile = async {
+        timeout(SOON, proxy.stalled()).await.expect("it reads ahead");
+        incident.story.tell(&format!("{victim} reads ahead, and ZooKeeper stalls"));
+        let ran = run_at(&witness.address, &SUBMIT).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "done\n"), "submitted meanwhile: {ran:?}");
+        let status = witness.status().await.unwrap();
+        let led = (status["leader"]["node"].as_str(), status["leader"]["epoch"].as_u64());
+        assert_eq!(led, (Some(leader.as_str()), Some(epoch)), "{status:#}");
+        proxy.heal();
+    };
+    let (handed, ()) = tokio::join!(handing, meanwhile);
+    // Whether it could take over by then is another question.
+    assert!(matches!(handed.code, 0 | 1 | 5 | 6), "{handed:?}");
+    incident.cluster.healthy(3).await;
 }

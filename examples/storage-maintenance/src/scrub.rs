@@ -93,9 +93,7 @@ impl Service for Scrubber {
         let guard = Arc::new(guard);
         let first = match &stopped {
             // An attempt may have ended between its write and its checkpoint: what was counted must not be counted again.
-            Some(_) if sums.of == Some(context.task()) => {
-                files.partition_point(|file| *file <= sums.behind)
-            }
+            Some(_) if sums.of == Some(context.task()) => files.partition_point(|file| *file <= sums.behind),
             _ => {
                 (sums.of, sums.found) = (Some(context.task()), Found::default());
                 0

@@ -125,6 +125,8 @@ pub struct Election {
     /// The longest it is passed over.
     #[serde(with = "humantime_serde")]
     pub hold_down_max: Duration,
+    /// Whether a node that hands its leadership over has the next one read the task log first.
+    pub head_start: bool,
 }
 
 /// Tasks that run commands.
@@ -271,6 +273,7 @@ impl Config {
                 serve_deadline: Duration::from_secs(10),
                 hold_down: Duration::from_secs(5),
                 hold_down_max: Duration::from_secs(300),
+                head_start: true,
             },
             exec: Exec { allow: false, users: Vec::new(), pid_namespace: PidNamespace::Auto },
             tasks: Tasks {
