@@ -5,6 +5,8 @@
 //! never started again; what was acknowledged is never lost; ticks do not overlap that must not. At the end, once nothing
 //! fails any more, every task becomes final, and every tick of a schedule is one task.
 
+mod checks;
+mod machine;
 mod operations;
 mod scenarios;
 mod schedules;
@@ -22,6 +24,7 @@ use proto::{AttemptId, ClusterId, Epoch, FencingToken, Grant, Incarnation, NodeI
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use self::machine::{Boot, Machine, under_shim};
 use crate::attempts::{Batch, StartResult};
 use crate::beats::{Answer, Ask};
 use crate::core::{Core, Effect, Now, Settings};
@@ -40,52 +43,6 @@ const SLOTS: u32 = 2;
 const NODES: usize = 3;
 /// What a planned restart asks for.
 const LEAVE_MS: u64 = 700;
-
-/// A process and until when its machine lets it run.
-#[derive(Clone, Copy, Debug)]
-struct Process {
-    until: u64,
-}
-
-/// A machine with one daemon on it.
-#[derive(Debug)]
-struct Machine {
-    node: NodeId,
-    life: u128,
-    alive: bool,
-    cut: bool,
-    floor: u64,
-    grant: Option<Grant>,
-    right_until: u64,
-    /// It is about to be restarted, and asks for more time.
-    leaving: bool,
-    /// Survives the daemon if it is under a shim, not its right.
-    processes: BTreeMap<AttemptId, Process>,
-    /// Left behind by a daemon whose disk is gone: nobody knows of them, and their right runs out.
-    orphans: BTreeMap<AttemptId, Process>,
-    /// On disk.
-    spool: BTreeMap<AttemptId, Outcome>,
-    refused: BTreeSet<AttemptId>,
-    ended_lives: Vec<Incarnation>,
-    beat: Option<(u64, Heartbeat)>,
-    late: VecDeque<Batch>,
-}
-
-/// What a daemon finds and does when it is started.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Boot {
-    /// Nothing: the disk is another one.
-    Wiped,
-    /// It ends what is left.
-    Ends,
-    /// It goes on with it.
-    Adopts,
-}
-
-/// Whether an attempt is a process under a shim; the others end with the daemon, without a trace.
-fn under_shim(attempt: AttemptId) -> bool {
-    !(attempt.task.as_u128() >> 64).is_multiple_of(4)
-}
 
 struct Group {
     changes: Vec<Change>,
@@ -152,111 +109,6 @@ fn lead(log: &BTreeMap<u128, (u64, Option<bytes::Bytes>)>, epoch: u64, now: Now)
         priority_ageing: Duration::from_secs(60),
     };
     Core::recover(settings, db, fence, Duration::from_millis(400), StdRng::seed_from_u64(epoch), now)
-}
-
-impl Machine {
-    fn life(&self) -> Incarnation {
-        Incarnation::from_u128(self.life)
-    }
-
-    fn reachable(&self) -> bool {
-        self.alive && !self.cut
-    }
-
-    fn capacity(&self) -> Capacity {
-        Capacity {
-            slots: SLOTS,
-            free: SLOTS.saturating_sub(self.processes.len() as u32),
-            labels: BTreeMap::new(),
-            kinds: vec!["noop".to_owned()],
-            draining: self.leaving,
-        }
-    }
-
-    fn end(&mut self, attempt: AttemptId, end: AttemptEnd, ms: u64) {
-        if self.processes.remove(&attempt).is_some() && (self.alive || under_shim(attempt)) {
-            let outcome = Outcome {
-                attempt,
-                end,
-                started_ms: Some(ms),
-                ended_ms: ms,
-                output_bytes: 0,
-                checkpoint: None,
-            };
-            self.spool.insert(attempt, outcome);
-        }
-    }
-
-    /// Ends what has no right to run any more.
-    fn enforce(&mut self, ms: u64) {
-        let over: Vec<_> =
-            self.processes.iter().filter(|(_, process)| process.until <= ms).map(|(id, _)| *id).collect();
-        for attempt in over {
-            self.end(attempt, AttemptEnd::Lost { reason: "the right to run had lapsed".to_owned() }, ms);
-        }
-        self.orphans.retain(|_, process| process.until > ms);
-        if self.right_until <= ms {
-            self.grant = None;
-        }
-    }
-
-    fn answered(&mut self, sent: u64, reply: &HeartbeatReply, ms: u64) {
-        if reply.token.epoch.0 < self.floor {
-            return;
-        }
-        self.floor = reply.token.epoch.0;
-        self.grant = Some(reply.grant);
-        self.right_until = self.right_until.max(sent + reply.fence_after_ms);
-        for process in self.processes.values_mut() {
-            process.until = process.until.max(self.right_until);
-        }
-        self.leaving &= reply.fence_after_ms <= FENCE_MS;
-        self.enforce(ms);
-        for attempt in &reply.end {
-            self.end(*attempt, AttemptEnd::Cancelled, ms);
-        }
-    }
-
-    fn start(&mut self, epoch: u64, batch: &Batch, ms: u64) -> Result<Vec<StartReply>, Refusal> {
-        if epoch < self.floor {
-            return Err(Refusal::StaleToken { seen: Epoch(self.floor) });
-        }
-        if self.leaving {
-            return Err(Refusal::Draining);
-        }
-        if batch.incarnation != self.life() {
-            return Err(Refusal::WrongIncarnation { current: self.life() });
-        }
-        if self.grant != Some(batch.grant) || self.right_until <= ms {
-            return Err(Refusal::WrongGrant { current: self.grant });
-        }
-        let mut replies = Vec::new();
-        for (start, _) in &batch.starts {
-            let attempt = start.attempt;
-            replies.push(if self.processes.contains_key(&attempt) || self.spool.contains_key(&attempt) {
-                StartReply::Accepted
-            } else if self.refused.contains(&attempt) {
-                StartReply::Refused { reason: "given up before".to_owned() }
-            } else if self.processes.len() as u32 >= SLOTS {
-                StartReply::Busy
-            } else {
-                self.processes.insert(attempt, Process { until: self.right_until });
-                StartReply::Accepted
-            });
-        }
-        Ok(replies)
-    }
-
-    fn presence(&mut self, attempt: AttemptId) -> Presence {
-        if self.processes.contains_key(&attempt) {
-            Presence::Running
-        } else if let Some(outcome) = self.spool.get(&attempt) {
-            Presence::Ended(outcome.clone())
-        } else {
-            self.refused.insert(attempt);
-            Presence::Unknown
-        }
-    }
 }
 
 impl World {
@@ -712,95 +564,5 @@ impl World {
             _ => self.advance(u64::from(b) % 50),
         }
         self.check();
-    }
-
-    fn check(&self) {
-        let mut running: BTreeMap<TaskId, Vec<AttemptId>> = BTreeMap::new();
-        for machine in &self.machines {
-            for attempt in machine.processes.keys().chain(machine.orphans.keys()) {
-                running.entry(attempt.task).or_default().push(*attempt);
-            }
-        }
-        let mut held: BTreeMap<&str, (u32, usize)> = BTreeMap::new();
-        for task in running.keys().filter_map(|id| self.core.db.get(*id)) {
-            for limit in &task.spec.rules().limits {
-                held.entry(&limit.key).or_insert((limit.max, 0)).1 += running[&task.id].len();
-            }
-            for dependency in &task.spec.rules().after {
-                // What a person retries starts at once, and may run again itself.
-                let free = [task.id, dependency.task].iter().any(|id| self.retried.contains(id));
-                let end = self.core.db.get(dependency.task).map(|task| task.state);
-                let started =
-                    format!("{} runs at {} ms, while {} is {end:?}", task.id, self.ms, dependency.task);
-                match dependency.on {
-                    Condition::Success => assert!(free || end == Some(TaskState::Succeeded), "{started}"),
-                    _ => assert!(free || end.is_some_and(TaskState::is_final), "{started}"),
-                }
-            }
-        }
-        for (key, (max, count)) in held {
-            assert!(count <= max as usize, "{count} run under {key} at {} ms, of {max}", self.ms);
-        }
-        for (task, attempts) in running {
-            let policy = self.core.db.get(task).map(|task| task.spec.on_lost);
-            let limited = self.core.db.get(task).is_some_and(|task| !task.spec.rules().limits.is_empty());
-            if policy != Some(LostPolicy::RequeueNow) || limited {
-                assert!(attempts.len() <= 1, "attempts overlap at {} ms: {attempts:?}", self.ms);
-            }
-        }
-        for task in &self.accepted {
-            assert!(self.log.get(&task.as_u128()).is_some_and(|(_, body)| body.is_some()), "{task} is lost");
-            assert!(self.core.db.get(*task).is_some(), "{task} is forgotten");
-        }
-        self.check_schedules();
-        self.check_counts();
-        self.core.queue.check();
-    }
-
-    /// Everything works from now on: every task must end.
-    fn settle(&mut self) {
-        for index in 0..NODES {
-            self.machines[index].cut = false;
-            self.restart(index, Boot::Adopts);
-            self.machines[index].leaving = false;
-        }
-        self.members();
-        self.unset();
-        self.pause_all();
-        for round in 0..2_000_u64 {
-            for index in 0..NODES {
-                self.send_beat(index);
-                self.deliver_beat(index, false);
-                self.finish_one(index, 1);
-                self.finish_one(index, 1);
-                self.report(index);
-            }
-            self.turn(7);
-            while !self.pending.is_empty() {
-                self.commit();
-            }
-            self.turn(7);
-            self.advance(100);
-            self.check();
-            if round > 3 && self.core.db.iter().all(|task| task.state.is_final()) && self.core.open.is_empty()
-            {
-                break;
-            }
-        }
-        let unfinished: Vec<_> = self.core.db.iter().filter(|task| !task.state.is_final()).collect();
-        assert!(
-            unfinished.is_empty(),
-            "at {} ms these never end: {unfinished:#?} {:#?}",
-            self.ms,
-            self.core.open
-        );
-        self.check_ticks();
-        for task in &self.done {
-            let state = self.core.db.get(*task).map(|task| task.state);
-            assert_eq!(state, Some(TaskState::Succeeded), "{task}, whose success was acknowledged");
-        }
-        for task in self.core.db.iter() {
-            assert!(task.lost <= 4 && task.failed <= 3, "{task:?} had more attempts than it may");
-        }
     }
 }
