@@ -54,11 +54,14 @@ impl Supervisor {
             Next::ReportEnded(epoch) => {
                 // After an abort nobody knows what is still alive, so the term is left to expire.
                 let known_ended = self.stopping.as_ref().is_none_or(|stopping| stopping.abandoned.is_empty());
+                // Also while the quorum leaves: a claim that was under way when its stop began is a term as well, and
+                // waits to be told that nothing of it was ever alive.
                 if known_ended
                     && self.reported_ended != Some(epoch)
-                    && let Slot::Running(quorum) = &self.quorum
+                    && matches!(self.quorum, Slot::Running(_) | Slot::Stopping { .. })
+                    && let Some(quorum) = self.published.borrow().quorum.as_ref()
                 {
-                    quorum.handle().effects_ended(epoch);
+                    quorum.effects_ended(epoch);
                     self.reported_ended = Some(epoch);
                 }
             }
